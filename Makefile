@@ -1,0 +1,51 @@
+# Everything runs from a virtual environment of this checkout; no target needs more than Python >= 3.11 and make.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+ARGS   ?=
+TRACE  ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format docs benchmarks faults wheel-check clean
+
+help: ## List all targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[36m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Tidegate needs Python 3.11 or newer; set PYTHON=python3.x" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+install: $(VENV)/.installed ## Make the virtual environment and install Tidegate with its tools
+
+demo: install ## Serve, scale, drain and explain one model on this machine (TRACE=file replays a trace, ARGS=...)
+	@$(BIN)/tidegate demo $(if $(TRACE),--trace $(TRACE)) $(ARGS)
+
+test: install ## Run the tests (ARGS=... goes to pytest)
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: install ## Lint, types, import contracts and generated documents
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: install ## Format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+benchmarks: install ## Run the benchmarks (ARGS="NAME ..."; --list names them), one JSON line each
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+wheel-check: install ## Build the wheel, install it into a clean environment, import every package
+	@rm -rf build/wheel-check && mkdir -p build/wheel-check
+	@$(BIN)/python -m build --wheel --outdir build/wheel-check . >/dev/null
+	@$(PYTHON) -m venv build/wheel-check/venv
+	@build/wheel-check/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt build/wheel-check/*.whl
+	@cd build/wheel-check && venv/bin/python -c 'import actuators.local, broker.app, broker.control, broker.log, cli.main, gateway, policies, signals.ingest, simulator, traces; print("wheel ok")'
+	@build/wheel-check/venv/bin/tidegate --version
+
+clean: ## Remove the virtual environment and everything built
+	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

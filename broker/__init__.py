@@ -1,0 +1,1 @@
+"""The broker: vocabulary, pure control, durable log, and the application around them."""

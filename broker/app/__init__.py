@@ -1,0 +1,1 @@
+"""Settings, composition root, runtime and HTTP API of the broker."""

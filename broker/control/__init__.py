@@ -1,0 +1,1 @@
+"""What decides (pure), and the loop that carries it out."""

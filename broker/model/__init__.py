@@ -1,0 +1,1 @@
+"""The vocabulary: frozen values, wire codecs and ports. Standard library only."""

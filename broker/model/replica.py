@@ -1,0 +1,141 @@
+"""Replicas: what the broker records of each, what an actuator sees of it, and what gateways are told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class ReplicaPhase(StrEnum):
+    """Where a replica stands in its life.
+
+    REQUESTED: intent written, no receipt yet. PENDING: accepted, waiting for resources (a queued job). STARTING:
+    the process runs, its port does not answer. LOADING: it answers, but not yet with the model. READY: proven, and
+    published. DRAINING: withdrawn, finishing what it has. STOPPING: told to exit. GONE: exited as wanted. FAILED:
+    exited or given up against our will. UNKNOWN: its pool cannot be listed; not the same as gone.
+    """
+
+    REQUESTED = "requested"
+    PENDING = "pending"
+    STARTING = "starting"
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPING = "stopping"
+    GONE = "gone"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+
+
+ON_ITS_WAY = frozenset({ReplicaPhase.REQUESTED, ReplicaPhase.PENDING, ReplicaPhase.STARTING, ReplicaPhase.LOADING})
+ENDED = frozenset({ReplicaPhase.GONE, ReplicaPhase.FAILED})
+
+
+class Tier(StrEnum):
+    """BASELINE sits on dedicated capacity, ELASTIC on borrowed capacity; elastic is drained first."""
+
+    BASELINE = "baseline"
+    ELASTIC = "elastic"
+
+
+class StopMode(StrEnum):
+    """GRACEFUL: SIGTERM and let it finish; KILL: the deadline passed."""
+
+    GRACEFUL = "graceful"
+    KILL = "kill"
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySessionKey:
+    """One run of one gateway: a restarted gateway has a new ``boot_id`` and must acknowledge anew."""
+
+    gateway_id: str
+    boot_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """A withdrawal under way.
+
+    ``awaiting`` are the gateway sessions that were live at the withdrawal and have not applied ``revision`` yet.
+    ``deadline_at`` is the stated drain limit; what is still in flight then is cut, counted and reported.
+    """
+
+    reason: str
+    began_at: float
+    deadline_at: float
+    revision: int
+    awaiting: tuple[GatewaySessionKey, ...] = ()
+    acknowledged_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """The broker's record of one replica. ``replica_id`` is also its endpoint id and the pool's name for it.
+
+    ``generation`` never repeats within a model, so a name never means two processes. ``revision`` is the registry
+    revision that last changed its endpoint record, 0 if it was never published. ``in_flight_at_stop`` is what was
+    still open when it was told to exit: 0 after a clean drain, the cut requests otherwise.
+    """
+
+    replica_id: str
+    model_id: str
+    pool_id: str
+    ordinal: int
+    generation: int
+    tier: Tier
+    gpus: int
+    phase: ReplicaPhase
+    phase_since: float
+    requested_at: float
+    url: str | None = None
+    not_after: float | None = None
+    revision: int = 0
+    published: bool = False
+    ready_at: float | None = None
+    seen_at: float | None = None
+    attempts: int = 0
+    retry_at: float | None = None
+    unhealthy_since: float | None = None
+    drain: Drain | None = None
+    stop_mode: StopMode | None = None
+    stop_deadline_at: float | None = None
+    in_flight_at_stop: int = 0
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedReplica:
+    """What a pool's listing says of one replica that is provably ours.
+
+    Actuators report PENDING, STARTING (the process runs), STOPPING, GONE or FAILED: whether it serves the model is
+    for a probe to find out. ``not_after`` is the pool's own end of its life (a wall-time limit).
+    """
+
+    replica_id: str
+    model_id: str
+    generation: int
+    phase: ReplicaPhase
+    url: str | None = None
+    not_after: float | None = None
+    started_at: float | None = None
+    exit_code: int | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointRecord:
+    """What gateways are told of one endpoint. ``phase`` is ready, draining or gone (a tombstone).
+
+    The key it answers to is not here: gateways derive it (see ``broker.model.identity.endpoint_key``).
+    """
+
+    endpoint_id: str
+    model_id: str
+    url: str
+    phase: ReplicaPhase
+    generation: int
+    tier: Tier
+    revision: int
+    not_after: float | None = None
+    capabilities: tuple[str, ...] = ("chat", "completions")

@@ -1,0 +1,91 @@
+"""What is measured: one scrape of one replica, one second of one model at one gateway."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from broker.model.sketch import EMPTY_SKETCH, Sketch
+
+
+class Signal(StrEnum):
+    """The names that policies use. The unit is in the name; rates are per second."""
+
+    QUEUE_AGE = "queue_age_s"
+    REQUESTS_WAITING = "requests_waiting"
+    REQUESTS_RUNNING = "requests_running"
+    REQUESTS_PER_REPLICA = "requests_per_replica"
+    KV_CACHE_USE = "kv_cache_use"
+    ARRIVAL_RATE = "arrival_rate_per_s"
+    FAILURE_RATE = "failure_rate_per_s"
+    PROMPT_TOKEN_RATE = "prompt_token_rate_per_s"
+    GENERATION_TOKEN_RATE = "generation_token_rate_per_s"
+    PREEMPTION_RATE = "preemption_rate_per_s"
+    TTFT_P50 = "ttft_p50_s"
+    TTFT_P95 = "ttft_p95_s"
+    INTER_TOKEN_P95 = "inter_token_p95_s"
+    QUEUE_TIME_P95 = "queue_time_p95_s"
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """A Prometheus histogram as scraped: cumulative ``counts`` by upper ``bounds`` (the last is infinite)."""
+
+    bounds: tuple[float, ...]
+    counts: tuple[float, ...]
+    total: float
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSample:
+    """What one scrape saw of one replica. Counters are the engine's own running totals, None where it has none.
+
+    ``observed_at`` is the scraper's clock when the answer came, ``received_at`` the log's.
+    """
+
+    model_id: str
+    replica_id: str
+    observed_at: float
+    received_at: float
+    requests_running: float | None = None
+    requests_waiting: float | None = None
+    kv_cache_use: float | None = None
+    prompt_tokens_total: float | None = None
+    generation_tokens_total: float | None = None
+    preemptions_total: float | None = None
+    requests_finished_total: float | None = None
+    queue_time: Histogram | None = None
+    time_to_first_token: Histogram | None = None
+    inter_token_latency: Histogram | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSummary:
+    """What one gateway saw of one model in one interval, mergeable with any other.
+
+    Deduplicated by (``gateway_id``, ``boot_id``, ``sequence``). ``oldest_waiting_since`` is the arrival time of the
+    oldest request that has no first token yet, None if there is none: the live queue age, which vLLM's own
+    histogram cannot give because it is observed only when a request finishes. ``queue_age`` holds the ages, at
+    ``observed_at``, of all requests still waiting.
+    """
+
+    model_id: str
+    gateway_id: str
+    boot_id: str
+    sequence: int
+    observed_at: float
+    received_at: float
+    interval_s: float
+    arrived: int = 0
+    finished: int = 0
+    failed: int = 0
+    rejected: int = 0
+    held: int = 0
+    in_flight: int = 0
+    waiting: int = 0
+    oldest_waiting_since: float | None = None
+    queue_age: Sketch = EMPTY_SKETCH
+    time_to_first_token: Sketch = EMPTY_SKETCH
+    inter_token: Sketch = EMPTY_SKETCH
+    prompt_tokens: Sketch = EMPTY_SKETCH
+    output_tokens: Sketch = EMPTY_SKETCH

@@ -1,0 +1,117 @@
+"""What the operator declares: the site, its pools, its limits, the models and their policies.
+
+Plain values; ``broker.app.settings`` reads them from YAML with line numbers for errors. ``SiteSpec`` and the models
+travel in ``SpecChanged`` observations, so that a log replays without the files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TypeAlias
+
+from broker.model.replica import Tier
+
+JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
+
+
+class Mode(StrEnum):
+    """OBSERVE computes, records and explains, and touches nothing; ACT acts."""
+
+    OBSERVE = "observe"
+    ACT = "act"
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySpec:
+    """Which policy, with which parameters; ``policies.build`` turns it into a ``Policy``."""
+
+    kind: str
+    parameters: Mapping[str, JsonValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """How one replica is started. ``command`` is an argument list in which ``{host}``, ``{port}``, ``{model}`` and
+    ``{replica}`` are replaced; the API key comes by environment (``VLLM_API_KEY``), never by command line."""
+
+    command: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    profile: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StabilisationSpec:
+    """Hysteresis for policies that do not shape themselves. All conditions count time, none counts ticks."""
+
+    scale_out_s: float = 0.0
+    scale_in_s: float = 60.0
+    max_step_out: int = 4
+    max_step_in: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """One model as served to users under ``model_id``."""
+
+    model_id: str
+    engine: EngineSpec
+    policy: PolicySpec
+    minimum: int = 1
+    maximum: int = 1
+    gpus: int = 1
+    pools: tuple[str, ...] = ()
+    load_timeout_s: float = 1800.0
+    drain_limit_s: float = 600.0
+    stop_grace_s: float = 30.0
+    stabilisation: StabilisationSpec = StabilisationSpec()
+    shadows: Mapping[str, PolicySpec] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSpec:
+    """Capacity of one kind. ``tiers`` says which replicas it takes; ``options`` belong to its actuator."""
+
+    pool_id: str
+    kind: str
+    gpus: int
+    tiers: tuple[Tier, ...] = (Tier.BASELINE, Tier.ELASTIC)
+    options: Mapping[str, JsonValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerSpec:
+    """After ``failures`` failed starts in a row no start for ``open_s``, doubled each time up to ``max_open_s``."""
+
+    failures: int = 3
+    open_s: float = 60.0
+    max_open_s: float = 1800.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What holds after every policy. Rates are per whole cluster, counted over sliding minutes and hours."""
+
+    starts_per_minute: int = 20
+    starts_per_hour: int = 200
+    stops_per_minute: int = 20
+    stops_per_hour: int = 200
+    concurrent_loads: int = 10
+    pool_share: float = 1.0
+    signal_patience_s: float = 15.0
+    pool_patience_s: float = 15.0
+    gateway_session_s: float = 5.0
+    unhealthy_after_s: float = 2.0
+    breaker: BreakerSpec = BreakerSpec()
+
+
+@dataclass(frozen=True, slots=True)
+class SiteSpec:
+    """The cluster, its pools and limits: ``site.yaml``."""
+
+    cluster: str
+    pools: tuple[PoolSpec, ...]
+    mode: Mode = Mode.ACT
+    limits: Limits = Limits()
+    options: Mapping[str, JsonValue] = field(default_factory=dict)

@@ -1,0 +1,41 @@
+"""Durations as operators write them (``30s``, ``1h30m``) and as the code carries them (seconds as float)."""
+
+from __future__ import annotations
+
+import re
+
+_SECONDS_PER = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
+
+
+def parse_duration_s(text: str | float | int) -> float:
+    """Seconds in ``text``: a number of seconds, or parts such as ``500ms``, ``30s``, ``1h30m``, ``7d``.
+
+    Raises ``ValueError`` that says what would be right.
+    """
+    if isinstance(text, bool):
+        raise ValueError(f"{text!r} is not a duration; write for example 30s, 5m or 1h30m")
+    if isinstance(text, int | float):
+        seconds = float(text)
+    else:
+        compact = text.strip().replace(" ", "")
+        parts = _PART.findall(compact)
+        if not parts or "".join(number + unit for number, unit in parts) != compact:
+            raise ValueError(f"{text!r} is not a duration; write for example 30s, 5m or 1h30m")
+        seconds = sum(float(number) * _SECONDS_PER[unit] for number, unit in parts)
+    if not 0 <= seconds < float("inf"):
+        raise ValueError(f"{text!r} is not a duration of zero or more seconds")
+    return seconds
+
+
+def format_duration(seconds: float) -> str:
+    """The shortest usual way to write ``seconds``: ``0.25s``, ``30s``, ``1h30m``."""
+    if seconds < 60:
+        return f"{seconds:.3f}".rstrip("0").rstrip(".") + "s"
+    rest = round(seconds)
+    text = ""
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, rest = divmod(rest, size)
+        if count:
+            text += f"{count}{unit}"
+    return text

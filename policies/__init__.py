@@ -1,0 +1,1 @@
+"""Pure policies and how they are built from their declaration."""

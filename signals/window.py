@@ -1,0 +1,1 @@
+"""The single owner of one model's measurements: pure, in event time, bounded."""

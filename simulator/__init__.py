@@ -1,0 +1,1 @@
+"""The simulator, and the emulator: a live process over the same engine model."""

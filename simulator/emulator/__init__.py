@@ -1,0 +1,1 @@
+"""A vLLM-compatible server over the engine model."""

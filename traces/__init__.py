@@ -1,0 +1,1 @@
+"""Request traces: readers, generators, fitted profiles."""
