@@ -25,7 +25,7 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PolicySpec:
-    """Which policy, with which parameters; ``policies.build`` turns it into a ``Policy``."""
+    """Which policy, with which parameters; ``policies.registry.build`` turns it into a ``Policy``."""
 
     kind: str
     parameters: Mapping[str, JsonValue] = field(default_factory=dict)
