@@ -1,9 +1,9 @@
 """Requests drawn from a fitted profile under a given rate curve.
 
 Arrivals are a gamma renewal process whose clock runs with the rate: gaps of mean 1 and the profile's coefficient of
-variation are laid along the curve's integral (ServeGen, arXiv 2505.09999, finds Gamma and Weibull gaps in the
-minutes of production loads, rarely Poisson). Lengths have the profile's quantiles, joined by a Gaussian copula. What comes
-out has the shape of its source in these respects and no others; call it "azure2023_conv-shaped".
+variation are laid along the curve's integral (ServeGen, arXiv 2505.09999, describes production
+arrivals by Gamma and Weibull gaps within minutes). Lengths have the profile's quantiles, joined by a Gaussian copula.
+What comes out has the shape of its source in these respects and no others; call it "azure2023_conv-shaped".
 """
 
 from __future__ import annotations
