@@ -25,7 +25,8 @@ class Step:
 
 @st.composite
 def profiles(draw: st.DrawFn) -> EngineProfile:
-    sequences = draw(st.integers(1, 5))
+    sequences = draw(st.integers(1, 6))
+    block_size = draw(st.sampled_from([1, 2, 4, 16]))
     return EngineProfile(
         name="drawn",
         base_s=draw(st.sampled_from([0.01, 0.03, 1 / 3])),
@@ -34,8 +35,8 @@ def profiles(draw: st.DrawFn) -> EngineProfile:
         s_per_kv_token=draw(st.sampled_from([0.0, 7e-5, 1e-12])),
         max_num_seqs=sequences,
         max_num_batched_tokens=sequences + draw(st.integers(0, 12)),
-        block_size=draw(st.sampled_from([1, 2, 4, 16])),
-        num_blocks=draw(st.integers(32, 60)),
+        block_size=block_size,
+        num_blocks=32 // block_size + draw(st.integers(0, 4)),  # holds one request of any size, not many
         load_time_s=0.0,
         front_end_s=draw(st.sampled_from([0.0, 0.004, 0.3])),
         provenance="drawn",
@@ -45,14 +46,14 @@ def profiles(draw: st.DrawFn) -> EngineProfile:
 @st.composite
 def steps(draw: st.DrawFn) -> list[Step]:
     drawn = []
-    gaps = st.sampled_from([0.0, 0.01, 0.03, 0.1, 1.0, 5.0]) | st.floats(0, 3)
+    gaps = st.sampled_from([0.0, 0.0, 0.01, 0.03, 0.1, 1.0]) | st.floats(0, 1)
     for number in range(draw(st.integers(1, 14))):
         gap_s = draw(gaps)
         kind = draw(st.sampled_from(["arrive", "arrive", "arrive", "abort", "look"]))
         if kind == "arrive":
-            prompt = draw(st.integers(1, 20))
+            prompt = draw(st.integers(1, 12))
             cached = draw(st.integers(0, prompt - 1))
-            request = EngineRequest(str(number), 0.0, prompt, draw(st.integers(1, 12)), cached)
+            request = EngineRequest(str(number), 0.0, prompt, draw(st.integers(1, 20)), cached)
             drawn.append(Step(gap_s, request=request))
         else:
             drawn.append(Step(gap_s, abort=draw(st.integers(0, 13)) if kind == "abort" else None))
@@ -99,6 +100,26 @@ def test_coalesced_equals_the_reference_in_every_event_and_gauge(
     events, looks = run(CoalescedEngine(profile), drawn, start)
     assert events == expected_events
     assert looks == expected_looks
+
+
+def test_the_drawn_cases_reach_preemption_and_chunked_prefill() -> None:
+    """A generator that never fills the cache would prove nothing about what happens when it is full."""
+    preempted = chunked = 0
+
+    @settings(max_examples=100, deadline=None, database=None, derandomize=True)
+    @given(profiles(), steps())
+    def count(profile: EngineProfile, drawn: list[Step]) -> None:
+        nonlocal preempted, chunked
+        engine = CoalescedEngine(profile)
+        run(engine, drawn, 0.0)
+        preempted += engine.counters.preemptions > 0
+        chunked += any(
+            step.request is not None and step.request.prompt_tokens > profile.max_num_batched_tokens for step in drawn
+        )
+
+    count()
+    assert preempted >= 10
+    assert chunked >= 10
 
 
 @settings(max_examples=150, deadline=None)
