@@ -43,7 +43,7 @@ def workload(count: int, rate_per_s: float, seed: int = 1) -> list[EngineRequest
 
 
 def simulate(make: Callable[[EngineProfile], Engine], requests: list[EngineRequest], replicas: int) -> float:
-    """Drive ``replicas`` engines from an event heap, each request to the one with the fewest in flight; wall seconds."""
+    """Drive ``replicas`` engines from an event heap, each request to the least loaded; wall seconds."""
     engines = [make(PROFILE) for _ in range(replicas)]
     in_flight = [0] * replicas
     due: list[tuple[float, int]] = []

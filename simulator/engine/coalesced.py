@@ -37,6 +37,7 @@ class _Sequence:
 
     request: EngineRequest
     order: int
+    queued_at: float
     generated: int = 0
     computed: int = 0
     prefill_target: int = 0
@@ -180,8 +181,8 @@ class CoalescedEngine:
         return None if ready_at is None else max(ready_at, self._free_at)
 
     def _see_arrivals(self, until: int) -> None:
-        for request in self._front_end.release(until):
-            self._waiting.append(_Sequence(request, self._added))
+        for ready_at, request in self._front_end.release(until):
+            self._waiting.append(_Sequence(request, self._added, to_seconds(ready_at)))
             self._added += 1
 
     def _plan(self, start: int) -> _Run:
@@ -349,7 +350,12 @@ class CoalescedEngine:
     def _finished(self, sequence: _Sequence, at: float) -> Finished:
         self.counters.finished += 1
         return Finished(
-            sequence.request.request_id, at, sequence.first_scheduled_at, sequence.first_token_at, sequence.preemptions
+            sequence.request.request_id,
+            at,
+            sequence.queued_at,
+            sequence.first_scheduled_at,
+            sequence.first_token_at,
+            sequence.preemptions,
         )
 
     def _enter_decoding(self, sequence: _Sequence) -> None:

@@ -37,6 +37,7 @@ from simulator.engine.requests import (
 @dataclass(slots=True, eq=False)
 class _Sequence:
     request: EngineRequest
+    queued_at: float
     computed: int = 0
     generated: int = 0
     blocks: int = 0
@@ -154,7 +155,8 @@ class ReferenceEngine:
         return None if ready_at is None else max(ready_at, self._free_at)
 
     def _see_arrivals(self, until: int) -> None:
-        self._waiting.extend(_Sequence(request) for request in self._front_end.release(until))
+        for ready_at, request in self._front_end.release(until):
+            self._waiting.append(_Sequence(request, to_seconds(ready_at)))
 
     def _schedule(self, start: int) -> _Batch:
         self._see_arrivals(start)
@@ -253,7 +255,12 @@ class ReferenceEngine:
             self.counters.finished += 1
             events.append(
                 Finished(
-                    request.request_id, at, sequence.first_scheduled_at, sequence.first_token_at, sequence.preemptions
+                    request.request_id,
+                    at,
+                    sequence.queued_at,
+                    sequence.first_scheduled_at,
+                    sequence.first_token_at,
+                    sequence.preemptions,
                 )
             )
         return events

@@ -71,10 +71,14 @@ class FirstToken:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A request's last token, with the times that vLLM's histograms are made of."""
+    """A request's last token, with the times that vLLM's histograms are made of.
+
+    ``queued_at`` is when the scheduler first saw it, after the front end.
+    """
 
     request_id: str
     at: float
+    queued_at: float
     first_scheduled_at: float
     first_token_at: float
     preemptions: int
@@ -148,9 +152,10 @@ class FrontEnd:
     def next_ready_at(self) -> int | None:
         return self._queue[0][0] if self._queue else None
 
-    def release(self, until: int) -> Iterator[EngineRequest]:
+    def release(self, until: int) -> Iterator[tuple[int, EngineRequest]]:
+        """Requests that the scheduler sees by ``until``, each with the tick since when it does."""
         while self._queue and self._queue[0][0] <= until:
-            yield self._queue.popleft()[1]
+            yield self._queue.popleft()
 
     def remove(self, request_id: str) -> bool:
         """Forget a request; the time its place took is not given back."""

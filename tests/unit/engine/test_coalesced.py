@@ -62,7 +62,14 @@ def steps(draw: st.DrawFn) -> list[Step]:
 
 def look(engine: Engine) -> tuple[object, ...]:
     counters = engine.counters
-    return engine.running, engine.waiting, engine.kv_use, counters.generation_tokens, counters.preemptions, str(counters)
+    return (
+        engine.running,
+        engine.waiting,
+        engine.kv_use,
+        counters.generation_tokens,
+        counters.preemptions,
+        str(counters),
+    )
 
 
 def run(engine: Engine, drawn: list[Step], start: float) -> tuple[list[EngineEvent], list[tuple[object, ...]]]:
@@ -138,7 +145,7 @@ def test_requests_tokens_memory_and_time_are_conserved(
         assert engine.counters.prompt_tokens == sum(request.prompt_tokens for request in arrivals.values())
     assert [event.at for event in events] == sorted(event.at for event in events)
     for event in finished.values():
-        assert event.first_scheduled_at < event.first_token_at <= event.at
+        assert event.queued_at <= event.first_scheduled_at < event.first_token_at <= event.at
     assert all(0 <= seen[2] <= 1 for seen in looks if len(seen) > 2 and isinstance(seen[2], float))
     assert (engine.running, engine.waiting, engine.kv_use) == (0, 0, 0.0)
 
