@@ -31,10 +31,14 @@ class PolicySpec:
     parameters: Mapping[str, JsonValue] = field(default_factory=dict)
 
 
+PLACEHOLDERS = ("python", "host", "port", "model", "replica")
+"""What stands in braces in a command; ``{python}`` is the broker's own interpreter."""
+
+
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """How one replica is started. ``command`` is an argument list in which ``{host}``, ``{port}``, ``{model}`` and
-    ``{replica}`` are replaced; the API key comes by environment (``VLLM_API_KEY``), never by command line."""
+    """How one replica is started. ``command`` is an argument list in which ``PLACEHOLDERS`` are replaced; the API key
+    comes by environment (``VLLM_API_KEY``), never by command line."""
 
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
