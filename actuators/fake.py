@@ -30,7 +30,8 @@ class _Held:
 class FakeActuator:
     """An ``Actuator`` without a machine.
 
-    ``starts`` and ``stops`` record every call in order, repeated and refused ones included. Attributes ``pending_s``,
+    ``starts`` and ``stops`` record every call in order, repeated and refused ones included; ``launched`` the launches
+    that had an effect. Attributes ``pending_s``,
     ``start_s`` and ``exit_s`` may be changed at any time and hold for what is asked from then on.
     """
 
@@ -64,6 +65,7 @@ class FakeActuator:
         """An empty pool that remembers nothing, not even which actions it has carried out."""
         self.starts: list[Launch] = []
         self.stops: list[Stop] = []
+        self.launched: list[Launch] = []
         self._actions: set[str] = set()
         self._held: dict[str, _Held] = {}
         self._seen: dict[str, ObservedReplica] = {}
@@ -140,6 +142,7 @@ class FakeActuator:
 
     def _begin(self, launch: Launch, now: float) -> None:
         self._actions.add(launch.action_id)
+        self.launched.append(launch)
         self._gpus_used += launch.model.gpus
         self._held[launch.replica_id] = _Held(launch)
         pending = ObservedReplica(

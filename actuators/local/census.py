@@ -1,9 +1,9 @@
 """Which replicas there are on this machine, and which of its processes are provably theirs.
 
-Three sources are joined by action id: claims on disk, the environments of living processes, and what this broker has
-just spawned. A process belongs to a replica if its (boot, pid, start time) is in the claim, which it wrote itself; if
-it carries the replica's identity in its environment; or if it was seen in the replica's session while that session's
-first process lived. Nothing else is ever listed or signalled.
+Three sources are joined by action id, in this order of trust: claims on disk, what this broker has spawned or seen
+before, and the environments of living processes. A process belongs to a replica if its (boot, pid, start time) is in
+the claim, which it wrote itself; if it carries the replica's identity in its environment; or if it was seen in the
+replica's session while that session's first process was there. Nothing else is ever listed or signalled.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Census:
         self._cluster = cluster
         self._pool_id = pool_id
         self._clock = clock
-        self._spawned: dict[str, tuple[LocalRecord, ProcessIdentity]] = {}
+        self._known: dict[str, tuple[LocalRecord, ProcessIdentity]] = {}
         self._marks: dict[str, Marks] = {}
         self._members: dict[str, set[ProcessIdentity]] = {}
 
@@ -54,7 +54,7 @@ class Census:
         """A child was spawned just now: it is known before it has claimed its action, and if it never does."""
         process = procfs.read_process(pid, procfs.boot_id())
         assert process is not None  # our own child: until we reap it, there is at least a zombie
-        self._spawned[record.action_id] = (record, process.identity)
+        self._known[record.action_id] = (record, process.identity)
 
     def mark(self, action_id: str, marks: Marks) -> None:
         """Remember, on disk if it can be: a full disk must not keep a replica from being stopped."""
@@ -71,7 +71,7 @@ class Census:
 
     def forget(self, action_id: str) -> None:
         self._store.forget(action_id, self._clock.now())
-        for memory in (self._spawned, self._marks, self._members):
+        for memory in (self._known, self._marks, self._members):
             memory.pop(action_id, None)
 
     def look(self) -> dict[str, Sighting]:
@@ -82,20 +82,21 @@ class Census:
         claims = self._store.claims()
         carriers = self._carriers(sessions, boot)
         sightings = {}
-        for action_id in sorted({*claims, *carriers, *self._spawned}):
+        for action_id in sorted({*claims, *carriers, *self._known}):
             claim, carrying = claims.get(action_id), carriers.get(action_id, [])
             record = claim.record if claim is not None else None
             identity = claim.process if claim is not None else None
+            if action_id in self._known:
+                known_record, known_identity = self._known[action_id]
+                record, identity = record or known_record, identity or known_identity
             if carrying:
                 first, carried = min(carrying, key=lambda pair: pair[0].identity.start_ticks)
                 record, identity = record or carried, identity or first.identity
-            if action_id in self._spawned:
-                spawned, child = self._spawned[action_id]
-                record, identity = record or spawned, identity or child
             if record is None or identity is None:
                 log.warning("claim_damaged", action_id=action_id, path=str(self._store.claim_path(action_id)))
                 self.forget(action_id)
                 continue
+            self._known[action_id] = (record, identity)
             candidates = [process for process, _ in carrying]
             sightings[action_id] = self._sight(record, identity, boot, candidates, sessions.get(identity.pid, []))
         return sightings
@@ -118,34 +119,34 @@ class Census:
     def _sight(
         self, record: LocalRecord, identity: ProcessIdentity, boot: str, carriers: list[Process], session: list[int]
     ) -> Sighting:
-        main = procfs.read_process(identity.pid, boot)
-        exit_code = None
-        if main is not None and main.identity != identity:
-            main = None  # the pid has come back as somebody else
-        if main is not None and main.ended:
-            exit_code = _reap(main)
-            main = None
+        first = procfs.read_process(identity.pid, boot)
+        if first is not None and first.identity != identity:
+            first = None  # the pid has come back as somebody else
+        members = self._session_members(record, identity, session, ours=first is not None)
+        others = {process.identity: process for process in (*carriers, *members) if process.identity != identity}
+        main, exit_code = first, None
+        if first is not None and first.ended:
+            main, exit_code = None, _reap(first)
         marks = self._marks_of(record.action_id)
         if main is None and marks.ended_at is None:
             marks = replace(marks, ended_at=self._clock.now(), exit_code=exit_code)
             self.mark(record.action_id, marks)
             log.info("replica_ended", replica_id=record.replica_id, action_id=record.action_id, exit_code=exit_code)
-        others = {process.identity: process for process in carriers if process.identity != identity}
-        others |= {process.identity: process for process in self._session_members(record, identity, main, session)}
         return Sighting(record, main, tuple(others.values()), marks)
 
     def _session_members(
-        self, record: LocalRecord, identity: ProcessIdentity, main: Process | None, session: list[int]
+        self, record: LocalRecord, identity: ProcessIdentity, session: list[int], *, ours: bool
     ) -> list[Process]:
-        """The rest of the replica's session. While its first process lives, all of it is the replica's; afterwards
-        the number may come back as a stranger's session, so only what was seen then or carries the identity."""
+        """The living processes of the replica's session. While its first process is there, if only as a zombie, all
+        of it is ours; afterwards the number may come back as a stranger's session, so only what was seen then or
+        carries the identity."""
         seen = self._members.setdefault(record.action_id, set())
         found = []
         for pid in session:
             process = procfs.read_process(pid, identity.boot_id)
-            if process is None or process.ended or process.session != identity.pid or process.identity == identity:
+            if process is None or process.ended or process.session != identity.pid:
                 continue
-            if main is not None:
+            if ours:
                 seen.add(process.identity)
             if process.identity in seen or procfs.environment(pid).get(command.ACTION_ID) == record.action_id:
                 found.append(process)

@@ -154,10 +154,10 @@ def parse_record(text: str) -> LocalRecord | None:
 
 
 def parse_claim(text: str) -> Claim:
-    """The record's line, then ``boot pid start``."""
+    """The record's line, then ``boot pid start`` with its line end, without which the start may be cut short."""
     first, _, second = text.partition("\n")
     words = second.split()
-    if len(words) != 3 or not (words[1].isdecimal() and words[2].isdecimal()):
+    if not second.endswith("\n") or len(words) != 3 or not (words[1].isdecimal() and words[2].isdecimal()):
         return Claim(parse_record(first), None)
     return Claim(parse_record(first), ProcessIdentity(words[0], int(words[1]), int(words[2])))
 

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import signal
 import time
 import uuid
@@ -171,7 +173,7 @@ class FakeWorld:
         self._fake.fail_next_observe()
 
     def runs(self, replica_id: str) -> int:
-        return len({launch.action_id for launch in self._fake.starts if launch.replica_id == replica_id})
+        return sum(launch.replica_id == replica_id for launch in self._fake.launched)
 
     async def pass_time(self) -> None:
         self.clock.at += 0.5
@@ -252,10 +254,11 @@ class LocalWorld:
         return [process for process in found if not process.ended]
 
     def end(self) -> None:
-        """Kill what is left. Our own zombies go with the test process."""
+        """Kill what is left, and take the exit status of those that are our own children."""
         deadline = time.monotonic() + PATIENCE_S
         while left := self.processes():
             assert time.monotonic() < deadline, f"cannot end {left}"
             for process in left:
                 procfs.send_signal(process.identity, signal.SIGKILL)
-            time.sleep(0.01)
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(process.pid, 0)

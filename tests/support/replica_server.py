@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--silent", action="store_true", help="never listen")
     parser.add_argument("--helper", action="store_true", help="start a child that ignores SIGTERM, like a stuck core")
     parser.add_argument("--write-bytes", type=int, default=0, help="how much to log first")
+    parser.add_argument("--share-port", action="store_true", help="set SO_REUSEPORT, as vLLM does")
     options = parser.parse_args()
     signal.alarm(60)
 
@@ -55,7 +56,7 @@ def main() -> None:
     if options.silent:
         while True:
             signal.pause()
-    http.server.ThreadingHTTPServer.allow_reuse_port = False
+    http.server.ThreadingHTTPServer.allow_reuse_port = options.share_port
     http.server.ThreadingHTTPServer((options.host, options.port), Answer).serve_forever()
 
 
