@@ -18,6 +18,7 @@ which a rule says once and not for a whole stabilisation window.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -87,9 +88,11 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What one rule says now. ``bound`` is the one ``value`` is held against, scaled if the rule is projected."""
+    """What one rule says now. ``name`` is that of ``value``, such as ``min(queue_age_s, 30s)``; ``bound`` is the one
+    it is held against, scaled if the rule is projected."""
 
     rule: Rule
+    name: str
     verdict: Verdict
     value: float | None
     bound: float
@@ -143,6 +146,7 @@ class _Outcome:
 
 
 def _judge(rule: Rule, snapshot: FleetSnapshot) -> Judgement:
+    statistic = "min" if rule.above is not None else "max"
     if rule.for_s > 0:
         window = snapshot.model.window(rule.signal, rule.for_s)
         value = window.minimum if rule.above is not None else window.maximum
@@ -150,8 +154,10 @@ def _judge(rule: Rule, snapshot: FleetSnapshot) -> Judgement:
     else:
         reading = snapshot.model.reading(rule.signal)
         value, freshness, covered, evidence_at = reading.value, reading.freshness, True, reading.observed_at
+    name = _input_name(rule.signal, rule.for_s, statistic)
     bound = rule.bound * _remaining_share(rule, snapshot.supply.ready)
-    return Judgement(rule, _verdict(rule, value, bound, freshness, covered), value, bound, freshness, evidence_at)
+    verdict = _verdict(rule, value, bound, freshness, covered)
+    return Judgement(rule, name, verdict, value, bound, freshness, evidence_at)
 
 
 def _remaining_share(rule: Rule, ready: int) -> float:
@@ -193,7 +199,7 @@ def _decide(judgements: Sequence[Judgement], disarmed: Mapping[str, Disarmed], n
             return _rearming(sparing, disarmed, now)
         winner = max(fired, key=lambda judged: judged.rule.change)
         return _Outcome("rule_scale_in", _fired_words(winner, fired), winner.rule.change, disarms=fired)
-    return _Outcome("no_rule_holds", "no rule holds: " + "; ".join(_value_words(judged) for judged in judgements))
+    return _Outcome("no_rule_holds", "no rule holds")
 
 
 def _armed(judged: Judgement, disarmed: Mapping[str, Disarmed], now: float) -> bool:
@@ -228,14 +234,13 @@ def _rearming(holding: Sequence[Judgement], disarmed: Mapping[str, Disarmed], no
 
 
 def _input(judged: Judgement) -> Input:
-    return Input(_input_name(judged.rule), judged.value, judged.freshness, judged.bound)
+    return Input(judged.name, judged.value, judged.freshness, judged.bound)
 
 
-def _input_name(rule: Rule) -> str:
-    """``queue_age_s``, or over a window ``min(queue_age_s, 30s)``."""
-    if not rule.for_s:
-        return rule.signal.value
-    return f"{'min' if rule.above is not None else 'max'}({rule.signal.value}, {format_duration(rule.for_s)})"
+@functools.lru_cache(maxsize=1024)
+def _input_name(signal: Signal, over_s: float, statistic: str) -> str:
+    """``queue_age_s``, or over a window ``min(queue_age_s, 30s)``. Kept, since each decision names each rule's."""
+    return f"{statistic}({signal.value}, {format_duration(over_s)})" if over_s else signal.value
 
 
 def _fired_words(winner: Judgement, fired: Sequence[Judgement]) -> str:
@@ -245,21 +250,18 @@ def _fired_words(winner: Judgement, fired: Sequence[Judgement]) -> str:
 
 
 def _value_words(judged: Judgement) -> str:
-    rule, value = judged.rule, judged.value
-    if judged.verdict is Verdict.UNCOVERED or value is None:
-        return f"{_input_name(rule)} does not cover its time yet"
-    relation = ">" if value > judged.bound else "<" if value < judged.bound else "="
-    projected = f" ({rule.below:g} scaled to the replicas that would remain)" if rule.projected else ""
-    return f"{_input_name(rule)} = {value:.4g} {relation} {judged.bound:.4g}{projected}"
+    relation = ">" if judged.rule.above is not None else "<"
+    projected = f" ({judged.rule.bound:g} scaled to the replicas that would remain)" if judged.rule.projected else ""
+    return f"{judged.name} = {judged.value:.4g} {relation} {judged.bound:.4g}{projected}"
 
 
 def _doubt_words(judged: Judgement) -> str:
-    name = _input_name(judged.rule)
+    cannot = f"rule {judged.rule.name} cannot be judged, "
     if judged.verdict is Verdict.STALE:
-        return f"rule {judged.rule.name} cannot be judged, {name} is stale (last {judged.value:.4g})"
+        return f"{cannot}{judged.name} is stale" + (f" (last {judged.value:.4g})" if judged.value is not None else "")
     if judged.verdict is Verdict.ABSENT:
-        return f"rule {judged.rule.name} cannot be judged, nobody reports {name}"
-    return f"rule {judged.rule.name} cannot be judged, {name} does not cover its time yet"
+        return f"{cannot}nobody reports {judged.name}"
+    return f"{cannot}{judged.name} does not cover its time yet"
 
 
 def build_threshold(spec: PolicySpec) -> ThresholdPolicy:
