@@ -12,8 +12,8 @@ Semantics, in the order in which they are applied:
 - A ``projected`` decrease asks whether the load would still lie below the bound once spread over the replicas that
   remain.
 
-The ``for`` of the rules is the hysteresis, so recommendations are ``shaped``: the core's would swallow a decrease,
-which a rule says once and not for a whole stabilisation window.
+The ``for`` of the rules is the hysteresis, so recommendations are ``shaped``: the core's waiting times are for policies
+that say at every moment what they want, and a rule says ``-1`` once.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What one rule says now. ``name`` is that of ``value``, such as ``min(queue_age_s, 30s)``; ``bound`` is the one
-    it is held against, scaled if the rule is projected."""
+    """What one rule says now. ``name`` is for words, such as ``min(queue_age_s, 30s)``; ``bound`` is the one that
+    ``value`` is held against, scaled if the rule is projected."""
 
     rule: Rule
     name: str
@@ -123,7 +123,9 @@ class ThresholdPolicy:
             baseline=snapshot.minimum,
             code=outcome.code,
             words=outcome.words,
-            inputs=tuple(_input(judgement) for judgement in judgements),
+            inputs=tuple(
+                Input(judged.rule.signal.value, judged.value, judged.freshness, judged.bound) for judged in judgements
+            ),
             relative=True,
             shaped=True,
             hold=outcome.hold,
@@ -154,7 +156,7 @@ def _judge(rule: Rule, snapshot: FleetSnapshot) -> Judgement:
     else:
         reading = snapshot.model.reading(rule.signal)
         value, freshness, covered, evidence_at = reading.value, reading.freshness, True, reading.observed_at
-    name = _input_name(rule.signal, rule.for_s, statistic)
+    name = _value_name(rule.signal, rule.for_s, statistic)
     bound = rule.bound * _remaining_share(rule, snapshot.supply.ready)
     verdict = _verdict(rule, value, bound, freshness, covered)
     return Judgement(rule, name, verdict, value, bound, freshness, evidence_at)
@@ -233,12 +235,8 @@ def _rearming(holding: Sequence[Judgement], disarmed: Mapping[str, Disarmed], no
     return _Outcome("rearming", words, valid_until=min((at for at in armed_at.values() if at > now), default=None))
 
 
-def _input(judged: Judgement) -> Input:
-    return Input(judged.name, judged.value, judged.freshness, judged.bound)
-
-
 @functools.lru_cache(maxsize=1024)
-def _input_name(signal: Signal, over_s: float, statistic: str) -> str:
+def _value_name(signal: Signal, over_s: float, statistic: str) -> str:
     """``queue_age_s``, or over a window ``min(queue_age_s, 30s)``. Kept, since each decision names each rule's."""
     return f"{statistic}({signal.value}, {format_duration(over_s)})" if over_s else signal.value
 
