@@ -12,12 +12,13 @@ Semantics, in the order in which they are applied:
 - A ``projected`` decrease asks whether the load would still lie below the bound once spread over the replicas that
   remain.
 
-The ``for`` of the rules is the hysteresis, so recommendations are ``shaped``: the core's would swallow a decrease,
-which a rule says once and not for a whole stabilisation window.
+The ``for`` of the rules is the hysteresis, so recommendations are ``shaped``: the core's waiting times are for policies
+that say at every moment what they want, and a rule says ``-1`` once.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -87,9 +88,11 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What one rule says now. ``bound`` is the one ``value`` is held against, scaled if the rule is projected."""
+    """What one rule says now. ``name`` is for words, such as ``min(queue_age_s, 30s)``; ``bound`` is the one that
+    ``value`` is held against, scaled if the rule is projected."""
 
     rule: Rule
+    name: str
     verdict: Verdict
     value: float | None
     bound: float
@@ -120,7 +123,9 @@ class ThresholdPolicy:
             baseline=snapshot.minimum,
             code=outcome.code,
             words=outcome.words,
-            inputs=tuple(_input(judgement) for judgement in judgements),
+            inputs=tuple(
+                Input(judged.rule.signal.value, judged.value, judged.freshness, judged.bound) for judged in judgements
+            ),
             relative=True,
             shaped=True,
             hold=outcome.hold,
@@ -143,6 +148,7 @@ class _Outcome:
 
 
 def _judge(rule: Rule, snapshot: FleetSnapshot) -> Judgement:
+    statistic = "min" if rule.above is not None else "max"
     if rule.for_s > 0:
         window = snapshot.model.window(rule.signal, rule.for_s)
         value = window.minimum if rule.above is not None else window.maximum
@@ -150,8 +156,10 @@ def _judge(rule: Rule, snapshot: FleetSnapshot) -> Judgement:
     else:
         reading = snapshot.model.reading(rule.signal)
         value, freshness, covered, evidence_at = reading.value, reading.freshness, True, reading.observed_at
+    name = _value_name(rule.signal, rule.for_s, statistic)
     bound = rule.bound * _remaining_share(rule, snapshot.supply.ready)
-    return Judgement(rule, _verdict(rule, value, bound, freshness, covered), value, bound, freshness, evidence_at)
+    verdict = _verdict(rule, value, bound, freshness, covered)
+    return Judgement(rule, name, verdict, value, bound, freshness, evidence_at)
 
 
 def _remaining_share(rule: Rule, ready: int) -> float:
@@ -193,7 +201,7 @@ def _decide(judgements: Sequence[Judgement], disarmed: Mapping[str, Disarmed], n
             return _rearming(sparing, disarmed, now)
         winner = max(fired, key=lambda judged: judged.rule.change)
         return _Outcome("rule_scale_in", _fired_words(winner, fired), winner.rule.change, disarms=fired)
-    return _Outcome("no_rule_holds", "no rule holds: " + "; ".join(_value_words(judged) for judged in judgements))
+    return _Outcome("no_rule_holds", "no rule holds")
 
 
 def _armed(judged: Judgement, disarmed: Mapping[str, Disarmed], now: float) -> bool:
@@ -227,15 +235,10 @@ def _rearming(holding: Sequence[Judgement], disarmed: Mapping[str, Disarmed], no
     return _Outcome("rearming", words, valid_until=min((at for at in armed_at.values() if at > now), default=None))
 
 
-def _input(judged: Judgement) -> Input:
-    return Input(_input_name(judged.rule), judged.value, judged.freshness, judged.bound)
-
-
-def _input_name(rule: Rule) -> str:
-    """``queue_age_s``, or over a window ``min(queue_age_s, 30s)``."""
-    if not rule.for_s:
-        return rule.signal.value
-    return f"{'min' if rule.above is not None else 'max'}({rule.signal.value}, {format_duration(rule.for_s)})"
+@functools.lru_cache(maxsize=1024)
+def _value_name(signal: Signal, over_s: float, statistic: str) -> str:
+    """``queue_age_s``, or over a window ``min(queue_age_s, 30s)``. Kept, since each decision names each rule's."""
+    return f"{statistic}({signal.value}, {format_duration(over_s)})" if over_s else signal.value
 
 
 def _fired_words(winner: Judgement, fired: Sequence[Judgement]) -> str:
@@ -245,21 +248,18 @@ def _fired_words(winner: Judgement, fired: Sequence[Judgement]) -> str:
 
 
 def _value_words(judged: Judgement) -> str:
-    rule, value = judged.rule, judged.value
-    if judged.verdict is Verdict.UNCOVERED or value is None:
-        return f"{_input_name(rule)} does not cover its time yet"
-    relation = ">" if value > judged.bound else "<" if value < judged.bound else "="
-    projected = f" ({rule.below:g} scaled to the replicas that would remain)" if rule.projected else ""
-    return f"{_input_name(rule)} = {value:.4g} {relation} {judged.bound:.4g}{projected}"
+    relation = ">" if judged.rule.above is not None else "<"
+    projected = f" ({judged.rule.bound:g} scaled to the replicas that would remain)" if judged.rule.projected else ""
+    return f"{judged.name} = {judged.value:.4g} {relation} {judged.bound:.4g}{projected}"
 
 
 def _doubt_words(judged: Judgement) -> str:
-    name = _input_name(judged.rule)
+    cannot = f"rule {judged.rule.name} cannot be judged, "
     if judged.verdict is Verdict.STALE:
-        return f"rule {judged.rule.name} cannot be judged, {name} is stale (last {judged.value:.4g})"
+        return f"{cannot}{judged.name} is stale" + (f" (last {judged.value:.4g})" if judged.value is not None else "")
     if judged.verdict is Verdict.ABSENT:
-        return f"rule {judged.rule.name} cannot be judged, nobody reports {name}"
-    return f"rule {judged.rule.name} cannot be judged, {name} does not cover its time yet"
+        return f"{cannot}nobody reports {judged.name}"
+    return f"{cannot}{judged.name} does not cover its time yet"
 
 
 def build_threshold(spec: PolicySpec) -> ThresholdPolicy:

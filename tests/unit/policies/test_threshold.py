@@ -235,12 +235,12 @@ def test_a_recommendation_is_relative_shaped_and_its_baseline_the_minimum() -> N
     assert (recommendation.relative, recommendation.shaped, recommendation.baseline) == (True, True, 2)
 
 
-def test_inputs_carry_each_reading_with_its_bound_and_freshness() -> None:
+def test_inputs_carry_each_rules_value_with_its_bound_and_freshness() -> None:
     snapshot = fleet(window(AGE, 30, 9, 11), window(LOAD, 300, 1, 2, freshness=STALE), target=4)
     recommendation, _ = ask((QUEUE, CALM), snapshot, {})
     assert recommendation.inputs == (
-        Input("min(queue_age_s, 30s)", 9, Freshness.FRESH, 5),
-        Input("max(requests_per_replica, 5m)", 2, Freshness.STALE, 3),
+        Input("queue_age_s", 9, Freshness.FRESH, 5),
+        Input("requests_per_replica", 2, Freshness.STALE, 3),
     )
 
 
