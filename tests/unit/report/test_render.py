@@ -6,7 +6,7 @@ import io
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -82,6 +82,7 @@ def test_a_comparison_shows_both_runs() -> None:
     assert "+25.0%" in capture.get()
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1e9), max_size=200), st.integers(1, 80))
 def test_a_sparkline_fits_its_width_and_hides_no_peak(values: list[float], width: int) -> None:
     line = sparkline(values, width)
