@@ -78,9 +78,12 @@ def token_quantiles(tokens: Floats) -> TokenQuantiles:
 
 
 def normal_score_correlation(first: Floats, second: Floats) -> float:
-    """The Gaussian copula's correlation that gives the observed rank correlation: 2 sin(pi/6 * Spearman's rho)."""
-    spearman = float(np.corrcoef(_ranks(first), _ranks(second))[0, 1])
-    return 2 * math.sin(math.pi / 6 * spearman) if math.isfinite(spearman) else 0.0
+    """The Gaussian copula's correlation that gives the observed rank correlation: 2 sin(pi/6 * Spearman's rho); 0 where
+    one of them never changes."""
+    first_ranks, second_ranks = _ranks(first), _ranks(second)
+    if first_ranks.std() == 0 or second_ranks.std() == 0:
+        return 0.0
+    return 2 * math.sin(math.pi / 6 * float(np.corrcoef(first_ranks, second_ranks)[0, 1]))
 
 
 def _ranks(values: Floats) -> Floats:
@@ -104,14 +107,14 @@ def _hourly_counts(path: str, kind: str) -> list[float]:
         return [float(row[kind]) for row in csv.DictReader(file)]
 
 
-def main() -> int:
+def main(arguments_given: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m traces.fit", description="Fit a load profile to a trace.")
     parser.add_argument("trace")
     parser.add_argument("--name", required=True)
     parser.add_argument("--provenance", required=True)
     parser.add_argument("--hourly", help="CSV of counts by hour, in order")
     parser.add_argument("--hourly-kind", default="conversation", help="its column of counts")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(arguments_given)
     try:
         profile = fit_profile(open_trace(arguments.trace), name=arguments.name, provenance=arguments.provenance)
     except TidegateError as error:

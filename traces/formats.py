@@ -8,11 +8,10 @@ from __future__ import annotations
 import csv
 import functools
 import json
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from traces.schema import RequestKind
@@ -27,6 +26,9 @@ RowParser = Callable[[str], Row]
 MOST_TOKENS = 100_000_000
 """Above this a number is not a token count: contexts end at a few million, sums of a whole trace begin here."""
 
+FARTHEST_S = 1e12
+"""Times beyond this are in another unit (the epoch in microseconds is above 1e15) or damaged."""
+
 
 class BadRow(Exception):
     """One row that does not fit its format. ``position`` is the character in the line, from 1, if known."""
@@ -39,10 +41,11 @@ class BadRow(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A known format: ``columns`` must all be there, others are optional or ignored."""
+    """A known format. ``columns`` are those of time, prompt and output; all must be there, others are optional or
+    ignored. ``parser`` makes a row parser for a file with this header."""
 
     name: str
-    columns: tuple[str, ...]
+    columns: tuple[str, str, str]
     parser: Callable[[Sequence[str]], RowParser]
 
 
@@ -60,8 +63,8 @@ def seconds(text: str) -> float:
         value = float(text)
     except ValueError:
         raise ValueError(f"{_shown(text)} is not a number of seconds") from None
-    if not math.isfinite(value):
-        raise ValueError(f"{_shown(text)} is not a point in time")
+    if not abs(value) <= FARTHEST_S:
+        raise ValueError(f"{_shown(text)} is not a point in time in seconds")
     return value
 
 
@@ -83,96 +86,83 @@ def token_count(text: str) -> int:
     return count
 
 
-_DATE_TIME = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d):(\d\d):(\d\d(?:\.\d+)?)(Z|[+-]\d\d:\d\d)?")
-_EPOCH_DAY = date(1970, 1, 1).toordinal()
+_DATE_TIME = re.compile(r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d):(\d\d(?:\.\d+)?)(Z|[+-]\d\d:\d\d)?")
 
 
 @functools.lru_cache(maxsize=64)
-def _day_s(iso_date: str) -> float:
-    return (date.fromisoformat(iso_date).toordinal() - _EPOCH_DAY) * 86400.0
+def _minute_s(minute: str) -> float:
+    return datetime.fromisoformat(minute).replace(tzinfo=UTC).timestamp()
 
 
 def epoch_seconds(text: str) -> float:
     """Seconds since the Unix epoch of ``2023-11-16 18:15:46.6805900``, taken as UTC unless a zone follows.
 
-    Not ``datetime``'s parser, which drops the seventh digit and costs more. Raises ``ValueError`` with words.
+    ``datetime`` reads the minute only: it would drop the seventh digit. Raises ``ValueError`` with words.
     """
     match = _DATE_TIME.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"{_shown(text)} is not a time such as 2023-11-16 18:15:46.6805900")
-    day, hour, minute, second, zone = match.groups()
-    if int(hour) > 23 or int(minute) > 59 or float(second) >= 61:
-        raise ValueError(f"{_shown(text)} is not a time of the day")
+    minute, second, zone = match.groups()
     try:
-        start_s = _day_s(day)
+        at = _minute_s(minute) + float(second)
     except ValueError:
-        raise ValueError(f"{_shown(text)} is not a day of the calendar") from None
-    east_s = 0.0
-    if zone and zone != "Z":
-        east_s = (int(zone[1:3]) * 3600 + int(zone[4:6]) * 60) * (-1 if zone[0] == "-" else 1)
-    return start_s + int(hour) * 3600 + int(minute) * 60 + float(second) - east_s
+        raise ValueError(f"{_shown(text)} is not a time of the calendar") from None
+    if zone is None or zone == "Z":
+        return at
+    east_s = int(zone[1:3]) * 3600 + int(zone[4:6]) * 60
+    return at - (east_s if zone[0] == "+" else -east_s)
 
 
 # -- comma-separated formats ------------------------------------------------------------------------------------------
 
 
 def split(line: str) -> list[str]:
-    """The fields of one line. No known format has line breaks inside quotes."""
-    return line.split(",") if '"' not in line else next(csv.reader([line]))
-
-
-def _csv_parser(header: Sequence[str], read: Callable[[Callable[..., Any]], Row]) -> RowParser:
-    """A parser that hands ``read`` a function (column, convert) -> value, which knows where a bad value stands."""
-    width = len(header)
-    index_of = {name: index for index, name in enumerate(header)}
-
-    def parse(line: str) -> Row:
-        fields = split(line)
-        if len(fields) != width:
-            raise BadRow(f"{len(fields)} columns where the header has {width}")
-
-        def cell(name: str, convert: Callable[[str], T]) -> T:
-            index = index_of[name]
-            try:
-                return convert(fields[index])
-            except ValueError as error:
-                position = sum(len(field) + 1 for field in fields[:index]) + 1
-                raise BadRow(f"{name}: {error}", position=position) from None
-
-        return read(cell)
-
-    return parse
+    """The fields of one line. No known format has line breaks inside quotes. Raises ``BadRow``."""
+    if '"' not in line:
+        return line.split(",")
+    try:
+        return next(csv.reader([line]))
+    except csv.Error as error:
+        raise BadRow(f"not comma-separated: {error}") from None
 
 
 _KINDS = {"conversation log": RequestKind.CONVERSATION, "api log": RequestKind.API}
 
 
-def _burstgpt(header: Sequence[str]) -> RowParser:
-    has_session, has_kind = "Session ID" in header, "Log Type" in header
+def _csv_format(name: str, columns: tuple[str, str, str], to_seconds: Callable[[str], float]) -> Format:
+    """A format of comma-separated rows; ``Session ID`` and ``Log Type`` are read where a header has them."""
 
-    def read(cell: Callable[..., Any]) -> Row:
-        return (
-            cell("Timestamp", seconds),
-            cell("Request tokens", token_count),
-            cell("Response tokens", token_count),
-            cell("Session ID", str.strip) or None if has_session else None,
-            _KINDS.get(cell("Log Type", str.strip).lower()) if has_kind else None,
-        )
+    def parser(header: Sequence[str]) -> RowParser:
+        width = len(header)
+        time, prompt, output = (header.index(column) for column in columns)
+        session = header.index("Session ID") if "Session ID" in header else None
+        kind = header.index("Log Type") if "Log Type" in header else None
 
-    return _csv_parser(header, read)
+        def parse(line: str) -> Row:
+            fields = split(line)
+            if len(fields) != width:
+                raise BadRow(f"{len(fields)} columns where the header has {width}")
+            column = time
+            try:
+                timestamp = to_seconds(fields[column])
+                column = prompt
+                prompt_tokens = token_count(fields[column])
+                column = output
+                output_tokens = token_count(fields[column])
+            except ValueError as error:
+                position = sum(len(field) + 1 for field in fields[:column]) + 1
+                raise BadRow(f"{header[column]}: {error}", position=position) from None
+            return (
+                timestamp,
+                prompt_tokens,
+                output_tokens,
+                None if session is None else fields[session].strip() or None,
+                None if kind is None else _KINDS.get(fields[kind].strip().lower()),
+            )
 
+        return parse
 
-def _azure(header: Sequence[str]) -> RowParser:
-    def read(cell: Callable[..., Any]) -> Row:
-        return (
-            cell("TIMESTAMP", epoch_seconds),
-            cell("ContextTokens", token_count),
-            cell("GeneratedTokens", token_count),
-            None,
-            None,
-        )
-
-    return _csv_parser(header, read)
+    return Format(name, columns, parser)
 
 
 # -- JSON lines -------------------------------------------------------------------------------------------------------
@@ -191,6 +181,9 @@ def json_object(line: str) -> dict[str, Any]:
     return value
 
 
+_MOONCAKE_COLUMNS = ("timestamp", "input_length", "output_length")
+
+
 def _mooncake(_: Sequence[str]) -> RowParser:
     def parse(line: str) -> Row:
         data = json_object(line)
@@ -199,21 +192,21 @@ def _mooncake(_: Sequence[str]) -> RowParser:
             try:
                 if name not in data:
                     raise ValueError("missing")
-                return convert(json.dumps(data[name]))
+                return convert(repr(data[name]))
             except ValueError as error:
                 raise BadRow(f"{name}: {error}", position=line.find(f'"{name}"') + 1 or None) from None
 
-        timestamp_ms = cell("timestamp", seconds)
-        return timestamp_ms / 1000, cell("input_length", token_count), cell("output_length", token_count), None, None
+        time, prompt, output = _MOONCAKE_COLUMNS
+        return cell(time, seconds) / 1000, cell(prompt, token_count), cell(output, token_count), None, None
 
     return parse
 
 
 FORMATS = (
-    Format("BurstGPT", ("Timestamp", "Request tokens", "Response tokens"), _burstgpt),
-    Format("Azure", ("TIMESTAMP", "ContextTokens", "GeneratedTokens"), _azure),
+    _csv_format("BurstGPT", ("Timestamp", "Request tokens", "Response tokens"), seconds),
+    _csv_format("Azure", ("TIMESTAMP", "ContextTokens", "GeneratedTokens"), epoch_seconds),
 )
-MOONCAKE = Format("Mooncake", ("timestamp", "input_length", "output_length"), _mooncake)
+MOONCAKE = Format("Mooncake", _MOONCAKE_COLUMNS, _mooncake)
 
 KNOWN_FORMATS = "\n".join(
     [f"  {known.name}: CSV with the columns {', '.join(known.columns)}" for known in FORMATS]

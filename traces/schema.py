@@ -19,7 +19,8 @@ class TraceRequest:
     """One request of a trace.
 
     ``arrival_s`` counts from the trace's first request. ``failed`` marks a request that got no answer where it was
-    recorded (no output tokens): it is counted and never replayed. ``session`` groups the requests of one user.
+    recorded (no output tokens): it is counted and never replayed. ``prompt_tokens`` may be 0 where the trace says so.
+    ``session`` groups the requests of one user.
     """
 
     arrival_s: float

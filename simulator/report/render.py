@@ -60,7 +60,7 @@ def sparkline(values: Sequence[float], width: int, *, blocks: str = _BLOCKS) -> 
         return ""
     edges = [index * len(values) // columns for index in range(columns + 1)]
     peaks = [max(values[low:high]) for low, high in pairwise(edges)]
-    top = max(max(peaks), 1e-12)
+    top = max(peaks) or 1.0
     levels = len(blocks) - 1
     return "".join(blocks[0 if peak <= 0 else max(1, round(peak / top * levels))] for peak in peaks)
 
@@ -105,7 +105,12 @@ def _latencies(summary: RunSummary) -> Table:
 def _charts(summary: RunSummary, console: Console) -> Table:
     """Load and replicas over the same axis of time."""
     blocks = _BLOCKS if console.encoding.lower().startswith("utf") else _ASCII_BLOCKS
-    table = Table(title=f"Over time (0 to {format_duration(summary.duration_s)})", title_justify="left", box=None, show_header=False)
+    table = Table(
+        title=f"Over time (0 to {format_duration(summary.duration_s)})",
+        title_justify="left",
+        box=None,
+        show_header=False,
+    )
     rows = (
         ("arrivals per second", [count / summary.load.bin_s for count in summary.load.arrived]),
         ("requests under way", summary.load.in_flight),
