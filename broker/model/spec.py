@@ -33,8 +33,9 @@ class PolicySpec:
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """How one replica is started. ``command`` is an argument list in which ``{host}``, ``{port}``, ``{model}`` and
-    ``{replica}`` are replaced; the API key comes by environment (``VLLM_API_KEY``), never by command line."""
+    """How one replica is started. ``command`` is an argument list in which ``{python}`` (the broker's interpreter),
+    ``{host}``, ``{port}``, ``{model}`` and ``{replica}`` are replaced; the API key comes by environment
+    (``VLLM_API_KEY``), never by command line."""
 
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
