@@ -201,10 +201,6 @@ class LocalActuator:
         with self._lock:
             try:
                 words = self._end(order)
-            except PermissionError as error:
-                raise ActionRejected(
-                    f"{order.replica_id} runs as a user that this one may not signal: {error}"
-                ) from error
             except OSError as error:
                 raise TransientError(f"cannot stop {order.replica_id}: {error}") from error
         return self._accepted(order.action_id, order.replica_id, order.model_id, words)
@@ -228,13 +224,16 @@ class LocalActuator:
         # Marked first, so that an exit after the signal never looks like one against our will.
         self._census.mark(action_id, replace(marks, stop_mode=order.mode))
         self._checkpoint("stop_marked")
-        if order.mode is StopMode.KILL:
-            for process in (sighting.main, *sighting.others):
-                procfs.send_signal(process.identity, signal.SIGKILL)
-        else:
-            # The main process alone: vLLM's drains on SIGTERM (--shutdown-timeout) and then ends its engine cores,
-            # which would drop their requests at once if the signal reached them too.
-            procfs.send_signal(sighting.main.identity, signal.SIGTERM)
+        try:
+            if order.mode is StopMode.KILL:
+                for process in (sighting.main, *sighting.others):
+                    procfs.send_signal(process.identity, signal.SIGKILL)
+            else:
+                # The main process alone: vLLM's drains on SIGTERM (--shutdown-timeout) and then ends its engine
+                # cores, which would drop their requests at once if the signal reached them too.
+                procfs.send_signal(sighting.main.identity, signal.SIGTERM)
+        except PermissionError as error:
+            raise ActionRejected(f"{order.replica_id} runs as a user whom this one may not signal: {error}") from error
         self._checkpoint("stop_sent")
         self._census.mark(action_id, replace(marks, stop_mode=order.mode, stop_sent=order.action_id))
         log.info("replica_told_to_exit", replica_id=order.replica_id, action_id=order.action_id, mode=order.mode.value)
@@ -247,9 +246,7 @@ class LocalActuator:
         with self._lock:
             try:
                 sightings = self._census.look()
-                self._end_leftovers(sightings.values())
-                self._trim_logs(sightings.values())
-                self._forget(sightings, now)
+                self._keep_house(sightings, now)
                 replicas = self._listing(sightings.values())
             except OSError as error:
                 words = f"cannot list the processes of pool {self.pool_id}: {error}"
@@ -257,8 +254,8 @@ class LocalActuator:
         return PoolSnapshot(self.pool_id, now, now, known=True, replicas=replicas, gpus_total=self._pool.gpus)
 
     def _listing(self, sightings: Iterable[Sighting]) -> tuple[ObservedReplica, ...]:
-        listeners = procfs.listeners()
         ordered = sorted(sightings, key=lambda seen: (seen.record.created_at, seen.record.replica_id))
+        listeners = procfs.listeners() if any(sighting.main is not None for sighting in ordered) else []
         return tuple(self._observed(sighting, listeners) for sighting in ordered)
 
     def _observed(self, sighting: Sighting, listeners: list[procfs.Listener]) -> ObservedReplica:
@@ -304,6 +301,15 @@ class LocalActuator:
         return f"http://{host}:{record.port}", ""
 
     # Keeping house
+
+    def _keep_house(self, sightings: dict[str, Sighting], now: float) -> None:
+        """What fails here is tried again at the next look, and must not make the listing unknown."""
+        try:
+            self._end_leftovers(sightings.values())
+            self._trim_logs(sightings.values())
+            self._forget(sightings, now)
+        except OSError as error:
+            log.warning("housekeeping_failed", pool_id=self.pool_id, error=str(error))
 
     def _end_leftovers(self, sightings: Iterable[Sighting]) -> None:
         """What outlives a replica's main process only holds GPU memory (an engine core whose server was killed)."""

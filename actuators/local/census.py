@@ -53,8 +53,8 @@ class Census:
     def add(self, record: LocalRecord, pid: int) -> None:
         """A child was spawned just now: it is known before it has claimed its action, and if it never does."""
         process = procfs.read_process(pid, procfs.boot_id())
-        assert process is not None  # our own child: until we reap it, there is at least a zombie
-        self._known[record.action_id] = (record, process.identity)
+        if process is not None:  # where SIGCHLD is ignored, not even a zombie may be left of a launcher that failed
+            self._known[record.action_id] = (record, process.identity)
 
     def mark(self, action_id: str, marks: Marks) -> None:
         """Remember, on disk if it can be: a full disk must not keep a replica from being stopped."""

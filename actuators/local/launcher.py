@@ -48,10 +48,10 @@ def write_identity(intent: str) -> None:
         start_ticks = stat.read().rpartition(b")")[2].split()[19].decode()
     with open("/proc/sys/kernel/random/boot_id") as boot:
         boot_id = boot.read().strip()
-    with open(intent, "a") as file:
-        file.write(f"{boot_id} {os.getpid()} {start_ticks}\n")
-        file.flush()
-        os.fsync(file.fileno())
+    file = os.open(intent, os.O_WRONLY | os.O_APPEND)
+    os.write(file, f"{boot_id} {os.getpid()} {start_ticks}\n".encode())
+    os.fsync(file)
+    os.close(file)
 
 
 def sync_directory(path: str) -> None:

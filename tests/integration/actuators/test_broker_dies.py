@@ -91,8 +91,7 @@ async def test_a_launcher_that_cannot_claim_is_a_failed_replica(world: LocalWorl
     def lose_the_intent(name: str) -> None:
         if name == "intent_written":
             for intent in world.pool_dir.glob("*.intent"):
-                intent.rename(intent.with_suffix(".lost"))
-                intent.mkdir()
+                intent.unlink()
 
     world.actuator = world.make(lose_the_intent)
     await world.actuator.start(launch)

@@ -161,6 +161,15 @@ async def test_a_log_is_kept_to_its_limit_with_its_newest_lines(world: LocalWorl
     assert world.actuator.read_log("chat-0-g1", tail_lines=1) == ["SIGTERM"]
 
 
+async def test_a_log_that_cannot_be_trimmed_does_not_hide_the_replica(world: LocalWorld) -> None:
+    world.log_limit_bytes = 10
+    world.renew()
+    await world.actuator.start(launch_of(world.cluster))
+    (world.log_dir / "chat-0-g1.log").unlink()
+    (world.log_dir / "chat-0-g1.log").mkdir()
+    await until_listening(world, "chat-0-g1")
+
+
 async def test_an_ended_replica_leaves_the_listing_after_an_hour_and_the_disk_after_a_week(world: LocalWorld) -> None:
     launch = launch_of(world.cluster)
     await world.actuator.start(launch)
