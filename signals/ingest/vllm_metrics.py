@@ -19,7 +19,8 @@ from broker.model.signals import Histogram, MetricSample
 
 T = TypeVar("T")
 Lines = tuple[tuple[bytes, ...], list[float]]
-"""The labels of some lines, and their values."""
+"""Name and labels of some lines, and their values."""
+Buckets = tuple[tuple[float, ...], tuple[tuple[int, ...], ...]]
 
 MAX_PAGE_BYTES = 4 * 1024 * 1024
 """Eighty times a usual page. More is a broken or hostile server, and is refused unread."""
@@ -121,8 +122,7 @@ def parse_page(
 def parse_cache_config(text: bytes | str) -> CacheConfig | None:
     """The KV cache's size from ``vllm:cache_config_info``, whose values are its labels; None if it is not there."""
     block_size, blocks = 0, 0
-    name = "vllm:cache_config_info"
-    heads, _ = _lines_of(_span_of(_framed(text), b"\n" + name.encode()), name)
+    heads, _ = _lines_of(_framed(text), b"\nvllm:cache_config_info{")
     for head in heads:
         labels = dict(_LABEL.findall(head))
         try:
@@ -146,74 +146,71 @@ def _framed(text: bytes | str) -> bytes:
 
 
 _LABEL = re.compile(rb'([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"')
-_REST = re.compile(rb'(\{(?:[^"}]|"(?:[^"\\]|\\.)*")*\})?[ \t]+([^ \t\r]+)(?:[ \t]+[^ \t\r]+)?(?:[ \t]+#.*)?[ \t\r]*')
+_HEAD = re.compile(rb'([a-zA-Z_:][\w:]*)(\{(?:[^"}]|"(?:[^"\\]|\\.)*")*\})?')
+_LINE = re.compile(_HEAD.pattern + rb"[ \t]+([^ \t\r]+)(?:[ \t]+[^ \t\r]+)?(?:[ \t]+#.*)?[ \t\r]*")
 
 
-@functools.cache
-def _pattern(name: str) -> re.Pattern[bytes]:
-    """How a line of ``name`` splits into labels and the rest, up to the line's end."""
-    return re.compile(rb"\n" + name.encode() + rb"((?:\{[^\n]*\})?)[ \t]([^\n]*)")
+def _lines_of(body: bytes, *starts: bytes) -> Lines:
+    """The lines from the first that begins with one of ``starts`` to the next comment.
+
+    The format demands that the lines of a family stand together; searching the whole page again for strays would
+    double the cost. Raises ``_BadValue``.
+    """
+    at = next((found for found in map(body.find, starts) if found >= 0), -1)
+    if at < 0:
+        return (), []
+    end = body.find(b"\n#", at)
+    span = body[at + 1 : end if end >= 0 else -1]
+    words = span.split()  # name and labels, value, name and labels, value ...
+    heads = tuple(words[::2])
+    try:
+        if not _clean(heads) or len(words) != 2 * len(heads):
+            return _carefully(span, starts)
+        return heads, list(map(float, words[1::2]))
+    except ValueError:
+        return _carefully(span, starts)
 
 
-def _span_of(body: bytes, *starts: bytes) -> bytes:
-    """From the first line that begins with one of ``starts`` to the next comment: the format demands that the lines
-    of a family stand together, and searching the whole page again for strays would double the cost."""
-    for start in starts:
-        at = body.find(start)
-        if at >= 0:
-            end = body.find(b"\n#", at)
-            return body[at:end] if end >= 0 else body[at:-1]
-    return b""
-
-
-def _lines_of(span: bytes, name: str) -> Lines:
-    """(labels, value) of every line of ``name`` in a span. Raises ``_BadValue``."""
-    heads: tuple[bytes, ...]
-    if b"#" in span:
-        heads, values = _carefully(span, name)
-    else:
-        found = _pattern(name).findall(span)
-        try:
-            heads, values = tuple([head for head, _ in found]), [float(value) for _, value in found]
-        except ValueError:
-            heads, values = _carefully(span, name)
-    # NaN makes the sum NaN, which is not below infinity.
-    if values and not (min(values) >= 0.0 and sum(values) < math.inf):
-        raise _BadValue
-    return heads, values
-
-
-def _carefully(span: bytes, name: str) -> Lines:
-    """The same for lines with time stamps, exemplars, a ``#`` in a label, or garbage. Raises ``_BadValue``."""
+def _carefully(span: bytes, starts: tuple[bytes, ...]) -> Lines:
+    """The same for lines with time stamps, exemplars, spaces in labels, or garbage, which matters only in ours."""
+    names = tuple(start[1:] for start in starts)
     heads, values = [], []
     for line in span.split(b"\n"):
-        rest = line.removeprefix(name.encode())
-        if rest == line or rest[:1] not in (b"{", b" ", b"\t"):
-            continue
-        match = _REST.fullmatch(rest)
+        match = _LINE.fullmatch(line)
         try:
-            value = float(match[2]) if match else math.nan
+            if match is None:
+                raise ValueError
+            values.append(float(match[3]))
+            heads.append(match[1] + (match[2] or b""))
         except ValueError:
-            raise _BadValue from None
-        heads.append(match[1] or b"" if match else b"")
-        values.append(value)
+            if line.startswith(names):
+                raise _BadValue from None
     return tuple(heads), values
 
 
-@functools.lru_cache(maxsize=4096)
-def _ours(heads: tuple[bytes, ...], model: bytes | None) -> tuple[int, ...]:
-    """Which of the lines are of our model. Cached, as labels repeat from page to page."""
-    if model is None:
-        return tuple(range(len(heads)))
-    names = [dict(_LABEL.findall(head)).get(b"model_name") for head in heads]
-    return tuple(index for index, name in enumerate(names) if name is None or name == model)
+@functools.lru_cache(maxsize=8192)
+def _clean(heads: tuple[bytes, ...]) -> bool:
+    """Whether each is a name with or without labels and nothing else. Cached, as they repeat from page to page."""
+    return all(map(_HEAD.fullmatch, heads))
 
 
-@functools.lru_cache(maxsize=4096)
-def _buckets(heads: tuple[bytes, ...], model: bytes | None) -> tuple[tuple[float, ...], tuple[tuple[int, ...], ...]]:
-    """The bounds that a histogram's lines have, and for each bound the lines to add up. Cached like ``_ours``."""
+@functools.lru_cache(maxsize=8192)
+def _ours(heads: tuple[bytes, ...], name: bytes, model: bytes | None) -> tuple[int, ...]:
+    """Which of the lines are of metric ``name`` and of our model. Cached like ``_clean``."""
+    ours = []
+    for index, head in enumerate(heads):
+        if head.partition(b"{")[0] == name:
+            labelled = dict(_LABEL.findall(head)).get(b"model_name")
+            if model is None or labelled is None or labelled == model:
+                ours.append(index)
+    return tuple(ours)
+
+
+@functools.lru_cache(maxsize=8192)
+def _buckets(heads: tuple[bytes, ...], name: bytes, model: bytes | None) -> Buckets:
+    """The bounds that a histogram's lines have, and for each bound the lines to add up. Cached like ``_clean``."""
     lines: dict[float, list[int]] = {}
-    for index in _ours(heads, model):
+    for index in _ours(heads, name, model):
         try:
             bound = float(dict(_LABEL.findall(heads[index]))[b"le"])
         except (KeyError, ValueError):
@@ -246,10 +243,10 @@ class _Page:
     def histogram(self, field: str) -> Histogram | None:
         return self._first_known(field, self._histogram)
 
-    def _first_known(self, field: str, read: Callable[[str], T | None]) -> T | None:
+    def _first_known(self, field: str, read: Callable[[bytes], T | None]) -> T | None:
         for known in METRIC_NAMES[field]:
             try:
-                found = read(known.name)
+                found = read(known.name.encode())
             except _BadValue:
                 self.bad_values += 1
                 return None
@@ -257,25 +254,28 @@ class _Page:
                 return found
         return None
 
-    def _number(self, name: str, combine: Callable[[list[float]], float]) -> float | None:
-        start = b"\n" + name.encode()
-        return self._combined(_lines_of(_span_of(self._body, start + b"{", start + b" "), name), combine)
+    def _number(self, name: bytes, combine: Callable[[list[float]], float]) -> float | None:
+        heads, values = _lines_of(self._body, b"\n" + name + b"{", b"\n" + name + b" ")
+        ours = [values[index] for index in _ours(heads, name, self._model)]
+        return combine(_checked(ours)) if ours else None
 
-    def _histogram(self, name: str) -> Histogram | None:
-        span = _span_of(self._body, b"\n" + name.encode() + b"_bucket")
-        heads, values = _lines_of(span, name + "_bucket")
-        bounds, members = _buckets(heads, self._model)
+    def _histogram(self, name: bytes) -> Histogram | None:
+        heads, values = _lines_of(self._body, b"\n" + name + b"_bucket{")
+        bounds, members = _buckets(heads, name + b"_bucket", self._model)
         if not bounds:
             return None
-        if len(bounds) == len(values):
-            counts = tuple([values[index] for (index,) in members])
+        if len(members[0]) == 1:
+            counts = [values[index] for (index,) in members]
         else:
-            counts = tuple([sum([values[index] for index in indices]) for indices in members])
-        if list(counts) != sorted(counts):
+            counts = [sum([values[index] for index in indices]) for indices in members]
+        if _checked(counts) != sorted(counts):
             raise _BadValue
-        return Histogram(bounds, counts, self._combined(_lines_of(span, name + "_sum"), sum) or 0.0)
+        total = sum(_checked([values[index] for index in _ours(heads, name + b"_sum", self._model)]))
+        return Histogram(bounds, tuple(counts), total)
 
-    def _combined(self, lines: Lines, combine: Callable[[list[float]], float]) -> float | None:
-        heads, values = lines
-        ours = [values[index] for index in _ours(heads, self._model)]
-        return combine(ours) if ours else None
+
+def _checked(values: list[float]) -> list[float]:
+    """The values, if none is NaN, infinite or negative; NaN makes the sum NaN, which is not below infinity."""
+    if values and not (min(values) >= 0.0 and sum(values) < math.inf):
+        raise _BadValue
+    return values
