@@ -46,13 +46,11 @@ class LiveEngine:
         self._timer: asyncio.TimerHandle | None = None
         self._submitted = 0
 
-    def submit(
-        self, prompt_tokens: int, output_tokens: int, *, max_tokens: int, will_finish: str, cached_tokens: int = 0
-    ) -> TokenStream:
+    def submit(self, prompt_tokens: int, output_tokens: int, *, max_tokens: int, will_finish: str) -> TokenStream:
         """Start a request now. ``will_finish`` is the reason that its last token will carry."""
         self._advance()
         self._submitted += 1
-        request = EngineRequest(str(self._submitted), self._loop.time(), prompt_tokens, output_tokens, cached_tokens)
+        request = EngineRequest(str(self._submitted), self._loop.time(), prompt_tokens, output_tokens)
         stream = TokenStream(request, max_tokens, will_finish)
         self._streams[request.request_id] = stream
         self._engine.add(request)
