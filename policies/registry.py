@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from broker.model import wire
 from broker.model.errors import ConfigError
 from broker.model.spec import PolicySpec
 from policies import schedule, threshold
@@ -19,6 +20,31 @@ def build(spec: PolicySpec) -> Policy:
     return factory(spec)
 
 
+def cached() -> PolicyFactory:
+    """``build``, once for each declaration: a step asks for the policy at every decision.
+
+    Declarations are told apart by identity first, which costs nothing, then by their text.
+    """
+    by_text: dict[str, Policy] = {}
+    by_identity: dict[int, tuple[PolicySpec, Policy]] = {}
+
+    def policy_of(spec: PolicySpec) -> Policy:
+        known = by_identity.get(id(spec))
+        if known is not None and known[0] is spec:
+            return known[1]
+        text = wire.dumps(spec)
+        policy = by_text.get(text)
+        if policy is None:
+            policy = by_text[text] = build(spec)
+        if len(by_identity) >= _REMEMBERED:
+            by_identity.clear()
+            by_text.clear()
+        by_identity[id(spec)] = (spec, policy)
+        return policy
+
+    return policy_of
+
+
 def _build_schedule(spec: PolicySpec) -> Policy:
     return schedule.build_schedule(spec, build)
 
@@ -27,3 +53,5 @@ FACTORIES: Mapping[str, PolicyFactory] = {
     threshold.KIND: threshold.build_threshold,
     schedule.KIND: _build_schedule,
 }
+
+_REMEMBERED = 10_000

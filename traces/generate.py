@@ -133,8 +133,18 @@ def _normal_cdf(score: float) -> float:
 DEMO_PEAK = 3.0
 """The demo's peak over what one replica can do: it must scale out twice to keep up, and can be seen to scale in."""
 
-_DEMO_SHAPE = ((0.0, 0.5), (0.08, 0.5), (0.3, DEMO_PEAK), (0.55, DEMO_PEAK), (0.65, 0.15), (1.0, 0.15))
-"""(share of the duration, rate over one replica's capacity): calm, ramp, hold, fall, quiet tail."""
+_DEMO_SHAPE = (
+    (0.0, 0.5),
+    (0.08, 0.5),
+    (0.28, DEMO_PEAK),
+    (0.5, DEMO_PEAK),
+    (0.56, 1.7),
+    (0.78, 1.7),
+    (0.84, 0.15),
+    (1.0, 0.15),
+)
+"""(share of the duration, rate over one replica's capacity): calm, ramp, hold, a shoulder on which a drain begins while
+many streams are open, quiet tail."""
 
 
 def demo_curve(one_replica_per_s: float, duration_s: float) -> RateCurve:

@@ -102,7 +102,8 @@ def test_the_demo_ramps_to_three_replicas_worth_and_ends_quiet() -> None:
         int(request.arrival_s // 10) for request in demo_load(load_profile("azure2023_conv"), 20.0, 100.0, seed=1)
     )
     assert per_ten_s[4] == pytest.approx(600, rel=0.2)
-    assert all(per_ten_s[tail] < 80 for tail in (7, 8, 9))
+    assert 200 < per_ten_s[6] < 480, "a shoulder on which a drain begins under load"
+    assert per_ten_s[9] < 80
 
 
 def test_tokens_can_be_made_longer_or_shorter() -> None:
