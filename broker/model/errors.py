@@ -2,6 +2,7 @@
 
     TidegateError
     ├── ConfigError            a file or option that the operator can mend
+    │   └── ConfigErrors       all of a file's problems at once
     ├── TraceError             a trace that cannot be read
     ├── WireError              a message that does not fit its schema
     ├── LogError               the durable log cannot serve
@@ -21,6 +22,8 @@ Foreign exceptions are mapped to these once, at the adapter. "Already gone" is s
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class TidegateError(Exception):
@@ -42,6 +45,16 @@ class ConfigError(TidegateError):
         self.path = path
         self.line = line
         self.field = field
+
+
+class ConfigErrors(ConfigError):
+    """All of a file's problems at once, one to a line; as a ``ConfigError`` it is the first of them."""
+
+    def __init__(self, problems: Sequence[ConfigError]) -> None:
+        first = problems[0]
+        super().__init__(first.problem, path=first.path, line=first.line, field=first.field)
+        self.args = ("\n".join(str(problem) for problem in problems),)
+        self.problems = tuple(problems)
 
 
 class TraceError(TidegateError):
