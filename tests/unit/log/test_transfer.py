@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import errno
 import io
 import json
 import os
 import sqlite3
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -183,6 +184,29 @@ async def test_a_backup_of_a_damaged_state_is_refused(log: SqliteLog) -> None:
         connection.execute("UPDATE entities SET body = '{}'")
     with pytest.raises(LogDamaged, match="is not what was written"):
         backup_of(log.path)
+
+
+class FakeFullDevice(io.StringIO):
+    """Takes one line, then has no room."""
+
+    def write(self, text: str, /) -> int:
+        if self.tell():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(text)
+
+
+def failing_tape() -> Iterator[str]:
+    yield '{"format":"tidegate-log","schema_version":1}'
+    raise OSError(errno.EIO, "Input/output error")
+
+
+async def test_a_backup_without_room_and_one_that_cannot_be_read_blame_the_backup(
+    log: SqliteLog, tmp_path: Path
+) -> None:
+    with pytest.raises(LogError, match=r"the backup cannot be written \(.*No space left"):
+        export_state(log.path, FakeFullDevice())
+    with pytest.raises(LogError, match=r"the backup cannot be read \(.*Input/output error"):
+        import_state(tmp_path / "copy.db", failing_tape())
 
 
 def test_a_log_that_is_not_there_has_no_backup(tmp_path: Path) -> None:
