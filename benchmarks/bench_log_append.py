@@ -1,6 +1,6 @@
 """Append to the embedded log: group commit with fsync, from many tasks at once.
 
-320 tasks stand for gateways: each appends one request summary as a JSON record of about 480 bytes, waits until
+200 tasks stand for gateways: each appends one request summary as a JSON record of about 480 bytes, waits until
 it survives a power cut, and appends the next. A commit's latency is what one task waits. The same run reports steps
 committed one after the other, as the broker's loop does.
 """
@@ -19,7 +19,7 @@ from broker.log.sqlite import SqliteLog
 from broker.model import wire
 from tests.support.builders import request_summary, step_record
 
-TASKS = 320
+TASKS = 200
 RECORDS_PER_APPEND = 1
 RUN_S = 4.0
 WARM_UP_S = 0.5

@@ -55,22 +55,32 @@ class StepText:
 
 
 def step_to_text(record: StepRecord) -> StepText:
-    changes = [[*key, wire.encode(entity, Entity | None)] for key, entity in record.changes.items()]
-    registry = [wire.encode(endpoint) for endpoint in record.registry]
+    """Each part becomes text once and by itself: a step of 500 models in one piece would stop every other thread for
+    as long as it takes."""
+    observations = _texts(record.observations, Observation)
+    entities = [
+        (key, None if entity is None else to_text(wire.encode(entity, Entity)))
+        for key, entity in record.changes.items()
+    ]
+    changes = [f"[{to_text(kind)},{to_text(key)},{text or 'null'}]" for (kind, key), text in entities]
+    endpoints = _texts(record.registry, EndpointRecord)
+    parts = {
+        "observations": observations,
+        "changes": changes,
+        "effects": _texts(record.effects, Effect),
+        "registry": endpoints,
+    }
+    lists = "".join(f'"{name}":[{",".join(texts)}],' for name, texts in parts.items())
     return StepText(
-        body=to_text(
-            {
-                "observations": wire.encode(record.observations, tuple[Observation, ...]),
-                "changes": changes,
-                "decisions": len(record.decisions),
-                "effects": wire.encode(record.effects, tuple[Effect, ...]),
-                "registry": registry,
-            }
-        ),
-        entities=tuple(((kind, key), None if entity is None else to_text(entity)) for kind, key, entity in changes),
-        decisions=tuple(to_text(wire.encode(decision)) for decision in record.decisions),
-        endpoints=tuple(to_text(endpoint) for endpoint in registry),
+        body=f'{{{lists}"decisions":{len(record.decisions)}}}',
+        entities=tuple(entities),
+        decisions=_texts(record.decisions, Decision),
+        endpoints=endpoints,
     )
+
+
+def _texts(values: Iterable[object], hint: Any) -> tuple[str, ...]:
+    return tuple(to_text(wire.encode(value, hint)) for value in values)
 
 
 def step_from_text(number: int, epoch: int, now: float, body: str, decisions: Iterable[str]) -> StepRecord:

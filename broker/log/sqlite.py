@@ -19,7 +19,7 @@ from broker.log import tables
 from broker.log.codec import to_text
 from broker.log.leadership import LeaderLock
 from broker.log.rules import not_leading
-from broker.log.schema import create, damaged, open_to_read, open_to_write, translated
+from broker.log.schema import create, damaged, open_to_read, open_to_write, translate, translated
 from broker.log.writer import GroupWriter
 from broker.model.errors import LogDamaged
 from broker.model.plan import Decision
@@ -37,10 +37,12 @@ PAGE = 50
 @contextlib.contextmanager
 def reading(path: Path, *, busy_timeout_s: float = 5.0) -> Iterator[sqlite3.Connection]:
     """A read-only connection that sees one moment of the log; damage found in it names the file."""
-    with contextlib.closing(open_to_read(path, busy_timeout_s=busy_timeout_s)) as connection, translated(path):
-        connection.execute("BEGIN")
+    with contextlib.closing(open_to_read(path, busy_timeout_s=busy_timeout_s)) as connection:
         try:
+            connection.execute("BEGIN")
             yield connection
+        except sqlite3.Error as error:
+            raise translate(path, error) from None
         except LogDamaged as error:
             raise damaged(path, str(error)) from None
 

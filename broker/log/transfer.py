@@ -41,11 +41,10 @@ def export_state(path: str | PathLike[str], stream: TextIO) -> int:
             "step": state.number,
             "now": state.now,
         }
-        lines, seal = 0, 0
-        for line in _lines(header, connection):
-            stream.write(line)
-            lines, seal = lines + 1, zlib.crc32(line.encode(), seal)
-        stream.write(to_text({"lines": lines, "checksum": seal}) + "\n")
+        try:
+            _write_sealed(_lines(header, connection), stream)
+        except OSError as error:
+            raise LogError(f"the backup cannot be written ({error}): write it to a place with room") from None
     return state.number
 
 
@@ -89,6 +88,15 @@ def _last_step(aside: Path) -> int:
         raise
 
 
+def _write_sealed(lines: Iterable[str], stream: TextIO) -> None:
+    count, seal = 0, 0
+    for line in lines:
+        stream.write(line)
+        count, seal = count + 1, zlib.crc32(line.encode(), seal)
+    stream.write(to_text({"lines": count, "checksum": seal}) + "\n")
+    stream.flush()
+
+
 def _fill(connection: sqlite3.Connection, stream: Iterable[str]) -> None:
     connection.execute("DELETE FROM meta")
     for number, table, row in _rows(stream):
@@ -126,14 +134,12 @@ def _rows(stream: Iterable[str]) -> Iterator[tuple[int, str, list[Any]]]:
 
 
 def _text_lines(stream: Iterable[str]) -> Iterator[str]:
-    lines = iter(stream)
-    with contextlib.suppress(StopIteration):
-        while True:
-            try:
-                line = next(lines)
-            except UnicodeDecodeError as error:
-                raise LogDamaged(f"the backup is not text: {error}; use another copy") from None
-            yield line
+    try:
+        yield from stream
+    except UnicodeDecodeError as error:
+        raise LogDamaged(f"the backup is not text: {error}; use another copy") from None
+    except OSError as error:
+        raise LogError(f"the backup cannot be read ({error}): use another copy") from None
 
 
 def _require_header(data: Any) -> None:
