@@ -121,7 +121,8 @@ models:
       profile: {profile}
     min: 1
     max: {MAXIMUM}
-    drain_limit: 60s
+    drain_limit: 90s
+    stop_grace: 40s
     load_timeout: 60s
     policy:
       kind: threshold
