@@ -143,6 +143,11 @@ class Bounds(Section):
         _refuse_crossing(self.floor, self.ceiling)
         return self
 
+    def around(self, minimum: int, maximum: int) -> tuple[int, int]:
+        """Floor and ceiling; one that is not given is the model's, moved if the other lies beyond it."""
+        floor = min(minimum, maximum if self.ceiling is None else self.ceiling) if self.floor is None else self.floor
+        return floor, max(maximum, floor) if self.ceiling is None else self.ceiling
+
 
 class DateRange(Section):
     """From one day to another, both included."""
@@ -212,8 +217,7 @@ class SchedulePolicy(Section):
         return self
 
     def to_spec(self, model: ModelSettings) -> PolicySpec:
-        floor = model.minimum if self.default.floor is None else self.default.floor
-        ceiling = model.maximum if self.default.ceiling is None else self.default.ceiling
+        floor, ceiling = self.default.around(model.minimum, model.maximum)
         within = self.within.to_spec(model) if self.within is not None else None
         entries: list[JsonValue] = [
             {
@@ -232,7 +236,7 @@ class SchedulePolicy(Section):
             self.kind,
             {
                 "time_zone": self.time_zone,
-                "default": {"floor": min(floor, ceiling), "ceiling": max(floor, ceiling)},
+                "default": {"floor": floor, "ceiling": ceiling},
                 "entries": entries,
                 "within": {"kind": within.kind, "parameters": dict(within.parameters)} if within is not None else None,
             },

@@ -132,6 +132,21 @@ def test_an_entry_without_times_holds_all_day(tmp_path: Path) -> None:
     assert (parameters["entries"][0]["from_minute"], parameters["entries"][0]["to_minute"]) == (0, 1440)
 
 
+@pytest.mark.parametrize(
+    ("default", "bounds"),
+    [
+        pytest.param("{}", (1, 4), id="the model's"),
+        pytest.param("{floor: 2, ceiling: 3}", (2, 3), id="its own"),
+        pytest.param("{floor: 6}", (6, 6), id="a floor above max moves the ceiling"),
+        pytest.param("{ceiling: 0}", (0, 0), id="a ceiling below min moves the floor"),
+    ],
+)
+def test_the_default_bounds_never_cross(tmp_path: Path, default: str, bounds: tuple[int, int]) -> None:
+    path = with_policy(tmp_path, f"{{kind: schedule, time_zone: UTC, default: {default}}}")
+    parameters: Any = load_policies(path)[0].policy.parameters
+    assert (parameters["default"]["floor"], parameters["default"]["ceiling"]) == bounds
+
+
 def test_a_fixed_number_of_replicas_needs_no_policy(tmp_path: Path) -> None:
     policy = models_of(tmp_path, f"models:\n  chat: {{{ENGINE}, min: 2, max: 2}}\n")["chat"].policy
     assert policy.parameters["default"] == {"floor": 2, "ceiling": 2}
