@@ -8,7 +8,10 @@
     ├── LogError               the durable log cannot serve
     │   ├── LeadershipRefused  another broker leads
     │   ├── SchemaTooNew       the file was written by a newer Tidegate
-    │   └── LogDamaged         the file is not what was written
+    │   ├── LogDamaged         the file is not what was written
+    │   ├── LogFull            no room to write; goes on when there is
+    │   ├── LogBusy            another program holds the file locked
+    │   └── LogUnreachable     missing, forbidden, read-only, or the disk fails
     ├── InvariantViolated      something that must always hold did not
     └── ActuatorError          a pool did not do what was asked
         ├── TransientError     try again, after ``retry_after_s``
@@ -91,6 +94,18 @@ class SchemaTooNew(LogError):
 
 class LogDamaged(LogError):
     """What was read back is not what was written."""
+
+
+class LogFull(LogError):
+    """There is no room for the write. Nothing of it was kept; the same log goes on once there is room."""
+
+
+class LogBusy(LogError):
+    """Another program holds the file locked for longer than is waited. The same log goes on once it lets go."""
+
+
+class LogUnreachable(LogError):
+    """The log is missing, may not be read or written, or its disk fails."""
 
 
 class InvariantViolated(TidegateError):

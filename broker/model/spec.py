@@ -25,7 +25,7 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PolicySpec:
-    """Which policy, with which parameters; ``policies.build`` turns it into a ``Policy``."""
+    """Which policy, with which parameters; ``policies.registry.build`` turns it into a ``Policy``."""
 
     kind: str
     parameters: Mapping[str, JsonValue] = field(default_factory=dict)
@@ -107,7 +107,10 @@ class Limits:
     signal_patience_s: float = 15.0
     pool_patience_s: float = 15.0
     gateway_session_s: float = 5.0
-    unhealthy_after_s: float = 2.0
+    unhealthy_after_s: float = 1.5
+    effect_patience_s: float = 15.0
+    full_pool_s: float = 30.0
+    ended_kept_s: float = 600.0
     breaker: BreakerSpec = BreakerSpec()
 
 
