@@ -105,6 +105,15 @@ class LimitSettings(Section):
     unhealthy_after_s: PositiveDuration = Field(
         default=_LIMITS.unhealthy_after_s, description="A replica unreachable for this long is withdrawn."
     )
+    effect_patience_s: PositiveDuration = Field(
+        default=_LIMITS.effect_patience_s, description="A start or stop that nobody answered is repeated after this."
+    )
+    full_pool_s: PositiveDuration = Field(
+        default=_LIMITS.full_pool_s, description="A pool that said it is full is not asked again for this long."
+    )
+    ended_kept_s: PositiveDuration = Field(
+        default=_LIMITS.ended_kept_s, description="How long the record of an ended replica is kept."
+    )
     breaker: BreakerSettings = Field(default=BreakerSettings(), description="When starts fail again and again.")
 
     def to_spec(self) -> Limits:

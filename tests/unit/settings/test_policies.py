@@ -9,12 +9,15 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from broker.app.settings import load_policies, spec_changed
 from broker.app.settings.policies import ModelSettings, StabilisationSettings
 from broker.model.errors import ConfigError, ConfigErrors
+from broker.model.signals import Signal
 from broker.model.spec import EngineSpec, ModelSpec, PolicySpec, StabilisationSpec
 from broker.model.wire import dumps, loads
+from policies.registry import build
 from tests.support.strategies import json_values
 from tests.unit.settings.files import EXAMPLES, POLICIES, refusal, site_of_data, written
 
@@ -404,3 +407,60 @@ def test_whatever_stands_in_the_file_it_is_read_or_refused_by_line(tmp_path: Pat
     else:
         assert spec_changed(site_of_data().spec, models, 1.0).digest
     assert all(problem.line for problem in problems)
+
+
+def fields_of(
+    required: dict[str, st.SearchStrategy[Any]], optional: dict[str, st.SearchStrategy[Any]]
+) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries(required, optional=optional)
+
+
+def rules(side: str, change: int) -> st.SearchStrategy[dict[str, Any]]:
+    return fields_of(
+        {
+            "signal": st.sampled_from([signal.value for signal in Signal]),
+            side: st.sampled_from([0.1, 0.5, 1, 8]),
+            "change": st.just(change),
+        },
+        {"for": st.sampled_from(["0s", "30s"]), "projected": st.booleans(), "name": st.sampled_from(["a", "b"])},
+    )
+
+
+RULES = rules("above", +1) | rules("below", -1)
+TIMES = st.sampled_from(["00:00", "8:00", "18:30", "24:00"])
+DATES = st.sampled_from(["2028-02-29", "2030-12-24", "2031-01-01"])
+ENTRIES = fields_of(
+    {"floor": st.integers(0, 3)},
+    {
+        "ceiling": st.integers(0, 3),
+        "days": st.lists(st.sampled_from(["mon", "sun"]), max_size=3),
+        "from": TIMES,
+        "to": TIMES,
+        "dates": fields_of({}, {"from": DATES, "to": DATES}),
+        "name": st.sampled_from(["x", "y"]),
+    },
+)
+POLICY_DATA = st.recursive(
+    fields_of({"kind": st.just("threshold"), "rules": st.lists(RULES, min_size=1, max_size=3)}, {}),
+    lambda inner: fields_of(
+        {"kind": st.just("schedule"), "time_zone": st.sampled_from(["UTC", "Europe/Berlin"])},
+        {
+            "default": fields_of({}, {"floor": st.integers(0, 6), "ceiling": st.integers(0, 6)}),
+            "entries": st.lists(ENTRIES, max_size=3),
+            "within": inner,
+        },
+    ),
+    max_leaves=3,
+)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(policy=POLICY_DATA, bounds=st.sampled_from([(0, 0), (1, 1), (0, 3), (2, 5)]))
+def test_a_policy_that_the_file_may_hold_can_be_built(policy: Any, bounds: tuple[int, int]) -> None:
+    data = {"engine": {"command": ["serve"]}, "min": bounds[0], "max": bounds[1], "policy": policy}
+    try:
+        model = ModelSettings.model_validate(data)
+    except ValidationError:
+        return
+    spec = model.to_spec("chat").policy
+    assert build(spec).kind == spec.kind
