@@ -31,8 +31,8 @@ class ScrapeLoop:
         self._runtime = runtime
         self._session = session
         self._secret = site_secret
-        self._interval_s = settings.interval
-        self._timeout = aiohttp.ClientTimeout(total=settings.timeout)
+        self._interval_s = settings.interval_s
+        self._timeout = aiohttp.ClientTimeout(total=settings.timeout_s)
         self._next_at: dict[str, float] = {}
         self._reading: dict[str, asyncio.Task[None]] = {}
 

@@ -79,7 +79,7 @@ async def run_broker(files: ServiceFiles, stop: asyncio.Event, *, ready: Callabl
         runner = AsyncRunner(
             actuators, clock, timeout_s=_EFFECT_TIMEOUT_S, concurrency=_EFFECTS_AT_ONCE, may_act=lambda: True
         )
-        settings = RuntimeSettings(retention_s=site.log.retention)
+        settings = RuntimeSettings(retention_s=site.log.retention_s)
         runtime = Runtime(
             log=log, policies=policies, actuators=actuators, runner=runner, clock=clock, settings=settings
         )
@@ -140,7 +140,7 @@ def _actuators(site: SiteSettings, secret: bytes, clock: Clock) -> Mapping[str, 
             cluster=site.cluster,
             clock=clock,
             host=pool.host,
-            log_limit_bytes=pool.log_limit,
+            log_limit_bytes=pool.log_limit_bytes,
         )
     return made
 
