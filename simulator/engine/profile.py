@@ -88,8 +88,8 @@ PROFILES = {
             num_blocks=8192,
             load_time_s=2.0,
             front_end_s=0.001,
-            provenance="Chosen, not measured: about 50 tokens/s on each of 32 streams, and a KV cache of 131,072 tokens, which holds the long "
-            "prompts of real traces.",
+            provenance="Chosen, not measured: about 50 tokens/s on each of 32 streams, and a KV cache of 131,072 "
+            "tokens, which holds the long prompts of real traces.",
         ),
         EngineProfile(
             name="steady-30",
