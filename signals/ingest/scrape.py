@@ -124,7 +124,7 @@ class Scraper:
 
     async def _scrape_for_ever(self, target: ScrapeTarget) -> None:
         phase_s = random.Random(f"{self._seed}/{target.replica_id}").random() * self._interval_s
-        last = 0
+        last: int | None = None
         while True:
             moment = math.floor((self._clock.now() - phase_s) / self._interval_s) + 1
             if moment == last:  # woken a rounding error too early

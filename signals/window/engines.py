@@ -136,7 +136,8 @@ class Replica:
         return NaN
 
     def queue_age_s(self, t: float) -> float:
-        """The age at ``t`` of the oldest waiting request, taking the queue as first come, first served.
+        """The age of the oldest waiting request at the latest row up to ``t``, taking the queue as first come, first
+        served.
 
         All that ever arrived, less what waits, has left the queue; so the oldest that waits is the next to have
         arrived after that number was reached. Going back through the rows finds when; between two rows the arrivals
@@ -154,12 +155,12 @@ class Replica:
             index -= 1
         later = self.times[index + 1]
         if index < 0 or self.times[index] < self.irregular_at:
-            return t - later
+            return self.times[latest] - later
         arrived, arrived_later = self.value(index, ARRIVED), self.value(index + 1, ARRIVED)
         share = (started + 1.0 - arrived) / (arrived_later - arrived + 1.0) if arrived_later > arrived else 0.5
         if not 0.0 <= share <= 1.0:
             share = 0.5
-        return t - (self.times[index] + share * (later - self.times[index]))
+        return self.times[latest] - (self.times[index] + share * (later - self.times[index]))
 
 
 class Engines:
