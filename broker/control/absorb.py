@@ -302,7 +302,7 @@ def _spec(draft: Draft, spec: SpecChanged) -> None:
     for pool in spec.site.pools:
         if pool.pool_id not in draft.pools:
             draft.put_pool(PoolState(pool.pool_id))
-    for pool_id in draft.pools.keys() - declared:
+    for pool_id in sorted(draft.pools.keys() - declared):
         draft.drop_pool(pool_id)
     wanted = {model.model_id: model for model in spec.models}
     for model_id, model_spec in wanted.items():
@@ -313,7 +313,7 @@ def _spec(draft: Draft, spec: SpecChanged) -> None:
             policy_changed = known.spec.policy != model_spec.policy
             memory = {} if policy_changed else known.memory
             draft.put_model(replace(known, spec=model_spec, retired=False, memory=memory))
-    for model_id in draft.models.keys() - wanted.keys():
+    for model_id in sorted(draft.models.keys() - wanted.keys()):
         draft.put_model(replace(draft.models[model_id], retired=True))
     draft.dirty.update(draft.models)
 
