@@ -125,23 +125,26 @@ def count_failure(draft: Draft, model_id: str) -> None:
 
 def advance(draft: Draft, model_id: str) -> None:
     """Let time act on this model's replicas."""
-    for record in list(draft.replicas_of(model_id).values()):
-        if not _untimed(record):
-            _advance_one(draft, record)
+    for record in _timed(draft, model_id):
+        _advance_one(draft, record)
 
 
 def next_deadline(draft: Draft, model_id: str) -> float | None:
     """When time will next act on this model's replicas if nothing is observed."""
     wake: list[float] = []
-    for record in draft.replicas_of(model_id).values():
-        if not _untimed(record):
-            wake.extend(_deadlines(draft, record))
+    for record in _timed(draft, model_id):
+        wake.extend(_deadlines(draft, record))
     return min(wake, default=None)
 
 
-def _untimed(record: Replica) -> bool:
-    """The common case, a healthy serving replica, must cost nothing."""
-    return record.phase is ReplicaPhase.READY and record.unhealthy_since is None and record.missing_since is None
+def _timed(draft: Draft, model_id: str) -> list[Replica]:
+    """The replicas that time acts on: not the healthy ones that serve, which nearly all are."""
+    ready = ReplicaPhase.READY
+    return [
+        record
+        for record in draft.replicas_of(model_id).values()
+        if record.phase is not ready or record.unhealthy_since is not None or record.missing_since is not None
+    ]
 
 
 def _advance_one(draft: Draft, record: Replica) -> None:
