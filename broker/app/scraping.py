@@ -13,12 +13,11 @@ from broker.app.settings.site import ScrapeSettings
 from broker.model.errors import WireError
 from broker.model.identity import endpoint_key
 from broker.model.replica import Replica, ReplicaPhase
-from signals.ingest.vllm_metrics import parse_metrics
+from signals.ingest.vllm_metrics import MAX_PAGE_BYTES, parse_metrics
 
 logger = structlog.get_logger("broker")
 
 _TICK_S = 0.05
-_LIMIT_BYTES = 4 * 2**20
 _SERVING = frozenset({ReplicaPhase.READY, ReplicaPhase.DRAINING})
 
 
@@ -70,9 +69,21 @@ class ScrapeLoop:
         url = f"{replica.url}/metrics"
         try:
             async with self._session.get(url, headers=headers, timeout=self._timeout, allow_redirects=False) as answer:
-                page = await answer.content.read(_LIMIT_BYTES)
+                page = await _page(answer)
             now = self._runtime.clock.now()
             self._runtime.observe(parse_metrics(page, replica.model_id, replica.replica_id, now, now))
         except (aiohttp.ClientError, TimeoutError, OSError, WireError) as error:
             problem = str(error) or type(error).__name__
             logger.warning("scrape_failed", replica_id=replica.replica_id, problem=problem)
+
+
+async def _page(answer: aiohttp.ClientResponse) -> bytes:
+    """The whole page, which comes in pieces. Raises ``WireError`` for what is no page of metrics."""
+    if answer.status != 200:
+        raise WireError(f"/metrics answers {answer.status}")
+    page = bytearray()
+    async for piece in answer.content.iter_any():
+        page += piece
+        if len(page) > MAX_PAGE_BYTES:
+            raise WireError(f"/metrics is longer than {MAX_PAGE_BYTES} bytes: not read")
+    return bytes(page)

@@ -108,8 +108,20 @@ async def run_broker(files: ServiceFiles, stop: asyncio.Event, *, ready: Callabl
         logger.info("broker_ready", address=address, cluster=site.cluster, mode=site.mode.value)
         if ready is not None:
             ready(address)
-        await stop.wait()
+        await _until_stopped(stop, runtime)
+        runtime.stopping.set()
         logger.info("broker_stopping", note="replicas live on and are found again by the next broker")
+
+
+async def _until_stopped(stop: asyncio.Event, runtime: Runtime) -> None:
+    """Raises what ended the control loop."""
+    asked = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((asked, runtime.failed), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await cancel([asked])
+    if runtime.failed.done():
+        runtime.failed.result()
 
 
 def _site_secret(secrets: Secrets) -> bytes:

@@ -118,6 +118,12 @@ class Cluster:
     def broker_dead(self) -> bool:
         return self.stack.broker is None or self.stack.broker.poll() is not None
 
+    async def broker_died(self) -> None:
+        """Wait for a broker that killed itself."""
+        assert self.stack.broker is not None
+        status = await asyncio.to_thread(self.stack.broker.wait, 10)
+        assert status == -9, self.stack.log_tail("broker")
+
     # -- asking and ordering
 
     async def get(self, path: str, **parameters: Any) -> Any:
