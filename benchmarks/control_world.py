@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from broker.app.settings import load_policies
-from broker.model.observation import ObservedReplica, PoolSnapshot, SpecChanged
+from broker.model.observation import PoolSnapshot, SpecChanged
 from broker.model.reading import Freshness, fresh
-from broker.model.replica import Replica, ReplicaPhase, Tier
+from broker.model.replica import ObservedReplica, Replica, ReplicaPhase, Tier
 from broker.model.signals import Signal
 from broker.model.snapshot import ModelSnapshot, ReplicaLoad, WindowNeed, WindowReading
 from broker.model.spec import Limits, ModelSpec, PoolSpec, SiteSpec

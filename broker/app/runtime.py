@@ -21,7 +21,7 @@ from broker.control.core import BrokerCore
 from broker.control.decide import Policies
 from broker.control.listing import POOL_INTERVAL_S, POOL_PHASE_S, ListingFilter
 from broker.control.loop import Ran
-from broker.model.errors import ActuatorError, LogError
+from broker.model.errors import ActuatorError, LeadershipRefused, LogError
 from broker.model.observation import Observation, PoolSnapshot
 from broker.model.plan import Effect
 from broker.model.ports import Clock, Log, Runner
@@ -60,6 +60,9 @@ class Runtime:
         self._runner = runner
         self._listeners: list[Listener] = []
         self._kick = asyncio.Event()
+        self._orders: list[asyncio.Future[None]] = []
+        self.stopping = asyncio.Event()
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._effects: set[asyncio.Task[None]] = set()
 
     # -- feeding
@@ -71,6 +74,14 @@ class Runtime:
     def observe(self, sample: MetricSample | RequestSummary) -> None:
         if self.core.observe(sample):
             self._kick.set()
+
+    async def order(self, observation: Observation) -> None:
+        """``offer`` what somebody is told was accepted: returns once it survives a crash. Raises ``LogError`` while
+        the log refuses to write; it then takes effect when the log recovers, unless this process ends before."""
+        written = asyncio.get_running_loop().create_future()
+        self._orders.append(written)
+        self.offer(observation)
+        await written
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Call ``listener`` on changes of the registry; returns how to stop that."""
@@ -85,6 +96,8 @@ class Runtime:
 
         Effects under way are let finish, so that no pool is left halfway. Their receipts come too late to be written:
         the next leader asks again, which is harmless by their ``action_id``.
+        ``failed`` is set to what ended the control loop, if anything did: a broker that no longer steps must not look
+        alive.
         """
         epoch = await self.core.open(holder, self.clock.now())
         logger.info("leadership_taken", epoch=epoch.number, holder=epoch.holder)
@@ -92,9 +105,11 @@ class Runtime:
             self.offer(observation)
         loops = [self._control(), self._retention(), *(self._watch_pool(a) for a in self._actuators.values())]
         tasks = [asyncio.create_task(loop) for loop in loops]
+        tasks[0].add_done_callback(self._control_ended)
         try:
             yield self
         finally:
+            self._settle_orders(LogError("the broker is stopping: this was not written down"))
             await cancel(tasks)
             if self._effects:
                 await asyncio.wait(self._effects, timeout=self.settings.pool_timeout_s)
@@ -107,16 +122,36 @@ class Runtime:
             if due is None or due > self.clock.now():
                 await self._wait_until(due)
                 continue
+            orders = len(self._orders)
             try:
                 ran = await self.core.run(self.clock.now())
+            except LeadershipRefused:
+                raise
             except Exception as error:
                 self._step_failed(error)
+                self._settle_orders(error if isinstance(error, LogError) else LogError(self.log_problem))
                 await self.clock.sleep_until(self.clock.now() + self.settings.retry_s)
                 continue
             self.log_problem = None
             self.last_run_at = self.clock.now()
             if ran is not None:
+                self._settle_orders(None, orders)
                 self._tell(ran)
+
+    def _control_ended(self, control: asyncio.Task[None]) -> None:
+        if not control.cancelled() and not self.failed.done() and (error := control.exception()) is not None:
+            self.failed.set_exception(error)
+
+    def _settle_orders(self, error: LogError | None, count: int | None = None) -> None:
+        """Tell the first ``count`` that wait (all of them) that their orders are written, or why not."""
+        settled, self._orders = self._orders[:count], self._orders[count:] if count is not None else []
+        for order in settled:
+            if order.done():
+                continue
+            if error is None:
+                order.set_result(None)
+            else:
+                order.set_exception(type(error)(*error.args))
 
     async def _wait_until(self, due: float | None) -> None:
         """Until ``due`` or a kick, whichever is first."""
