@@ -99,13 +99,17 @@ class Replica:
         self.times.insert(index, at)
         self.rows.insert(index, row)
         for later in (index, index + 1):
-            if 0 < later < len(self.times) and self.value(later, PROMPT) < self.value(later - 1, PROMPT):
+            if 0 < later < len(self.times) and self.restarted(later - 1):
                 self.irregular_at = max(self.irregular_at, self.times[later])
         self.last_prompt = self.value(-1, PROMPT)
         return True
 
     def value(self, index: int, column: int) -> float:
         return float(_DOUBLE.unpack_from(self.rows[index], 8 * column)[0])
+
+    def restarted(self, index: int) -> bool:
+        """Whether the engine restarted between this row and the next."""
+        return self.value(index + 1, PROMPT) < self.value(index, PROMPT)
 
     def matrix(self, first: int, last: int) -> Floats:
         """Rows ``first`` to ``last``, both included."""
@@ -149,12 +153,12 @@ class Replica:
             return 0.0
         started = self.value(latest, ARRIVED) - waiting
         index = latest - 1
-        while index >= 0 and self.times[index] >= self.irregular_at:
+        while index >= 0 and not self.restarted(index):
             if self.value(index, ARRIVED) <= started or self.value(index, WAITING) == 0.0:
                 break
             index -= 1
         later = self.times[index + 1]
-        if index < 0 or self.times[index] < self.irregular_at:
+        if index < 0 or self.restarted(index):
             return self.times[latest] - later
         arrived, arrived_later = self.value(index, ARRIVED), self.value(index + 1, ARRIVED)
         share = (started + 1.0 - arrived) / (arrived_later - arrived + 1.0) if arrived_later > arrived else 0.5
