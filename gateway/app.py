@@ -1,0 +1,244 @@
+"""Puts a gateway together: its parts, its routes, its start and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import uuid
+from collections.abc import Awaitable, Callable
+
+import aiohttp
+import structlog
+from aiohttp import web
+
+from broker.model.errors import ConfigError
+from gateway import metrics, openai
+from gateway.changed import Changed
+from gateway.clock import SystemClock, WallClock
+from gateway.health import Prober
+from gateway.keys import EngineKeys, UserKeys
+from gateway.openai import ApiError
+from gateway.proxy import Proxy
+from gateway.registry_client import RegistryClient
+from gateway.session import GatewaySession
+from gateway.settings import GatewaySettings
+from gateway.table import RoutingTable
+from gateway.tally import Tallies
+from gateway.upstream import Pool
+
+log = structlog.get_logger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+CAPABILITIES = {"/v1/chat/completions": "chat", "/v1/completions": "completions", "/v1/embeddings": "embeddings"}
+CLOSE_PATIENCE_S = 1.0
+RESTART_DELAY_S = 1.0
+ENGINE_KEEPALIVE_S = 3.0
+"""Below the 5 s after which vLLM's server closes an idle connection: a request must not meet its end."""
+
+
+class Gateway:
+    """One run; to be made inside an event loop. ``start`` returns when it listens (``port`` says where), ``stop``
+    lets open requests finish first."""
+
+    def __init__(self, settings: GatewaySettings, clock: WallClock | None = None) -> None:
+        self._settings = settings
+        clock = clock or SystemClock()
+        keys = EngineKeys(settings.site_secret)
+        self._users = UserKeys(settings.keys_file)
+        self._client = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+        self._pool = Pool(settings.limits.connect_s, ENGINE_KEEPALIVE_S)
+        self._changed = Changed()
+        self._idle = Changed()
+        self._open_requests = 0
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stopping = False
+        self.port = settings.port
+        self.table = RoutingTable(settings.models)
+        self.tallies = Tallies()
+        for model_id in settings.models:
+            self.tallies.of(model_id)
+        self.session = GatewaySession(
+            self._client,
+            settings.broker_url,
+            settings.token,
+            settings.name,
+            uuid.uuid4().hex,
+            self.table,
+            self.tallies,
+            clock,
+            interval_s=settings.report_every_s,
+        )
+        self.registry = RegistryClient(
+            self._client,
+            settings.broker_url,
+            settings.token,
+            self.table,
+            self._on_applied,
+            cluster=settings.cluster,
+            patience_s=settings.broker_patience_s,
+        )
+        self.prober = Prober(
+            self._client, self.table, self.registry, keys, self._changed, interval_s=settings.probe_every_s
+        )
+        self.proxy = Proxy(
+            self._pool,
+            self.table,
+            self.tallies,
+            keys,
+            self.prober,
+            self._changed,
+            clock,
+            settings.limits,
+            self.session.report_soon,
+        )
+        self._runner = web.AppRunner(
+            self._application(), handler_cancellation=True, access_log=None, shutdown_timeout=CLOSE_PATIENCE_S
+        )
+
+    async def start(self) -> None:
+        """Raises ``ConfigError`` if the port cannot be had."""
+        host, port = self._settings.host, self._settings.port
+        await self._runner.setup()
+        self._site = web.TCPSite(self._runner, host, port)
+        try:
+            await self._site.start()
+        except OSError as error:
+            await self._close_connections()
+            raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}; choose another port") from None
+        self.port = self._runner.addresses[0][1]
+        self._spawn("registry", self.registry.run)
+        self._spawn("session", self.session.run)
+        self._spawn("prober", self.prober.run)
+        self._spawn("user_keys", lambda: self._users.watch(self._settings.keys_every_s))
+        log.info("gateway_listens", host=host, port=self.port, broker=self._settings.broker_url)
+        if self._users.open_to_all:
+            log.warning("gateway_open", effect="everybody on this machine may use the models", mend="give a keys file")
+
+    async def stop(self) -> None:
+        """Accept nothing more, let open requests finish for ``shutdown_s``, cut the rest, end the session."""
+        self._stopping = True
+        await self._site.stop()
+        log.info("gateway_stops", open_requests=self._open_requests, limit_s=self._settings.shutdown_s)
+        try:
+            async with asyncio.timeout(self._settings.shutdown_s):
+                while self._open_requests:
+                    await self._idle.wait()
+        except TimeoutError:
+            log.warning("gateway_cuts", open_requests=self._open_requests)
+        self.proxy.closing = True
+        await self._runner.cleanup()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.session.close()
+        await self._close_connections()
+
+    async def _close_connections(self) -> None:
+        await self._runner.cleanup()
+        self._pool.close()
+        await self._client.close()
+
+    def _on_applied(self) -> None:
+        for model_id in self.table.models():
+            self.tallies.of(model_id)
+        self._changed.notify()
+        self.session.report_soon()
+
+    def _spawn(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        self._tasks.append(asyncio.create_task(_go_on(name, run), name=name))
+
+    def _application(self) -> web.Application:
+        application = web.Application(
+            client_max_size=self._settings.limits.body_bytes, middlewares=[self._answer_errors]
+        )
+        for path, capability in CAPABILITIES.items():
+            application.router.add_post(path, self._serving(capability))
+        application.router.add_get("/v1/models", self._models)
+        application.router.add_get("/healthz", self._healthz)
+        application.router.add_get("/metrics", self._metrics)
+        return application
+
+    def _serving(self, capability: str) -> Handler:
+        async def serve(request: web.Request) -> web.StreamResponse:
+            self._authenticate(request)
+            if self._stopping:
+                raise ApiError(503, "This gateway is shutting down.", kind="service_unavailable", retry_after_s=1.0)
+            self._open_requests += 1
+            try:
+                return await self.proxy.handle(request, capability)
+            finally:
+                self._open_requests -= 1
+                if not self._open_requests:
+                    self._idle.notify()
+
+        return serve
+
+    async def _models(self, request: web.Request) -> web.Response:
+        self._authenticate(request)
+        data = [
+            {"id": model_id, "object": "model", "created": 0, "owned_by": "tidegate"}
+            for model_id in self.table.models()
+        ]
+        return web.json_response({"object": "list", "data": data})
+
+    async def _healthz(self, request: web.Request) -> web.Response:
+        state = {
+            "status": "stopping" if self._stopping else "ok",
+            "broker": "away" if self.registry.away else "alive",
+            "revision": self.table.applied_revision,
+            "endpoints": len(self.table.records()),
+        }
+        return web.json_response(state, status=503 if self._stopping else 200)
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        self._authenticate(request)
+        text = metrics.render(self.table, self.tallies, self.registry, self.session, self.proxy)
+        return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+    def _authenticate(self, request: web.Request) -> None:
+        if self._users.user_of(request.headers.get("Authorization")) is None:
+            raise openai.unauthorized()
+
+    @web.middleware
+    async def _answer_errors(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except ApiError as error:
+            return error.response()
+        except web.HTTPRequestEntityTooLarge:
+            limit = self._settings.limits.body_bytes
+            return ApiError(413, f"The body is larger than {limit} bytes.", kind="invalid_request_error").response()
+        except web.HTTPException as error:
+            return ApiError(error.status, f"{request.path}: {error.reason}", kind="invalid_request_error").response()
+        except Exception:
+            log.exception("request_handling_failed", path=request.path)
+            return ApiError(500, "The gateway failed; its log says why.", kind="server_error").response()
+
+
+async def run_gateway(settings: GatewaySettings, *, ready: Callable[[str], None] | None = None) -> None:
+    """Serve until SIGTERM or SIGINT, then stop in order. A second signal does not wait for open requests.
+
+    ``ready`` is told the address once it listens.
+    """
+    gateway = Gateway(settings)
+    await gateway.start()
+    if ready is not None:
+        ready(f"http://{settings.host}:{gateway.port}")
+    loop = asyncio.get_running_loop()
+    asked = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked.set)
+    await asked.wait()
+    await gateway.stop()
+
+
+async def _go_on(name: str, run: Callable[[], Awaitable[None]]) -> None:
+    """A defect in a background part must not cut users' streams: it is told, and the part begins again."""
+    while True:
+        try:
+            await run()
+            return
+        except Exception:
+            log.exception("gateway_part_failed", part=name)
+            await asyncio.sleep(RESTART_DELAY_S)
