@@ -33,8 +33,9 @@ Key = tuple[float, str, int]
 
 @dataclass(slots=True)
 class Gateway:
-    """One gateway's reports by rising key; each row is (received_at, age of the oldest waiting at observed_at or
-    -infinity, waiting, in_flight). A restarted gateway's new boot follows the old one, which thereby ends."""
+    """One gateway's reports by rising key; each row is (when the next is due, age of the oldest waiting at
+    observed_at or -infinity, waiting, in_flight). A restarted gateway's new boot follows the old one, which
+    thereby ends."""
 
     gateway_id: str
     keys: list[Key] = field(default_factory=list)
@@ -74,7 +75,7 @@ class Gateways:
             self._ordered = [self._gateways[gateway_id] for gateway_id in sorted(self._gateways)]
         oldest = summary.oldest_waiting_since
         age = -math.inf if oldest is None else summary.observed_at - oldest
-        row = _ROW.pack(summary.received_at, age, summary.waiting, summary.in_flight)
+        row = _ROW.pack(summary.received_at + summary.interval_s, age, summary.waiting, summary.in_flight)
         keys = gateway.keys
         key = (at, summary.boot_id, summary.sequence)
         if not keys or (summary.sequence > gateway.sequence and summary.boot_id == gateway.boot_id and key > keys[-1]):
@@ -146,8 +147,9 @@ class Gateways:
         if not rows:
             return None
         states = np.frombuffer(b"".join(rows)).reshape(-1, 4)
-        # Ages by two differences, each within one clock: the gateway's up to its report, the log's since.
-        age = float((states[:, 1] - states[:, 0]).max()) + t
+        # Ages are as of the report, by its own clock: between reports the oldest request changes as often as not, and
+        # letting it age on doubled the error on a recording. A report that is overdue does age on, by the log's clock.
+        age = float((states[:, 1] + np.maximum(t - states[:, 0], 0.0)).max())
         waiting, in_flight = np.add.reduce(states[:, 2:]).tolist()
         last = math.ceil(t)
         ticks = range(last - max(1, round(self._smoothing_s)) + 1, last + 1)

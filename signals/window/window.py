@@ -49,9 +49,10 @@ class SignalWindow:
     ``in_flight`` less ``waiting``). Gauges count expected replicas only, since what a draining one still has needs no
     capacity; rates count all that report. KV use is the mean over replicas, as gateways spread the load evenly.
 
-    **Queue age** from gateways is the age of the oldest request without a first token. Without gateways it is found
-    from the engines' arrived, running and waiting numbers as the age of the oldest in a first-come queue
-    (``Replica.queue_age_s``), and arrivals are finished requests plus the change of those inside.
+    **Queue age** from gateways is the age of the oldest request without a first token, as of the last report; it
+    grows on while the next report is overdue. Without gateways it is found from the engines' arrived, running and
+    waiting numbers as the age of the oldest in a first-come queue (``Replica.queue_age_s``; it cannot exceed the
+    retention), and arrivals are finished requests plus the change of those inside.
 
     **Windows** look at the signal at each whole second; see ``WindowReading``. A signal that changes back between two
     of them goes unseen.
@@ -156,7 +157,8 @@ class SignalWindow:
         engines: EngineView | None = None
         usable: dict[Signal, Reading] = {}
         if self._next_tick is not None:
-            for tick in range(max(self._next_tick, last - self._timeline.seconds + 1), last + 1):
+            back = max(self._timeline.seconds, math.ceil(self._retention_s))
+            for tick in range(max(self._next_tick, last - back + 1), last + 1):
                 engines, usable = self._look(float(tick))
                 self._timeline.write(tick, usable)
             self._next_tick = max(self._next_tick, last + 1)
