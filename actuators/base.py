@@ -23,15 +23,26 @@ class Actuator(Protocol):
     def pool_id(self) -> str: ...
 
     async def observe(self) -> PoolSnapshot:
-        """List our replicas. Ended ones stay in the listing (GONE or FAILED, with the exit code) until forgotten."""
+        """List our replicas, and nothing that is not provably ours.
+
+        PENDING, STARTING, STOPPING; ``url`` once it is confirmed that the replica listens there. Ended ones stay, GONE
+        if they were told to exit and FAILED otherwise whatever the exit code (None if nobody could learn it), for an
+        hour. A listing that fails is ``known=False``, it does not raise.
+        """
         ...
 
     async def start(self, launch: Launch) -> Receipt:
-        """Begin one replica. Raises ``TransientError``, ``CapacityUnavailable`` or ``ActionRejected``."""
+        """Begin one replica, unless ``launch.action_id`` has had its one process, living or ended: then ACCEPTED.
+
+        Raises ``TransientError`` or ``CapacityUnavailable`` (nothing was begun), or ``ActionRejected``.
+        """
         ...
 
     async def stop(self, order: Stop) -> Receipt:
-        """Tell one replica to exit, gently or at once as ``order.mode`` says. Raises ``ActuatorError``."""
+        """Tell one replica to exit, gently or at once as ``order.mode`` says; gently once per ``action_id``.
+
+        ACCEPTED for what is gone or was never there. Raises ``TransientError`` or ``ActionRejected``.
+        """
         ...
 
     async def close(self) -> None:

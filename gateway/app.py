@@ -216,10 +216,15 @@ class Gateway:
             return ApiError(500, "The gateway failed; its log says why.", kind="server_error").response()
 
 
-async def run_gateway(settings: GatewaySettings) -> None:
-    """Serve until SIGTERM or SIGINT, then stop in order. A second signal does not wait for open requests."""
+async def run_gateway(settings: GatewaySettings, *, ready: Callable[[str], None] | None = None) -> None:
+    """Serve until SIGTERM or SIGINT, then stop in order. A second signal does not wait for open requests.
+
+    ``ready`` is told the address once it listens.
+    """
     gateway = Gateway(settings)
     await gateway.start()
+    if ready is not None:
+        ready(f"http://{settings.host}:{gateway.port}")
     loop = asyncio.get_running_loop()
     asked = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

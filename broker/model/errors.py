@@ -2,12 +2,16 @@
 
     TidegateError
     ├── ConfigError            a file or option that the operator can mend
+    │   └── ConfigErrors       all of a file's problems at once
     ├── TraceError             a trace that cannot be read
     ├── WireError              a message that does not fit its schema
     ├── LogError               the durable log cannot serve
     │   ├── LeadershipRefused  another broker leads
     │   ├── SchemaTooNew       the file was written by a newer Tidegate
-    │   └── LogDamaged         the file is not what was written
+    │   ├── LogDamaged         the file is not what was written
+    │   ├── LogFull            no room to write; goes on when there is
+    │   ├── LogBusy            another program holds the file locked
+    │   └── LogUnreachable     missing, forbidden, read-only, or the disk fails
     ├── InvariantViolated      something that must always hold did not
     └── ActuatorError          a pool did not do what was asked
         ├── TransientError     try again, after ``retry_after_s``
@@ -18,6 +22,8 @@ Foreign exceptions are mapped to these once, at the adapter. "Already gone" is s
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class TidegateError(Exception):
@@ -39,6 +45,16 @@ class ConfigError(TidegateError):
         self.path = path
         self.line = line
         self.field = field
+
+
+class ConfigErrors(ConfigError):
+    """All of a file's problems at once, one to a line; as a ``ConfigError`` it is the first of them."""
+
+    def __init__(self, problems: Sequence[ConfigError]) -> None:
+        first = problems[0]
+        super().__init__(first.problem, path=first.path, line=first.line, field=first.field)
+        self.args = ("\n".join(str(problem) for problem in problems),)
+        self.problems = tuple(problems)
 
 
 class TraceError(TidegateError):
@@ -78,6 +94,18 @@ class SchemaTooNew(LogError):
 
 class LogDamaged(LogError):
     """What was read back is not what was written."""
+
+
+class LogFull(LogError):
+    """There is no room for the write. Nothing of it was kept; the same log goes on once there is room."""
+
+
+class LogBusy(LogError):
+    """Another program holds the file locked for longer than is waited. The same log goes on once it lets go."""
+
+
+class LogUnreachable(LogError):
+    """The log is missing, may not be read or written, or its disk fails."""
 
 
 class InvariantViolated(TidegateError):

@@ -140,6 +140,15 @@ class SpecChanged:
     digest: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class LeadershipTaken:
+    """A new term of leadership began: effects that were written but never answered are tried again at once."""
+
+    epoch: int
+    holder: str
+    received_at: float
+
+
 Observation = (
     ModelSnapshot
     | PoolSnapshot
@@ -150,4 +159,5 @@ Observation = (
     | OverrideCleared
     | PauseChanged
     | SpecChanged
+    | LeadershipTaken
 )

@@ -74,8 +74,10 @@ class Replica:
     """The broker's record of one replica. ``replica_id`` is also its endpoint id and the pool's name for it.
 
     ``generation`` never repeats within a model, so a name never means two processes. ``revision`` is the registry
-    revision that last changed its endpoint record, 0 if it was never published. ``in_flight_at_stop`` is what was
-    still open when it was told to exit: 0 after a clean drain, the cut requests otherwise.
+    revision that last changed its endpoint record, 0 if it was never published. ``missing_since``: good listings do
+    not show it since then. ``retry_at``: when an effect that nobody answered is tried again. ``failure`` says why it
+    was given up, empty while it was not. ``in_flight_at_stop`` is what was still open when it was told to exit: 0
+    after a clean drain, the cut requests otherwise.
     """
 
     replica_id: str
@@ -92,15 +94,17 @@ class Replica:
     not_after: float | None = None
     revision: int = 0
     published: bool = False
+    started_at: float | None = None
     ready_at: float | None = None
-    seen_at: float | None = None
-    attempts: int = 0
-    retry_at: float | None = None
+    missing_since: float | None = None
     unhealthy_since: float | None = None
+    retry_at: float | None = None
     drain: Drain | None = None
     stop_mode: StopMode | None = None
+    stop_acknowledged: bool = False
     stop_deadline_at: float | None = None
     in_flight_at_stop: int = 0
+    failure: str = ""
     detail: str = ""
 
 

@@ -25,16 +25,21 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PolicySpec:
-    """Which policy, with which parameters; ``policies.build`` turns it into a ``Policy``."""
+    """Which policy, with which parameters; ``policies.registry.build`` turns it into a ``Policy``."""
 
     kind: str
     parameters: Mapping[str, JsonValue] = field(default_factory=dict)
 
 
+PLACEHOLDERS = ("python", "host", "port", "model", "replica")
+"""What may stand in braces in an engine's command; ``{python}`` is the broker's own interpreter."""
+
+
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """How one replica is started. ``command`` is an argument list in which ``{host}``, ``{port}``, ``{model}`` and
-    ``{replica}`` are replaced; the API key comes by environment (``VLLM_API_KEY``), never by command line."""
+    """How one replica is started. ``command`` is an argument list in which ``{python}``, ``{host}``, ``{port}``,
+    ``{model}`` and ``{replica}`` are replaced; the API key comes by environment (``VLLM_API_KEY``), never by command
+    line."""
 
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -102,7 +107,10 @@ class Limits:
     signal_patience_s: float = 15.0
     pool_patience_s: float = 15.0
     gateway_session_s: float = 5.0
-    unhealthy_after_s: float = 2.0
+    unhealthy_after_s: float = 1.5
+    effect_patience_s: float = 15.0
+    full_pool_s: float = 30.0
+    ended_kept_s: float = 600.0
     breaker: BreakerSpec = BreakerSpec()
 
 

@@ -41,6 +41,7 @@ class ModelState:
     baseline: int = 0
     next_generation: int = 1
     retired: bool = False
+    draining: bool = False
     snapshot: ModelSnapshot | None = None
     memory: Memory = field(default_factory=dict)
     shadow_memory: Mapping[str, Memory] = field(default_factory=dict)
@@ -54,12 +55,15 @@ class ModelState:
 
 @dataclass(frozen=True, slots=True)
 class PoolState:
-    """What is known of one pool. ``known_at``: last good listing; ``unknown_since``: set while listings fail."""
+    """What is known of one pool. ``known_at``: last good listing; ``unknown_since``: set while listings fail.
+    ``full_until``: it refused a start for want of room; not asked again before.
+    """
 
     pool_id: str
     gpus_total: int | None = None
     known_at: float | None = None
     unknown_since: float | None = None
+    full_until: float | None = None
     error: str = ""
 
 

@@ -1,0 +1,54 @@
+"""The broker's own metrics, in Prometheus's text form, read from the committed state at each scrape."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from broker.app.runtime import Runtime
+
+_Labelled = Iterable[tuple[dict[str, str], float]]
+
+
+def render(runtime: Runtime) -> str:
+    """The page for ``GET /metrics``."""
+    state, now = runtime.core.loop.state, runtime.clock.now()
+    phases = Counter((r.model_id, r.phase.value) for members in state.replicas.values() for r in members.values())
+    models = state.models.values()
+    families: list[tuple[str, str, _Labelled]] = [
+        ("tidegate_model_target", "Replicas wanted.", [({"model": m.model_id}, m.target) for m in models]),
+        (
+            "tidegate_replicas",
+            "Replicas on record, by phase.",
+            [({"model": model, "phase": phase}, count) for (model, phase), count in sorted(phases.items())],
+        ),
+        (
+            "tidegate_pool_known",
+            "1 while the pool can be listed.",
+            [
+                ({"pool": p.pool_id}, float(p.known_at is not None and p.unknown_since is None))
+                for p in state.pools.values()
+            ],
+        ),
+        (
+            "tidegate_model_breaker_open",
+            "1 while failed starts keep the breaker open.",
+            [({"model": m.model_id}, float((m.breaker.open_until or 0.0) > now)) for m in models],
+        ),
+        ("tidegate_registry_revision", "Changes of the registry so far.", [({}, state.control.revision)]),
+        ("tidegate_gateways", "Live gateway sessions.", [({}, len(state.gateways))]),
+        ("tidegate_log_healthy", "1 while steps can be written down.", [({}, float(runtime.log_problem is None))]),
+    ]
+    return "".join(_family(*family) for family in families)
+
+
+def _family(name: str, told: str, values: _Labelled) -> str:
+    lines = [f"# HELP {name} {told}\n# TYPE {name} gauge\n"]
+    for labels, value in values:
+        shown = ",".join(f'{key}="{_escape(text)}"' for key, text in labels.items())
+        lines.append(f"{name}{{{shown}}} {value:g}\n" if shown else f"{name} {value:g}\n")
+    return "".join(lines)
+
+
+def _escape(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -1,0 +1,252 @@
+"""The broker as a running process: the core, fed by pools, probes, scrapes and gateways, in real or virtual time.
+
+Everything that decides is in ``BrokerCore``; here are only the loops that look at the world, hand what they saw to
+the core, and carry its effects out. Each loop survives whatever its world does: an error is an observation or a log
+line, never an end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from actuators.base import Actuator
+from broker.control.answers import in_words, unknown_listing
+from broker.control.core import BrokerCore
+from broker.control.decide import Policies
+from broker.control.listing import POOL_INTERVAL_S, POOL_PHASE_S, ListingFilter
+from broker.control.loop import Ran
+from broker.model.errors import ActuatorError, LeadershipRefused, LogError
+from broker.model.observation import Observation, PoolSnapshot
+from broker.model.plan import Effect
+from broker.model.ports import Clock, Log, Runner
+from broker.model.replica import EndpointRecord
+from broker.model.signals import MetricSample, RequestSummary
+
+logger = structlog.get_logger("broker")
+
+Listener = Callable[[tuple[EndpointRecord, ...]], None]
+"""Told of every change of the registry, after it is durable."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeSettings:
+    """``pool_timeout_s``: how long a listing may take. ``retention_s``: how far back steps and decisions are kept."""
+
+    pool_timeout_s: float = 10.0
+    retention_s: float = 7 * 86400.0
+    retry_s: float = 1.0
+
+
+class Runtime:
+    """Owns the tasks. ``offer`` and ``observe`` may be called from any of them."""
+
+    def __init__(
+        self, *, log: Log, policies: Policies, actuators: Mapping[str, Actuator], runner: Runner, clock: Clock,
+        settings: RuntimeSettings | None = None,
+    ) -> None:  # fmt: skip
+        self.clock = clock
+        self.core = BrokerCore(log, policies, self._dispatch)
+        self.log = log
+        self.settings = settings or RuntimeSettings()
+        self.log_problem: str | None = None
+        self.last_run_at: float | None = None
+        self._actuators = actuators
+        self._runner = runner
+        self._listeners: list[Listener] = []
+        self._kick = asyncio.Event()
+        self._orders: list[asyncio.Future[None]] = []
+        self.stopping = asyncio.Event()
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._effects: set[asyncio.Task[None]] = set()
+
+    # -- feeding
+
+    def offer(self, observation: Observation) -> None:
+        if self.core.offer(observation):
+            self._kick.set()
+
+    def observe(self, sample: MetricSample | RequestSummary) -> None:
+        if self.core.observe(sample):
+            self._kick.set()
+
+    async def order(self, observation: Observation) -> None:
+        """``offer`` what somebody is told was accepted: returns once it survives a crash. Raises ``LogError`` while
+        the log refuses to write; it then takes effect when the log recovers, unless this process ends before."""
+        written = asyncio.get_running_loop().create_future()
+        self._orders.append(written)
+        self.offer(observation)
+        await written
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Call ``listener`` on changes of the registry; returns how to stop that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    # -- running
+
+    @asynccontextmanager
+    async def running(self, holder: str, *first: Observation) -> AsyncIterator[Runtime]:
+        """Lead, restore, take ``first`` into account, and run until the block ends. Raises ``LogError`` at the start.
+
+        Effects under way are let finish, so that no pool is left halfway. Their receipts come too late to be written:
+        the next leader asks again, which is harmless by their ``action_id``.
+        ``failed`` is set to what ended the control loop, if anything did: a broker that no longer steps must not look
+        alive.
+        """
+        epoch = await self.core.open(holder, self.clock.now())
+        logger.info("leadership_taken", epoch=epoch.number, holder=epoch.holder)
+        for observation in first:
+            self.offer(observation)
+        loops = [self._control(), self._retention(), *(self._watch_pool(a) for a in self._actuators.values())]
+        tasks = [asyncio.create_task(loop) for loop in loops]
+        tasks[0].add_done_callback(self._control_ended)
+        try:
+            yield self
+        finally:
+            self._settle_orders(LogError("the broker is stopping: this was not written down"))
+            await cancel(tasks)
+            if self._effects:
+                await asyncio.wait(self._effects, timeout=self.settings.pool_timeout_s)
+            await cancel(self._effects)
+
+    async def _control(self) -> None:
+        while True:
+            self._kick.clear()
+            due = self.core.due_at()
+            if due is None or due > self.clock.now():
+                await self._wait_until(due)
+                continue
+            orders = len(self._orders)
+            try:
+                ran = await self.core.run(self.clock.now())
+            except LeadershipRefused:
+                raise
+            except Exception as error:
+                self._step_failed(error)
+                self._settle_orders(error if isinstance(error, LogError) else LogError(self.log_problem))
+                await self.clock.sleep_until(self.clock.now() + self.settings.retry_s)
+                continue
+            self.log_problem = None
+            self.last_run_at = self.clock.now()
+            if ran is not None:
+                self._settle_orders(None, orders)
+                self._tell(ran)
+
+    def _control_ended(self, control: asyncio.Task[None]) -> None:
+        if not control.cancelled() and not self.failed.done() and (error := control.exception()) is not None:
+            self.failed.set_exception(error)
+
+    def _settle_orders(self, error: LogError | None, count: int | None = None) -> None:
+        """Tell the first ``count`` that wait (all of them) that their orders are written, or why not."""
+        settled, self._orders = self._orders[:count], self._orders[count:] if count is not None else []
+        for order in settled:
+            if order.done():
+                continue
+            if error is None:
+                order.set_result(None)
+            else:
+                order.set_exception(type(error)(*error.args))
+
+    async def _wait_until(self, due: float | None) -> None:
+        """Until ``due`` or a kick, whichever is first."""
+        alarm = None if due is None else asyncio.create_task(self._kick_at(due))
+        try:
+            await self._kick.wait()
+        finally:
+            if alarm is not None:
+                await cancel([alarm])
+
+    async def _kick_at(self, when: float) -> None:
+        await self.clock.sleep_until(when)
+        self._kick.set()
+
+    def _step_failed(self, error: Exception) -> None:
+        """Nothing is done that cannot be decided and written down; what serves keeps serving."""
+        problem = str(error) if isinstance(error, LogError) else in_words(error)
+        if self.log_problem != problem:
+            trace = None if isinstance(error, LogError) else error
+            action = "nothing is started or stopped until it recovers"
+            logger.error("step_failed", problem=problem, action=action, exc_info=trace)
+        self.log_problem = problem
+
+    def _tell(self, ran: Ran) -> None:
+        for decision in ran.plan.decisions:
+            logger.info(
+                "decided", model_id=decision.model_id, before=decision.before, target=decision.target,
+                code=decision.code, words=decision.words, actions=list(decision.actions),
+            )  # fmt: skip
+        for effect, problem in ran.held:
+            logger.warning("effect_held_back", action_id=effect.action_id, problem=problem)
+        if ran.registry:
+            for listener in list(self._listeners):
+                self._tell_registry(listener, ran.registry)
+
+    def _tell_registry(self, listener: Listener, records: tuple[EndpointRecord, ...]) -> None:
+        try:
+            listener(records)
+        except Exception:
+            logger.exception("listener_failed", revision=records[-1].revision)
+
+    def _dispatch(self, effect: Effect) -> None:
+        task = asyncio.create_task(self._carry_out(effect))
+        self._effects.add(task)
+        task.add_done_callback(self._effects.discard)
+
+    async def _carry_out(self, effect: Effect) -> None:
+        receipt = await self._runner.execute(effect)
+        logger.info(
+            "effect_done", action_id=effect.action_id, replica_id=effect.replica_id, outcome=receipt.outcome.value,
+            detail=receipt.detail,
+        )  # fmt: skip
+        self.offer(receipt)
+
+    async def _watch_pool(self, actuator: Actuator) -> None:
+        """List one pool for ever."""
+        listings = ListingFilter()
+        next_at = self.clock.now() + POOL_PHASE_S
+        while True:
+            await self.clock.sleep_until(next_at)
+            listing = await self._list(actuator)
+            if listings.worth_telling(listing):
+                self.offer(listing)
+            next_at = max(next_at + POOL_INTERVAL_S, self.clock.now())
+
+    async def _list(self, actuator: Actuator) -> PoolSnapshot:
+        try:
+            async with asyncio.timeout(self.settings.pool_timeout_s):
+                return await actuator.observe()
+        except TimeoutError as error:
+            problem = str(error) or "the listing timed out"
+        except ActuatorError as error:
+            problem = str(error)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            problem = in_words(error)  # something inside the actuator was cancelled, not we
+        except Exception as error:
+            logger.exception("listing_failed", pool_id=actuator.pool_id)
+            problem = in_words(error)
+        return unknown_listing(actuator.pool_id, problem, self.clock.now())
+
+    async def _retention(self) -> None:
+        while True:
+            await self.clock.sleep_until(self.clock.now() + 3600.0)
+            try:
+                await self.log.trim(self.clock.now() - self.settings.retention_s)
+            except LogError as error:
+                logger.error("trim_failed", problem=str(error))
+
+
+async def cancel(tasks: Iterable[asyncio.Future[Any]]) -> None:
+    """End tasks and wait until they have; what they raise after the cancellation is of no interest."""
+    tasks = list(tasks)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,198 @@
+"""The composition root: everything that ``tidegate run`` is made of, put together once."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import aiohttp
+import structlog
+import uvicorn
+
+from actuators.base import Actuator
+from actuators.local.actuator import LocalActuator
+from broker.app.access import Scope, Tokens
+from broker.app.api import ApiParts, create_api
+from broker.app.clock import SystemClock
+from broker.app.explaining import explain_last
+from broker.app.faultpoints import FaultPoints, FaultyLog, FaultyRunner, fault_points
+from broker.app.feed import EndpointsFile
+from broker.app.probing import ProbeLoop
+from broker.app.reloading import watch_files
+from broker.app.runner import AsyncRunner
+from broker.app.runtime import Runtime, RuntimeSettings, cancel
+from broker.app.scraping import ScrapeLoop
+from broker.app.settings import Secrets, SiteSettings, load_policies, load_secrets, load_site, spec_changed
+from broker.log.memory import MemoryLog
+from broker.log.sqlite import SqliteLog
+from broker.model.errors import ConfigError
+from broker.model.identity import endpoint_key
+from broker.model.ports import Clock, Log, Runner
+from policies.registry import cached
+from signals.ingest.probe import Prober
+
+logger = structlog.get_logger("broker")
+
+_EFFECT_TIMEOUT_S = 10.0
+_EFFECTS_AT_ONCE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceFiles:
+    """What the operator gave: paths, read again when they change."""
+
+    site: Path
+    policies: Path
+
+
+def release() -> str:
+    """The installed version, ``0`` from a bare source tree."""
+    try:
+        return version("tidegate")
+    except PackageNotFoundError:
+        return "0"
+
+
+async def run_broker(files: ServiceFiles, stop: asyncio.Event, *, ready: Callable[[str], None] | None = None) -> None:
+    """Run until ``stop`` is set. ``ready`` is told the API's address once it answers.
+
+    Raises ``ConfigError`` for what the operator can mend, ``LogError`` (``LeadershipRefused``) for the log.
+    """
+    site = load_site(files.site)
+    models = load_policies(files.policies, site)
+    secrets = load_secrets(site)
+    secret = _site_secret(secrets)
+    clock = SystemClock()
+    policies = cached()
+    points = fault_points(os.environ)
+    async with AsyncExitStack() as stack:
+        log = _open_log(site, points)
+        stack.push_async_callback(log.close)
+        actuators = _actuators(site, secret, clock)
+        for actuator in actuators.values():
+            stack.push_async_callback(actuator.close)
+        runner: Runner = AsyncRunner(
+            actuators, clock, timeout_s=_EFFECT_TIMEOUT_S, concurrency=_EFFECTS_AT_ONCE, may_act=lambda: True
+        )
+        if points is not None:
+            runner = FaultyRunner(runner, points)
+        settings = RuntimeSettings(retention_s=site.log.retention_s)
+        runtime = Runtime(
+            log=log, policies=policies, actuators=actuators, runner=runner, clock=clock, settings=settings
+        )
+        holder = f"pid {os.getpid()} on {socket.gethostname()}"
+        await stack.enter_async_context(runtime.running(holder, spec_changed(site.spec, models, clock.now())))
+        if site.outputs.endpoints_file is not None:
+            output = EndpointsFile(site.outputs.endpoints_file, runtime)
+            runtime.listen(output.write)
+            output.write()
+        session = await stack.enter_async_context(aiohttp.ClientSession(trust_env=False))
+        loops = [
+            ProbeLoop(runtime, Prober(session, clock), secret).run(),
+            ScrapeLoop(runtime, secret, site.scrape).run(),
+            watch_files(files.policies, site, runtime),
+        ]
+        tasks = [asyncio.create_task(loop) for loop in loops]
+        stack.push_async_callback(cancel, tasks)
+
+        explain = functools.partial(explain_last, log, policies)
+        app = create_api(ApiParts(runtime, _tokens(secrets), explain, release()))
+        address = await stack.enter_async_context(_serving(app, site.api.host, site.api.port))
+        logger.info("broker_ready", address=address, cluster=site.cluster, mode=site.mode.value)
+        if ready is not None:
+            ready(address)
+        await _until_stopped(stop, runtime)
+        runtime.stopping.set()
+        logger.info("broker_stopping", note="replicas live on and are found again by the next broker")
+
+
+async def _until_stopped(stop: asyncio.Event, runtime: Runtime) -> None:
+    """Raises what ended the control loop."""
+    asked = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((asked, runtime.failed), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await cancel([asked])
+    if runtime.failed.done():
+        runtime.failed.result()
+
+
+def _site_secret(secrets: Secrets) -> bytes:
+    if secrets.site_secret is None:
+        raise ConfigError(
+            "no site secret: set TIDEGATE_SITE_SECRET or secret_file in site.yaml; make one with: openssl rand -hex 32"
+        )
+    return secrets.site_secret.get_secret_value().encode()
+
+
+def _tokens(secrets: Secrets) -> Tokens:
+    given = {
+        Scope.READ: secrets.read_token,
+        Scope.OPERATE: secrets.operate_token,
+        Scope.GATEWAY: secrets.gateway_token,
+    }
+    return Tokens({scope: token.get_secret_value() for scope, token in given.items() if token is not None})
+
+
+def _open_log(site: SiteSettings, points: FaultPoints | None) -> Log:
+    if site.log.kind == "memory":
+        return MemoryLog()
+    return SqliteLog(site.log.path) if points is None else FaultyLog(site.log.path, points)
+
+
+def _actuators(site: SiteSettings, secret: bytes, clock: Clock) -> Mapping[str, Actuator]:
+    made: dict[str, Actuator] = {}
+    for pool_id, pool in site.pools.items():
+        made[pool_id] = LocalActuator(
+            pool.to_spec(pool_id),
+            pool.state_dir,
+            pool.log_dir,
+            endpoint_key=lambda name, generation: endpoint_key(secret, name, generation),
+            cluster=site.cluster,
+            clock=clock,
+            host=pool.host,
+            log_limit_bytes=pool.log_limit_bytes,
+        )
+    return made
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: the broker's own say when everything ends."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@asynccontextmanager
+async def _serving(app: object, host: str, port: int) -> AsyncIterator[str]:
+    """Serve the API on a socket bound before, so that a taken port is an error in words and port 0 is known."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"the API cannot listen on {host}:{port}: {error.strerror or error}; set api.port in site.yaml"
+        ) from None
+    config = uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=2)  # type: ignore[arg-type]
+    server = _Server(config)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        while not server.started:
+            if task.done():
+                await task
+            await asyncio.sleep(0.01)
+        yield f"http://{host}:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await task
+        listener.close()

@@ -1,0 +1,90 @@
+"""Tokens and the site's secret: from the environment, else from files; never shown."""
+
+from __future__ import annotations
+
+import re
+from itertools import combinations
+from pathlib import Path
+
+from pydantic import SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from broker.app.settings.site import SiteSettings
+from broker.model.errors import ConfigError, ConfigErrors
+
+LEAST_CHARACTERS = 16
+LARGEST_BYTES = 4096
+TOKENS = ("read_token", "operate_token", "gateway_token")
+_PREFIX = "TIDEGATE_"
+_HOW = "make one with: openssl rand -hex 32"
+
+
+class Secrets(BaseSettings):
+    """``TIDEGATE_READ_TOKEN``, ``TIDEGATE_OPERATE_TOKEN``, ``TIDEGATE_GATEWAY_TOKEN``, ``TIDEGATE_SITE_SECRET``.
+
+    ``repr`` and logs show asterisks; ``get_secret_value`` gives the text to the one who needs it.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
+
+    read_token: SecretStr | None = None
+    operate_token: SecretStr | None = None
+    gateway_token: SecretStr | None = None
+    site_secret: SecretStr | None = None
+
+
+def load_secrets(site: SiteSettings) -> Secrets:
+    """The environment's secrets, and those of the site's files where the environment has none.
+
+    Raises ``ConfigErrors`` for a file that cannot be read, a secret that is too short or has characters that do not
+    travel in a header, and a token that stands for two scopes.
+    """
+    given = Secrets()
+    found: dict[str, SecretStr] = {}
+    problems: list[ConfigError] = []
+    for name, path in secret_files(site).items():
+        secret: SecretStr | None = getattr(given, name)
+        try:
+            if secret is not None:
+                found[name] = _checked(secret.get_secret_value(), None, _PREFIX + name.upper())
+            elif path is not None:
+                found[name] = _checked(_read(path, name), path, name)
+        except ConfigError as problem:
+            problems.append(problem)
+    for one, other in combinations([name for name in TOKENS if name in found], 2):
+        if found[one] == found[other]:
+            problems.append(ConfigError(f"is the same as {one}; each scope needs a token of its own", field=other))
+    if problems:
+        raise ConfigErrors(problems)
+    return given.model_copy(update=found)
+
+
+def secret_files(site: SiteSettings) -> dict[str, Path | None]:
+    """Where each secret may lie."""
+    return {
+        "read_token": site.api.read_token_file,
+        "operate_token": site.api.operate_token_file,
+        "gateway_token": site.api.gateway_token_file,
+        "site_secret": site.secret_file,
+    }
+
+
+def _read(path: Path, name: str) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read(LARGEST_BYTES).decode("ascii").strip()
+    except FileNotFoundError:
+        raise ConfigError(f"there is no such file; {_HOW} > {path.name}", path=str(path), field=name) from None
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror or error}", path=str(path), field=name) from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"is not plain text; {_HOW}", path=str(path), field=name) from None
+
+
+def _checked(secret: str, path: Path | None, field: str) -> SecretStr:
+    where = str(path) if path is not None else None
+    if len(secret) < LEAST_CHARACTERS:
+        raise ConfigError(f"is shorter than {LEAST_CHARACTERS} characters; {_HOW}", path=where, field=field)
+    if not re.fullmatch(r"[!-~]+", secret):
+        raise ConfigError(f"has characters beside ASCII letters, digits and signs; {_HOW}", path=where, field=field)
+    return SecretStr(secret)

@@ -1,0 +1,344 @@
+"""What observations do to the records: facts only, no wishes. Everything here is pure and writes to a ``Draft``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from broker.control import lifecycle
+from broker.control.draft import Draft
+from broker.model.observation import (
+    GatewayReport,
+    LeadershipTaken,
+    Observation,
+    Outcome,
+    Override,
+    OverrideCleared,
+    PauseChanged,
+    PauseScope,
+    PoolSnapshot,
+    Probe,
+    ProbeVerdict,
+    Receipt,
+    SpecChanged,
+)
+from broker.model.replica import (
+    ENDED,
+    ON_ITS_WAY,
+    GatewaySessionKey,
+    ObservedReplica,
+    Replica,
+    ReplicaPhase,
+    StopMode,
+    Tier,
+)
+from broker.model.snapshot import ModelSnapshot
+from broker.model.spec import EngineSpec, Mode, ModelSpec, PolicySpec
+from broker.model.state import GatewayState, ModelState, PoolState, gateway_entity_key
+
+_RUNS = frozenset(ReplicaPhase) - ENDED - {ReplicaPhase.REQUESTED, ReplicaPhase.PENDING}
+"""Phases of a replica whose process was seen."""
+
+
+def absorb(draft: Draft, observations: Sequence[Observation]) -> None:
+    """Write down what was observed, in the order in which the log received it."""
+    for observation in observations:
+        match observation:
+            case ModelSnapshot():
+                _snapshot(draft, observation)
+            case PoolSnapshot():
+                _pool(draft, observation)
+            case Receipt():
+                _receipt(draft, observation)
+            case Probe():
+                _probe(draft, observation)
+            case GatewayReport():
+                _gateway(draft, observation)
+            case Override():
+                model = draft.models.get(observation.model_id)
+                if model is not None:
+                    draft.put_model(replace(model, override=observation))
+                    draft.dirty.add(model.model_id)
+            case OverrideCleared():
+                model = draft.models.get(observation.model_id)
+                if model is not None:
+                    draft.put_model(replace(model, override=None))
+                    draft.dirty.add(model.model_id)
+            case PauseChanged():
+                _pause(draft, observation)
+            case SpecChanged():
+                _spec(draft, observation)
+            case LeadershipTaken():
+                _leadership(draft)
+
+
+def _snapshot(draft: Draft, snapshot: ModelSnapshot) -> None:
+    model = draft.models.get(snapshot.model_id)
+    if model is None:
+        return
+    last = model.snapshot
+    # A restarted broker counts its snapshots from 1 again: a later time wins over a higher number.
+    if last is not None and (snapshot.received_at, snapshot.sequence) <= (last.received_at, last.sequence):
+        return
+    draft.put_model(replace(model, snapshot=snapshot))
+    draft.dirty.add(model.model_id)
+
+
+def _pool(draft: Draft, listing: PoolSnapshot) -> None:
+    pool = draft.pools.get(listing.pool_id)
+    if pool is None:
+        return
+    if not listing.known:
+        since = pool.unknown_since if pool.unknown_since is not None else listing.received_at
+        draft.put_pool(replace(pool, unknown_since=since, error=listing.error))
+        return
+    draft.put_pool(
+        replace(
+            pool,
+            gpus_total=listing.gpus_total,
+            known_at=max(listing.received_at, pool.known_at or 0.0),
+            unknown_since=None,
+            error="",
+        )
+    )
+    if pool.unknown_since is not None:
+        draft.dirty.update(draft.models)
+    for observed in listing.replicas:
+        record = draft.replicas_of(observed.model_id).get(observed.replica_id)
+        if record is None:
+            _adopt(draft, listing, observed)
+        elif not _nothing_new(record, observed) and record.generation == observed.generation:
+            _seen(draft, record, observed)
+    _missing(draft, listing, {observed.replica_id for observed in listing.replicas})
+
+
+def _nothing_new(record: Replica, observed: ObservedReplica) -> bool:
+    """Whether a listing says of a replica what is on record. It nearly always does, 10,000 times a listing."""
+    if record.phase in ENDED:
+        return True
+    return (
+        observed.phase is ReplicaPhase.STARTING
+        and record.phase in _RUNS
+        and record.missing_since is None
+        and (observed.url is None or observed.url == record.url)
+        and (observed.not_after is None or observed.not_after == record.not_after)
+    )
+
+
+def _seen(draft: Draft, record: Replica, observed: ObservedReplica) -> None:
+    """One replica in a good listing that says something new."""
+    changed = record
+    if record.missing_since is not None:
+        changed = replace(changed, missing_since=None)
+    match observed.phase:
+        case ReplicaPhase.GONE | ReplicaPhase.FAILED:
+            wanted = record.phase is ReplicaPhase.STOPPING
+            why = observed.detail or ("exited" if wanted else "exited without being asked to")
+            lifecycle.end(draft, changed, "" if wanted and not record.failure else record.failure or "exited", why)
+            return
+        case ReplicaPhase.STARTING | ReplicaPhase.LOADING | ReplicaPhase.READY:
+            if record.phase in (ReplicaPhase.REQUESTED, ReplicaPhase.PENDING):
+                started = observed.started_at if observed.started_at is not None else draft.now
+                changed = replace(
+                    changed, phase=ReplicaPhase.STARTING, phase_since=draft.now, started_at=started, retry_at=None
+                )
+        case ReplicaPhase.PENDING:
+            if record.phase is ReplicaPhase.REQUESTED:
+                changed = replace(changed, phase=ReplicaPhase.PENDING, phase_since=draft.now, retry_at=None)
+        case ReplicaPhase.STOPPING:
+            if record.phase not in (ReplicaPhase.STOPPING, ReplicaPhase.DRAINING):
+                changed = replace(changed, detail=observed.detail or "its pool is stopping it")
+                lifecycle.begin_drain(draft, changed, "stopped_by_pool")
+                return
+        case _:
+            pass
+    if observed.url is not None and observed.url != record.url:
+        changed = replace(changed, url=observed.url)
+    if observed.not_after is not None and observed.not_after != record.not_after:
+        changed = replace(changed, not_after=observed.not_after)
+    if changed is not record:
+        if changed.published and (changed.url, changed.not_after) != (record.url, record.not_after):
+            changed = draft.publish(changed)
+        draft.put_replica(changed)
+        draft.dirty.add(record.model_id)
+
+
+def _adopt(draft: Draft, listing: PoolSnapshot, observed: ObservedReplica) -> None:
+    """Something provably ours without a record: our record was lost (an older backup), the thing was not.
+
+    It joins as if just started and must prove itself; one whose model we do not serve is stopped.
+    """
+    model = draft.models.get(observed.model_id)
+    if observed.phase in ENDED or draft.site.mode is Mode.OBSERVE:
+        return
+    if model is None:
+        model = ModelState(observed.model_id, _unserved(observed.model_id), target=0, retired=True)
+    ordinal = _ordinal_of(observed)
+    record = Replica(
+        replica_id=observed.replica_id,
+        model_id=observed.model_id,
+        pool_id=listing.pool_id,
+        ordinal=ordinal,
+        generation=observed.generation,
+        tier=Tier.ELASTIC,
+        gpus=model.spec.gpus,
+        phase=ReplicaPhase.STARTING,
+        phase_since=draft.now,
+        requested_at=observed.started_at if observed.started_at is not None else draft.now,
+        started_at=draft.now,
+        url=observed.url,
+        not_after=observed.not_after,
+        detail="adopted: found in its pool without a record",
+    )
+    draft.put_model(replace(model, next_generation=max(model.next_generation, observed.generation + 1)))
+    draft.put_replica(record)
+    draft.dirty.add(model.model_id)
+
+
+def _unserved(model_id: str) -> ModelSpec:
+    """The specification of a model that nobody declares: none of it, so that what is found of it is stopped."""
+    return ModelSpec(model_id, EngineSpec(()), PolicySpec("none"), minimum=0, maximum=0)
+
+
+def _ordinal_of(observed: ObservedReplica) -> int:
+    """The ordinal in ``model-ORDINAL-gN``; 0 when the name is not of that form."""
+    middle = observed.replica_id.removeprefix(f"{observed.model_id}-").rpartition("-g")[0]
+    return int(middle) if middle.isdigit() else 0
+
+
+def _missing(draft: Draft, listing: PoolSnapshot, listed: set[str]) -> None:
+    """Replicas that a good listing does not show are doubted at once and given up after the pool's patience."""
+    for model_id in draft.models:
+        records = draft.replicas_of(model_id)
+        if records.keys() <= listed:
+            continue
+        for record in list(records.values()):
+            if (
+                record.replica_id in listed
+                or record.pool_id != listing.pool_id
+                or record.phase in ENDED
+                or record.phase is ReplicaPhase.REQUESTED
+                or record.missing_since is not None
+                or record.phase_since > listing.observed_at
+            ):
+                continue
+            draft.put_replica(replace(record, missing_since=draft.now))
+            draft.dirty.add(model_id)
+
+
+def _receipt(draft: Draft, receipt: Receipt) -> None:
+    record = draft.replicas_of(receipt.model_id).get(receipt.replica_id)
+    if record is None or record.phase in ENDED:
+        return
+    draft.dirty.add(record.model_id)
+    if receipt.action_id.startswith("launch-"):
+        _launch_receipt(draft, record, receipt)
+    elif record.phase is ReplicaPhase.STOPPING:
+        if receipt.outcome is Outcome.ACCEPTED:
+            draft.put_replica(replace(record, stop_acknowledged=True, retry_at=None))
+        else:
+            wait_s = max(receipt.retry_after_s, 1.0)
+            draft.put_replica(replace(record, retry_at=draft.now + wait_s, detail=receipt.detail))
+
+
+def _launch_receipt(draft: Draft, record: Replica, receipt: Receipt) -> None:
+    if record.phase is not ReplicaPhase.REQUESTED:
+        return
+    match receipt.outcome:
+        case Outcome.ACCEPTED:
+            draft.put_replica(
+                replace(
+                    record,
+                    phase=ReplicaPhase.PENDING,
+                    phase_since=draft.now,
+                    url=receipt.url or record.url,
+                    retry_at=None,
+                    detail=receipt.detail,
+                )
+            )
+        case Outcome.TRANSIENT:
+            wait_s = max(receipt.retry_after_s, 1.0)
+            draft.put_replica(replace(record, retry_at=draft.now + wait_s, detail=receipt.detail))
+        case Outcome.NO_CAPACITY:
+            pool = draft.pools.get(record.pool_id)
+            if pool is not None:
+                draft.put_pool(replace(pool, full_until=draft.now + draft.limits.full_pool_s))
+            lifecycle.end(draft, record, "", receipt.detail or "its pool had no room")
+        case Outcome.REJECTED:
+            lifecycle.end(draft, record, "rejected", receipt.detail)
+
+
+def _probe(draft: Draft, probe: Probe) -> None:
+    record = draft.replicas_of(probe.model_id).get(probe.replica_id)
+    if record is None or record.phase in ENDED or record.phase is ReplicaPhase.STOPPING:
+        return
+    match probe.verdict:
+        case ProbeVerdict.READY:
+            if record.phase in ON_ITS_WAY:
+                lifecycle.become_ready(draft, record)
+            elif record.phase is ReplicaPhase.DRAINING and record.drain and record.drain.reason == "unhealthy":
+                lifecycle.undo_drain(draft, record)
+            elif record.unhealthy_since is not None:
+                draft.put_replica(replace(record, unhealthy_since=None))
+                draft.dirty.add(record.model_id)
+        case ProbeVerdict.WRONG:
+            lifecycle.give_up(draft, record, "wrong_answer", probe.detail, StopMode.KILL)
+        case ProbeVerdict.LOADING if record.phase in ON_ITS_WAY:
+            if record.phase is not ReplicaPhase.LOADING:
+                draft.put_replica(replace(record, phase=ReplicaPhase.LOADING, phase_since=draft.now))
+                draft.dirty.add(record.model_id)
+        case _:
+            if record.phase is ReplicaPhase.READY and record.unhealthy_since is None:
+                draft.put_replica(replace(record, unhealthy_since=draft.now, detail=probe.detail))
+                draft.dirty.add(record.model_id)
+
+
+def _gateway(draft: Draft, report: GatewayReport) -> None:
+    key = GatewaySessionKey(report.gateway_id, report.boot_id)
+    known = draft.gateways.get(gateway_entity_key(key))
+    if known is not None and report.sequence <= known.sequence:
+        return
+    if report.closed:
+        draft.drop_gateway(key)
+    else:
+        draft.put_gateway(
+            GatewayState(key, report.sequence, report.applied_revision, draft.now, dict(report.in_flight))
+        )
+    draft.dirty.update(model_id for model_id, model in draft.models.items() if model.draining)
+
+
+def _pause(draft: Draft, pause: PauseChanged) -> None:
+    others = tuple(known for known in draft.control.pauses if (known.scope, known.name) != (pause.scope, pause.name))
+    draft.control = replace(draft.control, pauses=(*others, pause) if pause.paused else others)
+    draft.dirty.update([pause.name] if pause.scope is PauseScope.MODEL and pause.name in draft.models else draft.models)
+
+
+def _spec(draft: Draft, spec: SpecChanged) -> None:
+    draft.control = replace(draft.control, site=spec.site, digest=spec.digest)
+    declared = {pool.pool_id for pool in spec.site.pools}
+    for pool in spec.site.pools:
+        if pool.pool_id not in draft.pools:
+            draft.put_pool(PoolState(pool.pool_id))
+    for pool_id in sorted(draft.pools.keys() - declared):
+        draft.drop_pool(pool_id)
+    wanted = {model.model_id: model for model in spec.models}
+    for model_id, model_spec in wanted.items():
+        known = draft.models.get(model_id)
+        if known is None:
+            draft.put_model(ModelState(model_id, model_spec, target=model_spec.minimum))
+        elif known.retired or known.spec != model_spec:
+            policy_changed = known.spec.policy != model_spec.policy
+            memory = {} if policy_changed else known.memory
+            draft.put_model(replace(known, spec=model_spec, retired=False, memory=memory))
+    for model_id in sorted(draft.models.keys() - wanted.keys()):
+        draft.put_model(replace(draft.models[model_id], retired=True))
+    draft.dirty.update(draft.models)
+
+
+def _leadership(draft: Draft) -> None:
+    """Whatever the last leader wrote down but may not have carried out is tried again now."""
+    for model_id in draft.models:
+        for record in list(draft.replicas_of(model_id).values()):
+            if record.retry_at is not None:
+                draft.put_replica(replace(record, retry_at=draft.now))
+        draft.dirty.add(model_id)

@@ -1,0 +1,236 @@
+"""From a target to launches, drains and stops: where new replicas go, and which ones leave.
+
+The baseline part of a target goes to pools that accept baseline, the rest to pools that accept elastic. What leaves
+first: replicas not serving yet (newest first), then elastic before baseline, then the least loaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from broker.control import lifecycle
+from broker.control.draft import Draft
+from broker.control.reasons import Reason
+from broker.model.identity import replica_name
+from broker.model.observation import PauseScope
+from broker.model.replica import ENDED, ON_ITS_WAY, Replica, ReplicaPhase, StopMode, Tier
+from broker.model.snapshot import ModelSnapshot
+from broker.model.spec import PoolSpec
+from broker.model.state import ModelState
+
+_MINUTE_S, _HOUR_S = 60.0, 3600.0
+
+
+@dataclass(slots=True)
+class Allocation:
+    """What can be done now towards the target. ``blocked`` says why not all of it, and ``wake`` when to try again."""
+
+    launches: list[Replica] = field(default_factory=list)
+    reclaimed: list[Replica] = field(default_factory=list)
+    leaving: list[Replica] = field(default_factory=list)
+    blocked: list[tuple[Reason, str]] = field(default_factory=list)
+    wake: list[float] = field(default_factory=list)
+
+    @property
+    def change(self) -> int:
+        """By how many replicas the supply changes."""
+        return len(self.launches) + len(self.reclaimed) - len(self.leaving)
+
+
+def allocate(draft: Draft, model: ModelState, target: int, baseline: int) -> Allocation:
+    """Pure look at the draft; nothing is written."""
+    counted = [r for r in draft.replicas_of(model.model_id).values() if lifecycle.counts_towards_target(r)]
+    allocation = Allocation()
+    missing = target - len(counted)
+    if missing > 0:
+        missing -= _reclaim(draft, model, allocation, missing)
+        if missing > 0:
+            _launch(draft, model, allocation, missing, baseline, counted)
+    elif missing < 0:
+        _leave(draft, model, allocation, -missing, counted)
+    return allocation
+
+
+def _reclaim(draft: Draft, model: ModelState, allocation: Allocation, wanted: int) -> int:
+    """A replica drained for scale-in and still serving is the fastest supply there is: publish it again."""
+    draining = [
+        record
+        for record in draft.replicas_of(model.model_id).values()
+        if record.phase is ReplicaPhase.DRAINING and record.drain is not None and record.drain.reason == "scale_in"
+    ]
+    draining.sort(key=lambda record: (-record.phase_since, record.replica_id))
+    allocation.reclaimed = draining[:wanted]
+    return len(allocation.reclaimed)
+
+
+def _launch(
+    draft: Draft, model: ModelState, allocation: Allocation, wanted: int, baseline: int, counted: list[Replica]
+) -> None:
+    now, limits = draft.now, draft.limits
+    breaker = model.breaker
+    if breaker.open_until is not None and now < breaker.open_until:
+        allocation.wake.append(breaker.open_until)
+        words = f"starts failed too often; the next try is in {breaker.open_until - now:.0f} s"
+        allocation.blocked.append((Reason.BREAKER_OPEN, words))
+        return
+    allowed = _rate_left(
+        draft.control.starts,
+        now,
+        limits.starts_per_minute,
+        limits.starts_per_hour,
+        wanted,
+        Reason.START_RATE,
+        allocation,
+    )
+    loading = sum(record.phase in ON_ITS_WAY for record in draft.replicas_of(model.model_id).values())
+    if loading + allowed > limits.concurrent_loads:
+        allowed = max(0, limits.concurrent_loads - loading)
+        words = f"at most {limits.concurrent_loads} load at once"
+        allocation.blocked.append((Reason.CONCURRENT_LOADS, words))
+    taken = {r.ordinal for r in draft.replicas_of(model.model_id).values() if r.phase not in ENDED}
+    taken.update(record.ordinal for record in allocation.reclaimed)
+    baselines = sum(record.tier is Tier.BASELINE for record in counted)
+    planned: dict[str, int] = {}
+    for index in range(allowed):
+        tier = Tier.BASELINE if baselines < baseline else Tier.ELASTIC
+        pool = _pool_for(draft, model, tier, planned)
+        if pool is None:
+            allocation.blocked.append((Reason.NO_POOL, _why_no_pool(draft, model, tier)))
+            full = [p.full_until for p in draft.pools.values() if p.full_until is not None and p.full_until > now]
+            allocation.wake.extend(full)
+            return
+        planned[pool.pool_id] = planned.get(pool.pool_id, 0) + model.spec.gpus
+        baselines += tier is Tier.BASELINE
+        ordinal = next(n for n in range(len(taken) + 1) if n not in taken)
+        taken.add(ordinal)
+        generation = model.next_generation + index
+        allocation.launches.append(
+            Replica(
+                replica_id=replica_name(model.model_id, ordinal, generation),
+                model_id=model.model_id,
+                pool_id=pool.pool_id,
+                ordinal=ordinal,
+                generation=generation,
+                tier=tier,
+                gpus=model.spec.gpus,
+                phase=ReplicaPhase.REQUESTED,
+                phase_since=now,
+                requested_at=now,
+            )
+        )
+
+
+def _rate_left(
+    times: tuple[float, ...],
+    now: float,
+    per_minute: int,
+    per_hour: int,
+    wanted: int,
+    reason: Reason,
+    allocation: Allocation,
+) -> int:
+    """How many of ``wanted`` fit the sliding minute and hour."""
+    allowed = wanted
+    for limit, span_s, word in ((per_minute, _MINUTE_S, "minute"), (per_hour, _HOUR_S, "hour")):
+        recent = [at for at in times if at > now - span_s]
+        if len(recent) + allowed > limit:
+            allowed = max(0, limit - len(recent))
+            allocation.blocked.append((reason, f"at most {limit} per {word}"))
+            if recent:
+                allocation.wake.append(recent[0] + span_s)
+    return allowed
+
+
+def _candidates(draft: Draft, model: ModelState, tier: Tier) -> list[PoolSpec]:
+    declared = {pool.pool_id: pool for pool in draft.site.pools}
+    named = [declared[name] for name in model.spec.pools if name in declared] or list(draft.site.pools)
+    return [pool for pool in named if tier in pool.tiers]
+
+
+def _pool_for(draft: Draft, model: ModelState, tier: Tier, planned: dict[str, int]) -> PoolSpec | None:
+    """The first pool, in the order declared, that takes the tier, is known, and has room within our share."""
+    for pool in _candidates(draft, model, tier):
+        if _pool_problem(draft, pool, model.spec.gpus + planned.get(pool.pool_id, 0)) is None:
+            return pool
+    return None
+
+
+def _pool_problem(draft: Draft, pool: PoolSpec, gpus: int) -> str | None:
+    state = draft.pools[pool.pool_id]
+    now = draft.now
+    if paused(draft, PauseScope.POOL, pool.pool_id):
+        return "is paused"
+    if state.known_at is None:
+        return "has not been listed yet"
+    if state.unknown_since is not None or now - state.known_at > draft.limits.pool_patience_s:
+        return f"cannot be listed ({state.error or 'no answer'})"
+    if state.full_until is not None and now < state.full_until:
+        return "refused a start for want of room"
+    total = min(pool.gpus, state.gpus_total) if state.gpus_total is not None else pool.gpus
+    share = int(total * draft.limits.pool_share + 1e-9)
+    used = draft.gpus_in_use().get(pool.pool_id, 0)
+    if used + gpus > share:
+        return f"has {share - used} of {share} GPUs left"
+    return None
+
+
+def _why_no_pool(draft: Draft, model: ModelState, tier: Tier) -> str:
+    candidates = _candidates(draft, model, tier)
+    if not candidates:
+        return f"no pool accepts {tier} replicas"
+    problems = [f"{pool.pool_id} {_pool_problem(draft, pool, model.spec.gpus) or 'is full'}" for pool in candidates]
+    return "; ".join(problems)
+
+
+def _leave(draft: Draft, model: ModelState, allocation: Allocation, surplus: int, counted: list[Replica]) -> None:
+    limits = draft.limits
+    allowed = _rate_left(
+        draft.control.stops,
+        draft.now,
+        limits.stops_per_minute,
+        limits.stops_per_hour,
+        surplus,
+        Reason.STOP_RATE,
+        allocation,
+    )
+    loads = _loads(model.snapshot)
+    counted.sort(
+        key=lambda record: (
+            record.phase is ReplicaPhase.READY,
+            record.tier is Tier.BASELINE,
+            loads.get(record.replica_id, 0.0),
+            -record.generation,
+        )
+    )
+    allocation.leaving = [record for record in counted if not paused(draft, PauseScope.POOL, record.pool_id)][:allowed]
+
+
+def _loads(snapshot: ModelSnapshot | None) -> dict[str, float]:
+    if snapshot is None:
+        return {}
+    return {load.replica_id: load.requests_running + load.requests_waiting for load in snapshot.replicas}
+
+
+def paused(draft: Draft, scope: PauseScope, name: str) -> bool:
+    return any(
+        pause.scope is PauseScope.ALL or (pause.scope is scope and pause.name == name) for pause in draft.control.pauses
+    )
+
+
+def carry_out(draft: Draft, model: ModelState, allocation: Allocation) -> None:
+    """Write the allocation down as intents, and as changes of the registry."""
+    for record in allocation.reclaimed:
+        lifecycle.undo_drain(draft, record)
+    for record in allocation.launches:
+        draft.launch(record)
+    if allocation.launches:
+        generation = allocation.launches[-1].generation + 1
+        draft.put_model(replace(draft.models[model.model_id], next_generation=generation))
+        draft.note_starts(len(allocation.launches))
+    for record in allocation.leaving:
+        if record.phase is ReplicaPhase.READY:
+            lifecycle.begin_drain(draft, record, "scale_in")
+        else:
+            lifecycle.stop(draft, record, "no longer wanted", StopMode.GRACEFUL)
+    if allocation.leaving:
+        draft.note_stops(len(allocation.leaving))

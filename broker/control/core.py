@@ -1,0 +1,118 @@
+"""Windows and control together: what a driver feeds with samples and observations, and runs when it is due.
+
+Production feeds it from sockets and sleeps until ``due_at``; the simulator feeds it from its event heap and jumps
+there. Neither can make it decide differently.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from broker.control.decide import Policies
+from broker.control.loop import ControlLoop, Ran
+from broker.control.reconcile import Dispatch
+from broker.model.observation import Observation
+from broker.model.ports import Epoch, Log
+from broker.model.replica import ReplicaPhase
+from broker.model.signals import MetricSample, RequestSummary
+from broker.model.snapshot import WindowNeed
+from broker.model.spec import Limits, ModelSpec
+from signals.window import SignalWindow
+
+SNAPSHOT_INTERVAL_S = 1.0
+
+
+class BrokerCore:
+    """One cluster's broker without clock, sockets or event loop."""
+
+    def __init__(self, log: Log, policies: Policies, dispatch: Dispatch) -> None:
+        self._policies = policies
+        self._windows: dict[str, SignalWindow] = {}
+        self._specs: dict[str, tuple[ModelSpec, Limits]] = {}
+        self._snapshot_at: dict[str, float] = {}
+        self._next_snapshot_at = math.inf
+        self.loop = ControlLoop(log, policies, dispatch)
+
+    async def open(self, holder: str, now: float) -> Epoch:
+        """Take leadership and restore the state; windows start empty and say so by their readings' freshness."""
+        epoch = await self.loop.open(holder, now)
+        self._follow_state(self.loop.state.models, now)
+        return epoch
+
+    def offer(self, observation: Observation) -> bool:
+        """Something was learned. True if the next run is due earlier than before."""
+        return self.loop.offer(observation)
+
+    def observe(self, sample: MetricSample | RequestSummary) -> bool:
+        """A measurement of a model; unknown models are ignored. True if it matters so much that a snapshot is due at
+        once, earlier than before."""
+        model_id = sample.model_id
+        window = self._windows.get(model_id)
+        if window is None or not window.observe(sample) or sample.received_at >= self._snapshot_at[model_id]:
+            return False
+        self._snapshot_at[model_id] = sample.received_at
+        self._next_snapshot_at = min(self._next_snapshot_at, sample.received_at)
+        return True
+
+    def due_at(self) -> float | None:
+        """When ``run`` should be called next, None while there is nothing to wait for."""
+        due = self.loop.due_at()
+        if due is None:
+            return self._next_snapshot_at if self._snapshot_at else None
+        return min(due, self._next_snapshot_at)
+
+    async def run(self, now: float) -> Ran | None:
+        """Emit the snapshots that are due, then step if something is pending. Raises ``LogError`` (nothing lost)."""
+        if self._next_snapshot_at <= now:
+            self._emit_snapshots(now)
+        due = self.loop.due_at()
+        if due is None or due > now:
+            return None
+        ran = await self.loop.run(now)
+        if ran.touched:
+            self._follow_state(ran.touched, now)
+        return ran
+
+    def _emit_snapshots(self, now: float) -> None:
+        for model_id in sorted(model_id for model_id, at in self._snapshot_at.items() if at <= now):
+            self.loop.offer(self._windows[model_id].snapshot(now, now))
+            self._snapshot_at[model_id] = now + SNAPSHOT_INTERVAL_S
+        self._find_next_snapshot()
+
+    def _find_next_snapshot(self) -> None:
+        self._next_snapshot_at = min(self._snapshot_at.values(), default=math.inf)
+
+    def _follow_state(self, model_ids: Iterable[str], now: float) -> None:
+        """Give each model on record a window with its policies' needs and the replicas that should report."""
+        state = self.loop.state
+        limits = state.control.site.limits if state.control.site else Limits()
+        for model_id in model_ids:
+            model = state.models.get(model_id)
+            if model is None:
+                for kept in (self._windows, self._specs, self._snapshot_at):
+                    kept.pop(model_id, None)
+                continue
+            known = self._specs.get(model_id)
+            if known is None or known[0] is not model.spec or known[1] is not limits:
+                self._specs[model_id] = (model.spec, limits)
+                self._configure(model.spec, limits, now)
+            ready = [name for name, r in state.replicas_of(model_id).items() if r.phase is ReplicaPhase.READY]
+            self._windows[model_id].expect(ready, now)
+        self._find_next_snapshot()
+
+    def _configure(self, spec: ModelSpec, limits: Limits, now: float) -> None:
+        needs = self._needs(spec)
+        window = self._windows.get(spec.model_id)
+        if window is None:
+            self._windows[spec.model_id] = SignalWindow(spec.model_id, needs, limits.signal_patience_s)
+            self._snapshot_at[spec.model_id] = now + SNAPSHOT_INTERVAL_S
+        else:
+            window.reconfigure(needs)
+
+    def _needs(self, spec: ModelSpec) -> tuple[WindowNeed, ...]:
+        needs: dict[WindowNeed, None] = {}
+        if spec.policy.kind != "none":
+            for policy in (spec.policy, *spec.shadows.values()):
+                needs.update(dict.fromkeys(self._policies(policy).needs()))
+        return tuple(needs)

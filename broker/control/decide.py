@@ -1,0 +1,225 @@
+"""One model's decision: policy, override, credit, stabilisation, limits, allocation, each with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from broker.control import shaping
+from broker.control.allocate import Allocation, allocate, carry_out, paused
+from broker.control.draft import Draft
+from broker.control.reasons import Reason
+from broker.control.shaping import Trail
+from broker.model.observation import PauseScope
+from broker.model.plan import Decision, DecisionStep, Recommendation, ShadowRecommendation
+from broker.model.reading import stale
+from broker.model.replica import ON_ITS_WAY, ReplicaPhase, Tier
+from broker.model.snapshot import FleetSnapshot, ModelSnapshot, Supply
+from broker.model.spec import Mode, PolicySpec
+from broker.model.state import Memory, ModelState
+from policies.base import Policy
+
+Policies = Callable[[PolicySpec], Policy]
+"""Gives the policy of a declaration; called for every decision, so it must be cheap the second time."""
+
+
+def decide(draft: Draft, model_id: str, policies: Policies) -> Decision | None:
+    """Decide one model anew and write down what follows. None if nothing about it is worth telling."""
+    model = draft.models[model_id]
+    supply = supply_of(draft, model)
+    if model.retired:
+        return _retire(draft, model, supply)
+    observing = draft.site.mode is Mode.OBSERVE
+    before = supply.ready + supply.on_its_way if observing else model.target
+    supply = replace(supply, target=before)
+    fleet = fleet_snapshot(draft, model, supply)
+    recommendation, memory = policies(model.spec.policy).recommend(fleet, model.memory)
+    trail, model = _shape(draft, model, recommendation, supply, before)
+    shadows, shadow_memory = _shadows(model, fleet, policies)
+    target, baseline = trail.value, min(recommendation.baseline, trail.value)
+    allocation = allocate(draft, model, target, baseline) if not _frozen(draft, model) else Allocation()
+    told = _actions_told(allocation, observing)
+    reached = supply.ready + supply.on_its_way + allocation.change
+    for code, words in allocation.blocked:
+        trail.steps.append(DecisionStep("allocate", reached, code, words))
+    if observing and told:
+        trail.steps.append(
+            DecisionStep("mode", before, Reason.OBSERVE_MODE, "mode is observe: recorded, not carried out")
+        )
+    codes = "/".join(step.code for step in trail.steps)
+    wake = [*trail.wake, *allocation.wake]
+    if recommendation.valid_until is not None:
+        wake.append(recommendation.valid_until)
+    quiet = codes == model.last_code and target == model.target and not told
+    model = replace(
+        model,
+        target=target,
+        baseline=baseline,
+        memory=memory,
+        shadow_memory=shadow_memory,
+        last_code=codes,
+        wake_at=min((at for at in wake if at > draft.now), default=None),
+    )
+    draft.put_model(model)
+    if not observing:
+        carry_out(draft, model, allocation)
+    if quiet:
+        return None
+    fixed = next(step for step in reversed(trail.steps) if step.stage not in ("allocate", "mode"))
+    return Decision(
+        model_id=model_id,
+        now=draft.now,
+        mode=draft.site.mode,
+        before=before,
+        target=target,
+        baseline=baseline,
+        code=fixed.code,
+        words=fixed.words,
+        policy=model.spec.policy.kind,
+        trail=tuple(trail.steps),
+        inputs=recommendation.inputs,
+        actions=told,
+        shadows=shadows,
+    )
+
+
+def supply_of(draft: Draft, model: ModelState) -> Supply:
+    ready = on_its_way = draining = baseline = 0
+    for record in draft.replicas_of(model.model_id).values():
+        phase = record.phase
+        if phase is ReplicaPhase.READY:
+            ready += 1
+            baseline += record.tier is Tier.BASELINE
+        elif phase in ON_ITS_WAY:
+            on_its_way += 1
+        elif phase is ReplicaPhase.DRAINING:
+            draining += 1
+    return Supply(model.target, ready, on_its_way, draining, baseline)
+
+
+def fleet_snapshot(draft: Draft, model: ModelState, supply: Supply) -> FleetSnapshot:
+    """What the policy may know: the latest signals, doubted if they are late."""
+    snapshot = model.snapshot or ModelSnapshot(model.model_id, 0, draft.now, draft.now)
+    if draft.now - snapshot.received_at > draft.limits.signal_patience_s:
+        snapshot = _doubted(snapshot)
+    times = sorted(model.start_times_s)
+    return FleetSnapshot(
+        now=draft.now,
+        model=snapshot,
+        supply=supply,
+        minimum=model.spec.minimum,
+        maximum=model.spec.maximum,
+        start_time_s=times[len(times) // 2] if times else None,
+    )
+
+
+def _doubted(snapshot: ModelSnapshot) -> ModelSnapshot:
+    """The same values, none of them trusted any more: nobody refreshed them in time."""
+    readings = {signal: stale(reading) for signal, reading in snapshot.readings.items()}
+    windows = tuple(
+        replace(window, freshness=stale(readings[window.signal]).freshness, covered=False)
+        if window.signal in readings
+        else replace(window, covered=False)
+        for window in snapshot.windows
+    )
+    return replace(snapshot, readings=readings, windows=windows)
+
+
+def _shape(
+    draft: Draft, model: ModelState, recommendation: Recommendation, supply: Supply, before: int
+) -> tuple[Trail, ModelState]:
+    """From the raw desire to the target, clamp by clamp."""
+    trail = Trail(before)
+    wanted = before if recommendation.hold else recommendation.target
+    trail.set("policy", wanted, recommendation.code, recommendation.words)
+    override = model.override
+    if override is not None and draft.now >= override.until:
+        model, override = replace(model, override=None), None
+    if _frozen(draft, model):
+        trail.set("pause", before, Reason.PAUSED, _pause_words(draft, model))
+        return trail, model
+    if override is not None:
+        trail.wake.append(override.until)
+        value = before if override.target is None else override.target
+        code = Reason.OVERRIDE_HOLD if override.target is None else Reason.OVERRIDE_TARGET
+        trail.set("override", value, code, f"{override.author}: {override.because}")
+        shaping.bound(trail, model.spec)
+        return trail, model
+    shaping.credit_supply(trail, recommendation, supply)
+    history = shaping.stabilise(trail, recommendation, before, model.spec, model.history, draft.now)
+    model = replace(model, history=history)
+    shaping.limit_step(trail, before, model.spec)
+    patience_s = draft.limits.signal_patience_s
+    if trail.value < before and not shaping.signals_allow_scale_in(
+        model.snapshot, recommendation, draft.now, patience_s
+    ):
+        trail.set("signals", before, Reason.HOLD_NO_SIGNALS, "no scale-in while the signals are stale or absent")
+    shaping.bound(trail, model.spec)
+    if model.snapshot is not None and draft.now - model.snapshot.received_at <= patience_s:
+        trail.wake.append(model.snapshot.received_at + patience_s)
+    return trail, model
+
+
+def _frozen(draft: Draft, model: ModelState) -> bool:
+    return paused(draft, PauseScope.MODEL, model.model_id)
+
+
+def _pause_words(draft: Draft, model: ModelState) -> str:
+    pause = next(
+        pause for pause in draft.control.pauses if pause.scope is PauseScope.ALL or pause.name == model.model_id
+    )
+    return f"paused by {pause.author}: {pause.because}"
+
+
+def _shadows(
+    model: ModelState, fleet: FleetSnapshot, policies: Policies
+) -> tuple[tuple[ShadowRecommendation, ...], dict[str, Memory]]:
+    """What other policies would say here, within the same bounds; nothing follows from it."""
+    told: list[ShadowRecommendation] = []
+    memories: dict[str, Memory] = {}
+    for name, spec in model.spec.shadows.items():
+        recommendation, memories[name] = policies(spec).recommend(fleet, model.shadow_memory.get(name, {}))
+        wanted = fleet.supply.target if recommendation.hold else recommendation.target
+        bounded = min(max(wanted, model.spec.minimum), model.spec.maximum)
+        told.append(ShadowRecommendation(name, bounded, recommendation.code, recommendation.words))
+    return tuple(told), memories
+
+
+def _actions_told(allocation: Allocation, observing: bool) -> tuple[str, ...]:
+    would = "would " if observing else ""
+    return (
+        *(f"{would}publish {record.replica_id} again" for record in allocation.reclaimed),
+        *(f"{would}launch {record.replica_id} in {record.pool_id} ({record.tier})" for record in allocation.launches),
+        *(
+            f"{would}{'drain' if record.phase is ReplicaPhase.READY else 'stop'} {record.replica_id}"
+            for record in allocation.leaving
+        ),
+    )
+
+
+def _retire(draft: Draft, model: ModelState, supply: Supply) -> Decision | None:
+    """No longer declared: drain it to nothing, then forget it."""
+    if not draft.replicas_of(model.model_id):
+        draft.drop_model(model.model_id)
+        return None
+    allocation = allocate(draft, model, 0, 0)
+    told = _actions_told(allocation, observing=draft.site.mode is Mode.OBSERVE)
+    draft.put_model(replace(model, target=0, last_code=Reason.RETIRED, wake_at=None))
+    if draft.site.mode is Mode.ACT:
+        carry_out(draft, model, allocation)
+    if not told:
+        return None
+    step = DecisionStep("spec", 0, Reason.RETIRED, "the model is no longer declared")
+    return Decision(
+        model_id=model.model_id,
+        now=draft.now,
+        mode=draft.site.mode,
+        before=supply.ready + supply.on_its_way,
+        target=0,
+        baseline=0,
+        code=step.code,
+        words=step.words,
+        policy=model.spec.policy.kind,
+        trail=(step,),
+        actions=told,
+    )

@@ -1,0 +1,265 @@
+"""The life of a replica after its launch, in phases with deadlines.
+
+    requested -> pending -> starting -> loading -> ready -> draining -> stopping -> gone
+                                  (anything) -> stopping or failed, with the failure's name
+
+Draining: withdrawn from the registry -> every gateway session that was live at the withdrawal has applied that
+revision, or has ended -> nothing in flight by gateway reports and by the engine's own gauges, or the stated limit
+-> stopping. A hard kill is a later step with its own deadline: no actuator ever waits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from broker.control.draft import Draft
+from broker.model.replica import ENDED, ON_ITS_WAY, Drain, Replica, ReplicaPhase, StopMode
+from broker.model.snapshot import ModelSnapshot
+from broker.model.state import Breaker
+
+_START_TIMES_KEPT = 20
+_GAUGE_LAG_S = 0.5
+"""A gauge scraped sooner than this after the last acknowledgement may miss a request just handed over."""
+
+
+def become_ready(draft: Draft, record: Replica) -> None:
+    """It answered with the right model and key: publish it, remember how long it took, close the breaker."""
+    ready = replace(
+        record,
+        phase=ReplicaPhase.READY,
+        phase_since=draft.now,
+        ready_at=draft.now,
+        retry_at=None,
+        unhealthy_since=None,
+        missing_since=None,
+        detail="",
+    )
+    draft.publish(ready)
+    model = draft.models[record.model_id]
+    times = (*model.start_times_s, draft.now - record.requested_at)[-_START_TIMES_KEPT:]
+    draft.put_model(replace(model, start_times_s=times, breaker=Breaker()))
+    draft.dirty.add(record.model_id)
+
+
+def begin_drain(draft: Draft, record: Replica, reason: str) -> None:
+    """Withdraw it and start the clock of its drain limit."""
+    model = draft.models[record.model_id]
+    if not record.published:
+        stop(draft, record, reason, StopMode.GRACEFUL)
+        return
+    drain = Drain(
+        reason=reason,
+        began_at=draft.now,
+        deadline_at=draft.now + model.spec.drain_limit_s,
+        revision=draft.control.revision + 1,
+        awaiting=tuple(sorted((g.key for g in draft.live_gateways()), key=lambda k: (k.gateway_id, k.boot_id))),
+    )
+    record = replace(record, phase=ReplicaPhase.DRAINING, phase_since=draft.now, drain=drain)
+    draft.withdraw(record, reason)
+    draft.dirty.add(record.model_id)
+
+
+def undo_drain(draft: Draft, record: Replica) -> None:
+    """A draining replica is wanted (or well) again before it was told to exit: publish it anew."""
+    draft.publish(
+        replace(record, phase=ReplicaPhase.READY, phase_since=draft.now, drain=None, unhealthy_since=None, detail="")
+    )
+    draft.dirty.add(record.model_id)
+
+
+def stop(draft: Draft, record: Replica, detail: str, mode: StopMode, *, in_flight: int = 0) -> None:
+    """Tell it to exit, with a deadline after which it is killed."""
+    grace_s = draft.models[record.model_id].spec.stop_grace_s
+    was_published = record.published
+    record = replace(
+        record,
+        phase=ReplicaPhase.STOPPING,
+        phase_since=draft.now,
+        stop_mode=mode,
+        stop_deadline_at=draft.now + grace_s,
+        in_flight_at_stop=in_flight,
+        detail=detail,
+    )
+    if was_published and record.drain is None:
+        record = draft.withdraw(record, detail)
+    draft.stop(record)
+    draft.dirty.add(record.model_id)
+
+
+def give_up(draft: Draft, record: Replica, failure: str, detail: str, mode: StopMode) -> None:
+    """It will not serve (again): stop it, count the failure."""
+    count_failure(draft, record.model_id)
+    stop(draft, replace(record, failure=failure), detail or failure, mode)
+
+
+def end(draft: Draft, record: Replica, failure: str, detail: str) -> None:
+    """It is over: GONE if that was wanted, FAILED otherwise. Its tombstone is written only now."""
+    if failure and not record.failure:
+        count_failure(draft, record.model_id)
+    ended = replace(
+        record,
+        phase=ReplicaPhase.FAILED if failure else ReplicaPhase.GONE,
+        phase_since=draft.now,
+        retry_at=None,
+        failure=failure,
+        detail=detail,
+    )
+    if record.revision:
+        draft.withdraw(ended, failure or "gone")
+    else:
+        draft.put_replica(ended)
+    draft.dirty.add(record.model_id)
+
+
+def count_failure(draft: Draft, model_id: str) -> None:
+    """Open the breaker after too many failures in a row, each time for twice as long."""
+    model = draft.models[model_id]
+    spec = draft.limits.breaker
+    failures = model.breaker.failures + 1
+    breaker = replace(model.breaker, failures=failures)
+    if failures >= spec.failures:
+        open_s = min(spec.open_s * 2**model.breaker.opened, spec.max_open_s)
+        breaker = Breaker(failures=0, opened=model.breaker.opened + 1, open_until=draft.now + open_s)
+    draft.put_model(replace(model, breaker=breaker))
+
+
+def advance(draft: Draft, model_id: str) -> None:
+    """Let time act on this model's replicas."""
+    for record in _timed(draft, model_id):
+        _advance_one(draft, record)
+
+
+def next_deadline(draft: Draft, model_id: str) -> float | None:
+    """When time will next act on this model's replicas if nothing is observed."""
+    wake: list[float] = []
+    for record in _timed(draft, model_id):
+        wake.extend(_deadlines(draft, record))
+    return min(wake, default=None)
+
+
+def _timed(draft: Draft, model_id: str) -> list[Replica]:
+    """The replicas that time acts on: not the healthy ones that serve, which nearly all are."""
+    ready = ReplicaPhase.READY
+    return [
+        record
+        for record in draft.replicas_of(model_id).values()
+        if record.phase is not ready or record.unhealthy_since is not None or record.missing_since is not None
+    ]
+
+
+def _advance_one(draft: Draft, record: Replica) -> None:
+    now, limits = draft.now, draft.limits
+    if record.phase in ENDED:
+        if now >= record.phase_since + limits.ended_kept_s:
+            draft.drop_replica(record)
+        return
+    if record.missing_since is not None and now >= record.missing_since + limits.pool_patience_s:
+        end(draft, record, "" if record.phase is ReplicaPhase.STOPPING else "vanished", "its pool no longer lists it")
+        return
+    match record.phase:
+        case ReplicaPhase.REQUESTED if record.retry_at is not None and now >= record.retry_at:
+            draft.launch(record)
+        case ReplicaPhase.STARTING | ReplicaPhase.LOADING:
+            limit_s = draft.models[record.model_id].spec.load_timeout_s
+            if record.started_at is not None and now >= record.started_at + limit_s:
+                give_up(draft, record, "load_timeout", f"not ready {limit_s:g} s after its start", StopMode.KILL)
+        case ReplicaPhase.READY:
+            if record.unhealthy_since is not None and now >= record.unhealthy_since + limits.unhealthy_after_s:
+                begin_drain(draft, record, "unhealthy")
+        case ReplicaPhase.DRAINING:
+            _advance_drain(draft, record)
+        case ReplicaPhase.STOPPING:
+            _advance_stop(draft, record)
+        case _:
+            pass
+
+
+def _advance_drain(draft: Draft, record: Replica) -> None:
+    drain = record.drain
+    if drain is None:
+        return
+    live = {gateway.key: gateway for gateway in draft.live_gateways()}
+    awaiting = tuple(key for key in drain.awaiting if key in live and live[key].applied_revision < drain.revision)
+    if awaiting != drain.awaiting:
+        drain = replace(drain, awaiting=awaiting)
+    if not awaiting and drain.acknowledged_at is None:
+        drain = replace(drain, acknowledged_at=draft.now)
+    if drain != record.drain:
+        record = replace(record, drain=drain)
+        draft.put_replica(record)
+    in_flight = in_flight_of(draft, record)
+    if drain.acknowledged_at is not None and in_flight == 0:
+        stop(draft, record, drain.reason, StopMode.GRACEFUL)
+    elif draft.now >= drain.deadline_at:
+        open_requests = in_flight or 0
+        stop(draft, record, f"{drain.reason}: the drain limit passed", StopMode.GRACEFUL, in_flight=open_requests)
+
+
+def in_flight_of(draft: Draft, record: Replica) -> int | None:
+    """Requests open at a replica by every source, the highest of them; None while nobody can say.
+
+    The engine's gauges count only if scraped after the gateways' last acknowledgement. A dead engine cannot be
+    scraped: then the gateways' word is enough, if a gateway lives.
+    """
+    gateways = draft.live_gateways()
+    by_gateways = sum(gateway.in_flight.get(record.replica_id, 0) for gateway in gateways)
+    if by_gateways:
+        return by_gateways
+    gauge = engine_in_flight(draft.models[record.model_id].snapshot, record, draft.now - draft.limits.signal_patience_s)
+    acknowledged_at = record.drain.acknowledged_at if record.drain else None
+    if gauge is not None and acknowledged_at is not None and gauge[0] >= acknowledged_at + _GAUGE_LAG_S:
+        return gauge[1]
+    scrape_is_lost = record.unhealthy_since is not None or (record.drain is not None and gauge is None)
+    return 0 if scrape_is_lost and gateways else None
+
+
+def engine_in_flight(snapshot: ModelSnapshot | None, record: Replica, horizon: float) -> tuple[float, int] | None:
+    """(time of the scrape, requests running and waiting) by the engine's own gauges, None if older than ``horizon``."""
+    if snapshot is None:
+        return None
+    for load in snapshot.replicas:
+        if load.replica_id == record.replica_id and load.observed_at >= horizon:
+            return load.observed_at, round(load.requests_running + load.requests_waiting)
+    return None
+
+
+def _advance_stop(draft: Draft, record: Replica) -> None:
+    if (
+        record.stop_mode is StopMode.GRACEFUL
+        and record.stop_deadline_at is not None
+        and draft.now >= record.stop_deadline_at
+    ):
+        draft.stop(replace(record, stop_mode=StopMode.KILL, detail=f"{record.detail}; killed after its grace"))
+    elif record.retry_at is not None and draft.now >= record.retry_at:
+        draft.stop(record)
+
+
+def _deadlines(draft: Draft, record: Replica) -> list[float]:
+    """When time will act on this record if nothing is observed."""
+    limits = draft.limits
+    if record.phase in ENDED:
+        return [record.phase_since + limits.ended_kept_s]
+    found: list[float] = []
+    if record.missing_since is not None:
+        found.append(record.missing_since + limits.pool_patience_s)
+    if record.retry_at is not None:
+        found.append(record.retry_at)
+    match record.phase:
+        case ReplicaPhase.STARTING | ReplicaPhase.LOADING if record.started_at is not None:
+            found.append(record.started_at + draft.models[record.model_id].spec.load_timeout_s)
+        case ReplicaPhase.READY if record.unhealthy_since is not None:
+            found.append(record.unhealthy_since + limits.unhealthy_after_s)
+        case ReplicaPhase.DRAINING if record.drain is not None:
+            found.append(record.drain.deadline_at)
+            live = {gateway.key: gateway.seen_at for gateway in draft.live_gateways()}
+            found.extend(live[key] + limits.gateway_session_s for key in record.drain.awaiting if key in live)
+        case ReplicaPhase.STOPPING if record.stop_mode is StopMode.GRACEFUL and record.stop_deadline_at is not None:
+            found.append(record.stop_deadline_at)
+        case _:
+            pass
+    return found
+
+
+def counts_towards_target(record: Replica) -> bool:
+    """Whether it serves or will serve: what is being drained, stopped or over does not."""
+    return record.phase is ReplicaPhase.READY or record.phase in ON_ITS_WAY

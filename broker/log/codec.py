@@ -1,0 +1,125 @@
+"""How steps, states and records become text in a durable log, and come back exactly.
+
+The file's own version stands for all of its rows, so they carry no envelope. A decision is kept once, outside its
+step's text, where it can be found by model and time; whoever reads a step puts the two together.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from broker.model import wire
+from broker.model.errors import WireError
+from broker.model.observation import Observation
+from broker.model.plan import Decision, Effect
+from broker.model.ports import StepRecord
+from broker.model.replica import EndpointRecord
+from broker.model.state import BrokerState, Changes, Entity, EntityKey
+
+_write_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
+def checksum(*parts: object) -> int:
+    """CRC-32 of the parts as text. It covers a row's columns too, so that a row moved or renamed is found out."""
+    return zlib.crc32("\0".join(map(str, parts)).encode("utf-8", "surrogatepass"))
+
+
+def to_text(data: Any) -> str:
+    """``data`` as one line of ASCII JSON. Raises ``WireError`` for what JSON cannot hold."""
+    try:
+        return _write_json(data)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise WireError(f"cannot be written as JSON: {error}") from None
+
+
+def from_text(text: str) -> Any:
+    """Raises ``WireError`` for anything but JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise WireError(f"not JSON: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class StepText:
+    """A step cut into what is kept apart. ``entities`` are the changed ones, None for those removed."""
+
+    body: str
+    entities: tuple[tuple[EntityKey, str | None], ...]
+    decisions: tuple[str, ...]
+    endpoints: tuple[str, ...]
+
+
+def step_to_text(record: StepRecord) -> StepText:
+    """Each part becomes text once and by itself: a step of 500 models in one piece would stop every other thread for
+    as long as it takes."""
+    observations = _texts(record.observations, Observation)
+    entities = [
+        (key, None if entity is None else to_text(wire.encode(entity, Entity)))
+        for key, entity in record.changes.items()
+    ]
+    changes = [f"[{to_text(kind)},{to_text(key)},{text or 'null'}]" for (kind, key), text in entities]
+    endpoints = _texts(record.registry, EndpointRecord)
+    parts = {
+        "observations": observations,
+        "changes": changes,
+        "effects": _texts(record.effects, Effect),
+        "registry": endpoints,
+    }
+    lists = "".join(f'"{name}":[{",".join(texts)}],' for name, texts in parts.items())
+    return StepText(
+        body=f'{{{lists}"decisions":{len(record.decisions)}}}',
+        entities=tuple(entities),
+        decisions=_texts(record.decisions, Decision),
+        endpoints=endpoints,
+    )
+
+
+def _texts(values: Iterable[object], hint: Any) -> tuple[str, ...]:
+    return tuple(to_text(wire.encode(value, hint)) for value in values)
+
+
+def step_from_text(number: int, epoch: int, now: float, body: str, decisions: Iterable[str]) -> StepRecord:
+    """The inverse of ``step_to_text``. Raises ``WireError`` if ``decisions`` are not all there."""
+    data = from_text(body)
+    decided = tuple(decision_from_text(decision) for decision in decisions)
+    if data["decisions"] != len(decided):
+        raise WireError(f"{len(decided)} decisions where the step made {data['decisions']}", field="decisions")
+    return StepRecord(
+        number=number,
+        epoch=epoch,
+        now=now,
+        observations=wire.decode(tuple[Observation, ...], data["observations"]),
+        changes={(kind, key): wire.decode(Entity | None, entity) for kind, key, entity in data["changes"]},
+        decisions=decided,
+        effects=wire.decode(tuple[Effect, ...], data["effects"]),
+        registry=wire.decode(tuple[EndpointRecord, ...], data["registry"]),
+    )
+
+
+def decision_from_text(text: str) -> Decision:
+    decision: Decision = wire.decode(Decision, from_text(text))
+    return decision
+
+
+def endpoint_from_text(text: str) -> EndpointRecord:
+    endpoint: EndpointRecord = wire.decode(EndpointRecord, from_text(text))
+    return endpoint
+
+
+def entity_from_text(text: str) -> Entity:
+    entity: Entity = wire.decode(Entity, from_text(text))
+    return entity
+
+
+def state_to_text(state: BrokerState) -> str:
+    return to_text([[*key, wire.encode(entity, Entity)] for key, entity in state.entities().items()])
+
+
+def state_from_text(text: str) -> BrokerState:
+    changes: Changes = {(kind, key): wire.decode(Entity, entity) for kind, key, entity in from_text(text)}
+    return BrokerState().with_changes(changes)

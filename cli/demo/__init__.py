@@ -1,0 +1,1 @@
+"""The demo: the live stack on this machine, a load, a view, and a verdict."""

@@ -1,0 +1,52 @@
+"""``tidegate policy``: check files before a broker reads them; schemas for editors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from broker.app.settings import lint as look
+from broker.app.settings import policies_json_schema, site_json_schema
+from cli.output import Exit, console, errors, print_json, told_errors
+
+policy = typer.Typer(help="Check site and policy files; print their JSON Schemas.", no_args_is_help=True)
+
+
+@policy.command("lint")
+def lint(
+    files: Annotated[list[Path], typer.Argument(help="policies.yaml, and site.yaml to check pools against.")],
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings fail too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> None:
+    """Tell every problem of the files with file, line, field and what would be right."""
+    with told_errors():
+        found = look(*files)
+    if as_json:
+        print_json(
+            {
+                kind: [{"file": p.path, "line": p.line, "field": p.field, "problem": p.problem} for p in problems]
+                for kind, problems in (("problems", found.problems), ("warnings", found.warnings))
+            }
+        )
+    else:
+        for problem in found.problems:
+            errors.print(f"[red]problem[/] {problem}", soft_wrap=True, highlight=False)
+        for warning in found.warnings:
+            errors.print(f"[yellow]warning[/] {warning}", soft_wrap=True, highlight=False)
+        if not (found.problems or found.warnings):
+            console.print("nothing to say against " + ", ".join(str(path) for path in files))
+    if found.problems or (strict and found.warnings):
+        raise typer.Exit(int(Exit.FAILED))
+
+
+@policy.command("schema")
+def schema(
+    which: Annotated[str, typer.Argument(help="policies or site.")] = "policies",
+) -> None:
+    """Print the JSON Schema that editors complete and check with."""
+    schemas = {"policies": policies_json_schema, "site": site_json_schema}
+    if which not in schemas:
+        raise typer.BadParameter(f"{which!r} is neither policies nor site")
+    print_json(schemas[which]())

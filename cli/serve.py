@@ -1,0 +1,63 @@
+"""``tidegate run`` and ``tidegate gateway``: the long-running processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import structlog
+import typer
+
+from broker.app.service import ServiceFiles, run_broker
+from cli.output import console, told_errors
+
+
+def configure_logging() -> None:
+    """Lines for people on a terminal, JSON for machines otherwise; always on standard error."""
+    human = sys.stderr.isatty()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.dev.ConsoleRenderer() if human else structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def write_address(path: Path | None, address: str) -> None:
+    """For those who started us with port 0; whole or not at all."""
+    if path is not None:
+        partial = path.with_suffix(".partial")
+        partial.write_text(address)
+        os.replace(partial, path)
+
+
+def run(
+    site: Annotated[Path, typer.Option("--site", help="The site file.")] = Path("site.yaml"),
+    policies: Annotated[Path, typer.Option("--policies", help="The policies file; hot-reloaded.")] = Path("policies.yaml"),
+    address_file: Annotated[Path | None, typer.Option("--address-file", help="Write the API's address here.")] = None,
+) -> None:  # fmt: skip
+    """Run the broker until SIGTERM or SIGINT. Replicas live on and are found again by the next one."""
+    configure_logging()
+    with told_errors():
+        asyncio.run(_run(ServiceFiles(site, policies), address_file))
+
+
+async def _run(files: ServiceFiles, address_file: Path | None) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+    def ready(address: str) -> None:
+        write_address(address_file, address)
+        if sys.stdout.isatty():
+            console.print(f"tidegate broker at {address} (Ctrl-C stops it; replicas live on)")
+
+    await run_broker(files, stop, ready=ready)

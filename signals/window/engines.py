@@ -1,0 +1,409 @@
+"""What the replicas' own metrics say of a model at any time.
+
+Each sample becomes one packed row of doubles: gauges, counters, histogram sums, histogram counts. A view at ``t``
+takes each replica's latest row at or before ``t`` and a base row ``smoothing_s`` earlier; all rates and quantiles are
+differences of the two, for all replicas in a few numpy calls.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+
+from broker.model.signals import Histogram, MetricSample, Signal
+from broker.model.snapshot import ReplicaLoad
+from signals.window.quantiles import Floats, merged, prometheus_quantile
+
+NaN = math.nan
+
+# The columns of a row. ARRIVED is finished + running + waiting: what has ever come in. It is no counter in the strict
+# sense, since vLLM forgets a request whose client left (request_success_total{abort} does not count those).
+RUNNING, WAITING, ARRIVED, PROMPT = 0, 1, 3, 4
+GAUGES = 3
+SUMS = 8
+COUNTS = 11
+_DOUBLE = struct.Struct("<d")
+
+RATES = (
+    Signal.ARRIVAL_RATE,
+    Signal.PROMPT_TOKEN_RATE,
+    Signal.GENERATION_TOKEN_RATE,
+    Signal.PREEMPTION_RATE,
+)
+"""Of the columns from ARRIVED on."""
+
+
+class Layout:
+    """How the rows of one set of histogram bounds are laid out. One object for equal bounds."""
+
+    def __init__(self, queue: tuple[float, ...], ttft: tuple[float, ...], inter_token: tuple[float, ...]) -> None:
+        self.bounds = (queue, ttft, inter_token)
+        ends = np.cumsum([COUNTS, len(queue), len(ttft), len(inter_token)]).tolist()
+        self.counts = tuple(slice(start, end) for start, end in pairwise(ends))
+        self.pack = struct.Struct(f"<{ends[-1]}d").pack
+
+    def fits(self, *histograms: Histogram | None) -> bool:
+        """Whether these histograms (None fits any) have the bounds of this layout."""
+        for histogram, bounds in zip(histograms, self.bounds, strict=True):
+            # Pages share one tuple for equal bounds, so that identity mostly settles it.
+            if histogram is not None and histogram.bounds is not bounds and histogram.bounds != bounds:
+                return False
+        return True
+
+    def pack_partial(self, sample: MetricSample) -> bytes:
+        """The row of a sample that lacks something: NaN stands for what is absent."""
+        numbers = [
+            NaN if value is None else value
+            for value in (
+                sample.requests_running,
+                sample.requests_waiting,
+                sample.kv_cache_use,
+                sample.prompt_tokens_total,
+                sample.generation_tokens_total,
+                sample.preemptions_total,
+                sample.requests_finished_total,
+            )
+        ]
+        numbers.insert(ARRIVED, numbers[6] + numbers[RUNNING] + numbers[WAITING])
+        histograms = (sample.queue_time, sample.time_to_first_token, sample.inter_token_latency)
+        sums = [NaN if histogram is None else histogram.total for histogram in histograms]
+        counts: list[float] = []
+        for histogram, bounds in zip(histograms, self.bounds, strict=True):
+            counts += [NaN] * len(bounds) if histogram is None else histogram.counts
+        return self.pack(*numbers, *sums, *counts)
+
+
+@dataclass(slots=True)
+class Replica:
+    """One replica's rows by rising time. ``irregular_at`` is the latest row that lacks something or shows a counter
+    below the one before: views that reach back over it go row by row."""
+
+    replica_id: str
+    layout: Layout
+    times: list[float] = field(default_factory=list)
+    rows: list[bytes] = field(default_factory=list)
+    irregular_at: float = -math.inf
+    last_prompt: float = 0.0
+
+    def insert(self, at: float, row: bytes) -> bool:
+        """Put a row where its time wants it; False if that time is taken."""
+        index = bisect_left(self.times, at)
+        if index < len(self.times) and self.times[index] == at:
+            return False
+        self.times.insert(index, at)
+        self.rows.insert(index, row)
+        for later in (index, index + 1):
+            if 0 < later < len(self.times) and self.value(later, PROMPT) < self.value(later - 1, PROMPT):
+                self.irregular_at = max(self.irregular_at, self.times[later])
+        self.last_prompt = self.value(-1, PROMPT)
+        return True
+
+    def value(self, index: int, column: int) -> float:
+        return float(_DOUBLE.unpack_from(self.rows[index], 8 * column)[0])
+
+    def matrix(self, first: int, last: int) -> Floats:
+        """Rows ``first`` to ``last``, both included."""
+        return np.frombuffer(b"".join(self.rows[first : last + 1])).reshape(last + 1 - first, -1)
+
+    def gained(self, base: int, latest: int) -> Floats:
+        """The increase of each column from ARRIVED on, row by row: an absent value is passed over, and where any
+        counter falls the engine restarted, so that all count from zero again. NaN where there never was a value."""
+        rows = self.matrix(base, latest)[:, ARRIVED:]
+        previous = rows[0].copy()
+        total = np.zeros_like(previous)
+        for row in rows[1:]:
+            known = np.where(np.isnan(row), previous, row)
+            restarted = bool((known[PROMPT - ARRIVED :] < previous[PROMPT - ARRIVED :]).any())
+            step = known if restarted else known - previous
+            total += np.where(np.isnan(step), 0.0, step)
+            previous = known
+        return np.where(np.isnan(previous), NaN, total)
+
+    def known_gauge(self, latest: int, column: int, since: float) -> float:
+        """The gauge's last value at or before row ``latest`` but not before ``since``."""
+        for index in range(latest, -1, -1):
+            if self.times[index] < since:
+                break
+            value = self.value(index, column)
+            if value == value:
+                return value
+        return NaN
+
+    def queue_age_s(self, t: float) -> float:
+        """The age of the oldest waiting request at the latest row up to ``t``, taking the queue as first come, first
+        served.
+
+        All that ever arrived, less what waits, has left the queue; so the oldest that waits is the next to have
+        arrived after that number was reached. Going back through the rows finds when; between two rows the arrivals
+        are taken as even. Never older than the last moment without a queue, nor than the rows that are kept.
+        """
+        latest = bisect_right(self.times, t) - 1
+        waiting = self.value(latest, WAITING)
+        if not waiting > 0.0:
+            return 0.0
+        started = self.value(latest, ARRIVED) - waiting
+        index = latest - 1
+        while index >= 0 and self.times[index] >= self.irregular_at:
+            if self.value(index, ARRIVED) <= started or self.value(index, WAITING) == 0.0:
+                break
+            index -= 1
+        later = self.times[index + 1]
+        if index < 0 or self.times[index] < self.irregular_at:
+            return self.times[latest] - later
+        arrived, arrived_later = self.value(index, ARRIVED), self.value(index + 1, ARRIVED)
+        share = (started + 1.0 - arrived) / (arrived_later - arrived + 1.0) if arrived_later > arrived else 0.5
+        if not 0.0 <= share <= 1.0:
+            share = 0.5
+        return self.times[latest] - (self.times[index] + share * (later - self.times[index]))
+
+
+class Engines:
+    """The rows of one model's replicas: at most one for each scrape of the last ``retention_s``, of 75 doubles."""
+
+    def __init__(self, patience_s: float, smoothing_s: float) -> None:
+        self._patience_s = patience_s
+        self._smoothing_s = smoothing_s
+        self._replicas: dict[str, Replica] = {}
+        self._ordered: list[Replica] = []
+        self._layouts: dict[tuple[tuple[float, ...], ...], Layout] = {}
+
+    def __contains__(self, replica_id: str) -> bool:
+        return replica_id in self._replicas
+
+    def observe(self, sample: MetricSample, at: float) -> bool:
+        """Keep the sample. False for a second one of the same time."""
+        replica = self._replicas.get(sample.replica_id) or self._add(sample)
+        queue, ttft, inter_token = sample.queue_time, sample.time_to_first_token, sample.inter_token_latency
+        running, waiting = sample.requests_running, sample.requests_waiting
+        prompt, finished = sample.prompt_tokens_total, sample.requests_finished_total
+        if (
+            queue is None
+            or ttft is None
+            or inter_token is None
+            or running is None
+            or waiting is None
+            or prompt is None
+            or finished is None
+            or sample.kv_cache_use is None
+            or sample.generation_tokens_total is None
+            or sample.preemptions_total is None
+        ):
+            return self._observe_partial(replica, sample, at)
+        if not replica.layout.fits(queue, ttft, inter_token) and not self._relaid(replica, sample, at):
+            return False
+        row = replica.layout.pack(
+            running,
+            waiting,
+            sample.kv_cache_use,
+            finished + running + waiting,
+            prompt,
+            sample.generation_tokens_total,
+            sample.preemptions_total,
+            finished,
+            queue.total,
+            ttft.total,
+            inter_token.total,
+            *queue.counts,
+            *ttft.counts,
+            *inter_token.counts,
+        )
+        times = replica.times
+        if times and at <= times[-1]:
+            return replica.insert(at, row)
+        if prompt < replica.last_prompt:
+            replica.irregular_at = at
+        replica.last_prompt = prompt
+        times.append(at)
+        replica.rows.append(row)
+        return True
+
+    def _observe_partial(self, replica: Replica, sample: MetricSample, at: float) -> bool:
+        histograms = (sample.queue_time, sample.time_to_first_token, sample.inter_token_latency)
+        if not replica.layout.fits(*histograms) and not self._relaid(replica, sample, at):
+            return False
+        kept = replica.insert(at, replica.layout.pack_partial(sample))
+        replica.irregular_at = max(replica.irregular_at, at)
+        return kept
+
+    def _relaid(self, replica: Replica, sample: MetricSample, at: float) -> bool:
+        """Begin anew with other histogram bounds (another engine version took over); False for a straggler of the
+        former ones."""
+        if replica.times and at <= replica.times[-1]:
+            return False
+        replica.times.clear()
+        replica.rows.clear()
+        replica.layout = self._layout_of(sample)
+        return True
+
+    def _add(self, sample: MetricSample) -> Replica:
+        replica = Replica(sample.replica_id, self._layout_of(sample))
+        self._replicas[sample.replica_id] = replica
+        self._order()
+        return replica
+
+    def _order(self) -> None:
+        """By id, so that sums of floats do not depend on who came first."""
+        self._ordered = [self._replicas[replica_id] for replica_id in sorted(self._replicas)]
+
+    def _layout_of(self, sample: MetricSample) -> Layout:
+        histograms = (sample.queue_time, sample.time_to_first_token, sample.inter_token_latency)
+        bounds = tuple(() if histogram is None else histogram.bounds for histogram in histograms)
+        layout = self._layouts.get(bounds)
+        if layout is None:
+            # Only a fleet that changes its engines for years would fill this.
+            if len(self._layouts) >= 64:
+                self._layouts.clear()
+            layout = self._layouts[bounds] = Layout(*bounds)
+        return layout
+
+    def forget(self, replica_id: str) -> bool:
+        known = self._replicas.pop(replica_id, None) is not None
+        self._order()
+        return known
+
+    def evict(self, before: float) -> None:
+        """Drop rows older than ``before`` (but each replica's last row at that time, the base of later views), and
+        replicas that have none since."""
+        for replica in self._ordered:
+            stale = bisect_right(replica.times, before) - 1
+            if stale > 0:
+                del replica.times[:stale], replica.rows[:stale]
+        ended = [replica.replica_id for replica in self._ordered if replica.times[-1] < before]
+        for replica_id in ended:
+            self.forget(replica_id)
+
+    def view(self, t: float) -> EngineView:
+        """What the replicas said at ``t``."""
+        view = EngineView(t)
+        parts: dict[Layout, Part] = {}
+        layout: Layout | None = None
+        since, base_at = t - self._patience_s, t - self._smoothing_s
+        for replica in self._ordered:
+            times, rows = replica.times, replica.rows
+            latest = len(times) - 1
+            if times[latest] > t:
+                latest = bisect_right(times, t) - 1
+                if latest < 0:
+                    continue
+            at = times[latest]
+            if at < since:
+                view.silent.append(replica.replica_id)
+                continue
+            base = bisect_right(times, base_at) - 1
+            if base < 0:
+                base = 0
+            if replica.layout is not layout:
+                layout = replica.layout
+                part = parts.setdefault(layout, Part(layout))
+            if times[base] <= replica.irregular_at:
+                part.irregular.append((len(part.replicas), latest, base))
+            part.replicas.append(replica)
+            part.times.append(at)
+            part.spans.append(at - times[base])
+            part.latest.append(rows[latest])
+            part.base.append(rows[base])
+        for part in parts.values():
+            part.measure(since)
+        view.parts.extend(parts.values())
+        return view
+
+
+class Part:
+    """The replicas of one layout in a view: lists by replica, then what they come to together."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.replicas: list[Replica] = []
+        self.times: list[float] = []
+        self.spans: list[float] = []
+        self.latest: list[bytes] = []
+        self.base: list[bytes] = []
+        self.irregular: list[tuple[int, int, int]] = []
+        self.gauges: list[list[float]] = []
+        self.rates: Floats = np.zeros(0)
+        self.totals: list[float] = []
+
+    def measure(self, since: float) -> None:
+        """Fill in gauges by replica, rates and histogram increases of all together."""
+        rows = np.frombuffer(b"".join(self.latest + self.base)).reshape(2, len(self.latest), -1)
+        self.gauges = rows[0, :, :GAUGES].tolist()
+        gained = rows[0, :, ARRIVED:] - rows[1, :, ARRIVED:]
+        for index, latest, base in self.irregular:
+            replica = self.replicas[index]
+            gained[index] = replica.gained(base, latest)
+            self.gauges[index] = [replica.known_gauge(latest, column, since) for column in range(GAUGES)]
+        # A replica seen once has a span of 0 and no rate yet.
+        per_s = np.array([1.0 / span if span else 0.0 for span in self.spans])
+        self.rates = np.add.reduce(gained[:, : len(RATES)] * per_s[:, None])
+        self.totals = np.add.reduce(gained).tolist()
+
+    def histogram(self, which: int) -> tuple[Sequence[float], list[float], float]:
+        """Bounds, cumulative counts and sum of what was observed in the span of the view."""
+        counts = self.layout.counts[which]
+        start, stop = counts.start - ARRIVED, counts.stop - ARRIVED
+        return self.layout.bounds[which], self.totals[start:stop], self.totals[SUMS - ARRIVED + which]
+
+
+@dataclass(slots=True)
+class EngineView:
+    """What the replicas said at ``t``: those that report within patience, and those that fell silent."""
+
+    t: float
+    silent: list[str] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
+
+    def gauges(self) -> dict[str, list[float]]:
+        """Running, waiting and KV use of each reporting replica; NaN where it does not tell."""
+        return {
+            replica.replica_id: gauges
+            for part in self.parts
+            for replica, gauges in zip(part.replicas, part.gauges, strict=True)
+        }
+
+    @property
+    def oldest_at(self) -> float:
+        """The time of the oldest row that counts."""
+        return min(min(part.times) for part in self.parts)
+
+    def rates(self) -> dict[Signal, float]:
+        """Per second, of those that every replica tells; empty until one was scraped twice."""
+        if not any(any(part.spans) for part in self.parts):
+            return {}
+        rates = np.add.reduce([part.rates for part in self.parts]).tolist()
+        return {signal: max(rate, 0.0) for signal, rate in zip(RATES, rates, strict=True) if rate == rate}
+
+    def quantile(self, which: int, q: float) -> float | None:
+        """Of histogram ``which`` (queue time, time to first token, inter-token); NaN if a replica does not tell it,
+        None if nothing was observed."""
+        bounds, counts, total = merged([part.histogram(which) for part in self.parts])
+        if not bounds or counts[-1] != counts[-1]:
+            return NaN
+        return prometheus_quantile(q, bounds, counts, total)
+
+    def queue_age_s(self, replica_ids: Collection[str]) -> float:
+        """The oldest waiting request's age, over the replicas given."""
+        return max(
+            [
+                replica.queue_age_s(self.t)
+                for part in self.parts
+                for replica, gauges in zip(part.replicas, part.gauges, strict=True)
+                if gauges[WAITING] > 0.0 and replica.replica_id in replica_ids
+            ],
+            default=0.0,
+        )
+
+    def loads(self) -> tuple[ReplicaLoad, ...]:
+        """The gauges of each reporting replica that tells how many requests it has, by id."""
+        loads = [
+            ReplicaLoad(replica.replica_id, at, running, waiting, kv if kv == kv else 0.0)
+            for part in self.parts
+            for replica, at, (running, waiting, kv) in zip(part.replicas, part.times, part.gauges, strict=True)
+            if running == running and waiting == waiting
+        ]
+        return tuple(loads if len(self.parts) < 2 else sorted(loads, key=lambda load: load.replica_id))

@@ -1,0 +1,294 @@
+"""``SignalWindow``: samples and summaries in, snapshots out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from broker.model.reading import Reading, fresh, true_zero
+from broker.model.signals import MetricSample, RequestSummary, Signal
+from broker.model.snapshot import ModelSnapshot, WindowNeed
+from signals.window.engines import Engines, EngineView
+from signals.window.gateways import INTER_TOKEN, TTFT, Gateways, GatewayView
+from signals.window.timeline import SIGNALS, Timeline
+
+SHORTEST_RETENTION_S = 60.0
+SKEW_TOLERANCE_S = 2.0
+
+Expected = dict[str, float]
+"""The replicas that should report, with the time since when."""
+
+_LATENCIES = (
+    # signal, quantile, the engines' histogram, the gateways' sketch, who must be absent for a true zero
+    (Signal.TTFT_P50, 0.50, 1, TTFT, "waiting"),
+    (Signal.TTFT_P95, 0.95, 1, TTFT, "waiting"),
+    (Signal.INTER_TOKEN_P95, 0.95, 2, INTER_TOKEN, "running"),
+    (Signal.QUEUE_TIME_P95, 0.95, 0, None, "running"),
+)
+
+
+class SignalWindow:
+    """All measurements of one model. Pure: time comes as an argument, and nothing but the samples counts.
+
+    **Time.** A sample stands at its ``observed_at``, or at its ``received_at`` if that is earlier: nothing was
+    observed after it was received, so a source whose clock runs ahead is held back (and named in ``skewed``). The
+    past is settled ``patience_s`` behind each snapshot: what comes later than that is counted in ``late`` and
+    passed over; before that, the order of arrival makes no difference, and duplicates none either.
+
+    **Readings** are taken at ``now``. Gauges are each replica's latest within ``patience_s``. Rates and quantiles look
+    back over ``smoothing_s``. A signal is FRESH when everybody reports who should: each expected replica (once it
+    has been expected for ``patience_s`` or has reported), or, before ``expect`` was ever called, each that reported
+    and was not forgotten. Otherwise it is STALE with its last good value, or ABSENT if there never was one: a sum
+    that lacks a replica would look like a lower load. With no replica expected, what only replicas have (running,
+    waiting, KV use, tokens) is a true ZERO. A latency of which nothing was observed is ZERO if nobody waits, STALE if
+    somebody does: a hung engine must not look fast.
+
+    **Which source.** Gateways see what users see, so queue age, arrivals, failures, time to first token and
+    inter-token time come from them while any reports within patience. Engines know their own load, so running,
+    waiting, KV use and token counts come from them, and only where they do not tell from the gateways (``waiting``;
+    ``in_flight`` less ``waiting``). Gauges count expected replicas only, since what a draining one still has needs no
+    capacity; rates count all that report. KV use is the mean over replicas, as gateways spread the load evenly.
+
+    **Queue age** from gateways is the age of the oldest request without a first token. Without gateways it is found
+    from the engines' arrived, running and waiting numbers as the age of the oldest in a first-come queue
+    (``Replica.queue_age_s``), and arrivals are finished requests plus the change of those inside.
+
+    **Windows** look at the signal at each whole second; see ``WindowReading``. A signal that changes back between two
+    of them goes unseen.
+
+    **Memory.** Each replica keeps one row of at most 75 doubles (0.7 KB) for each scrape of the retention (twice the
+    patience and the smoothing, at least 60 s); each gateway 0.2 KB for each report of it; the model 5 KB for each
+    second of it, and 224 bytes for each second of the longest need. Replicas and gateways that have been silent for
+    the retention are dropped.
+    """
+
+    def __init__(
+        self,
+        model_id: str,
+        needs: tuple[WindowNeed, ...],
+        patience_s: float,
+        *,
+        smoothing_s: float = 15.0,
+        first_sequence: int = 1,
+    ) -> None:
+        self.model_id = model_id
+        self.late = 0
+        self._needs = needs
+        self._patience_s = patience_s
+        self._smoothing_s = smoothing_s
+        self._retention_s = max(SHORTEST_RETENTION_S, 2.0 * (patience_s + smoothing_s))
+        self._engines = Engines(patience_s, smoothing_s)
+        self._gateways = Gateways(patience_s, smoothing_s)
+        self._timeline = Timeline(_seconds(needs))
+        self._expected: list[tuple[float, Expected]] = []
+        self._next_tick: int | None = None
+        self._settled_at = -math.inf
+        self._evicted_at = -math.inf
+        self._sequence = first_sequence
+        self._waiting: set[str] = set()
+        self._skew_s: dict[str, float] = {}
+
+    def observe(self, sample: MetricSample | RequestSummary) -> bool:
+        """Take in one sample of this model. True if a snapshot is due at once: a replica or gateway appeared, or
+        requests wait where none did."""
+        at, received_at = sample.observed_at, sample.received_at
+        if at > received_at:
+            at = received_at
+        source = sample.replica_id if isinstance(sample, MetricSample) else sample.gateway_id
+        if abs(received_at - sample.observed_at) > SKEW_TOLERANCE_S or source in self._skew_s:
+            self._note_skew(source, received_at - sample.observed_at)
+        if at <= self._settled_at:
+            self.late += 1
+            return False
+        if isinstance(sample, MetricSample):
+            appeared = source not in self._engines
+            kept = self._engines.observe(sample, at)
+            waiting = bool(sample.requests_waiting)
+        else:
+            appeared = source not in self._gateways
+            kept = self._gateways.observe(sample, at)
+            waiting = sample.waiting > 0
+        if not kept:
+            return False
+        if self._next_tick is None or at <= self._next_tick - 1:
+            self._look_again(at)
+        if waiting:
+            first = not self._waiting
+            self._waiting.add(source)
+            return first or appeared
+        self._waiting.discard(source)
+        return appeared
+
+    def expect(self, replica_ids: Iterable[str], now: float) -> bool:
+        """From ``now`` on exactly these replicas (those published) should report. True if that is a change."""
+        before = self._expected[-1][1] if self._expected else None
+        wanted = set(replica_ids)
+        if before is not None and wanted == before.keys():
+            return False
+        at = max(now, self._expected[-1][0]) if self._expected else now
+        self._expected.append((at, {replica_id: (before or {}).get(replica_id, at) for replica_id in sorted(wanted)}))
+        if self._next_tick is None:
+            self._look_again(at)
+        return True
+
+    def forget(self, replica_id: str) -> bool:
+        """The replica is gone: drop what it said. True if it was known."""
+        self._waiting.discard(replica_id)
+        self._skew_s.pop(replica_id, None)
+        return self._engines.forget(replica_id)
+
+    def reconfigure(self, needs: tuple[WindowNeed, ...]) -> None:
+        """Other windows from now on. What is known of the past stays."""
+        self._needs = needs
+        if _seconds(needs) != self._timeline.seconds:
+            self._timeline = self._timeline.resized(_seconds(needs))
+
+    @property
+    def skewed(self) -> dict[str, float]:
+        """Replicas and gateways whose last sample was received more than ``SKEW_TOLERANCE_S`` before (negative) or
+        after it was observed, and by how much: a clock that is off, or samples that were held up."""
+        return dict(self._skew_s)
+
+    def snapshot(self, now: float, received_at: float) -> ModelSnapshot:
+        """All that may be known of the model at ``now``."""
+        self._gateways.settle()
+        last = math.floor(now)
+        engines: EngineView | None = None
+        usable: dict[Signal, Reading] = {}
+        if self._next_tick is not None:
+            for tick in range(max(self._next_tick, last - self._timeline.seconds + 1), last + 1):
+                engines, usable = self._look(float(tick))
+                self._timeline.write(tick, usable)
+            self._next_tick = max(self._next_tick, last + 1)
+        if engines is None or now != last:
+            engines, usable = self._look(now)
+        readings = {
+            signal: usable[signal] if signal in usable else self._timeline.last_good(signal) for signal in SIGNALS
+        }
+        windows = tuple([self._timeline.window(need, now, readings[need.signal]) for need in self._needs])
+        snapshot = ModelSnapshot(self.model_id, self._sequence, now, received_at, readings, windows, engines.loads())
+        self._settle(now)
+        self._sequence += 1
+        return snapshot
+
+    def _look_again(self, at: float) -> None:
+        """The ticks from ``at`` on must be looked at (again)."""
+        tick = math.ceil(at)
+        self._next_tick = tick if self._next_tick is None else min(self._next_tick, tick)
+
+    def _note_skew(self, source: str, skew_s: float) -> None:
+        if abs(skew_s) > SKEW_TOLERANCE_S:
+            self._skew_s[source] = skew_s
+        else:
+            self._skew_s.pop(source, None)
+
+    def _settle(self, now: float) -> None:
+        self._settled_at = max(self._settled_at, now - self._patience_s)
+        if now < self._evicted_at + self._patience_s:
+            return
+        self._evicted_at = now
+        before = now - self._retention_s
+        self._engines.evict(before)
+        self._gateways.evict(before)
+        gone = {source for source in self._waiting | self._skew_s.keys() if not self._knows(source)}
+        self._waiting -= gone
+        for source in gone & self._skew_s.keys():
+            del self._skew_s[source]
+        while len(self._expected) > 1 and self._expected[1][0] <= before:
+            del self._expected[0]
+
+    def _knows(self, source: str) -> bool:
+        return source in self._engines or source in self._gateways
+
+    def _expected_at(self, t: float) -> Expected | None:
+        return next((expected for at, expected in reversed(self._expected) if at <= t), None)
+
+    def _look(self, t: float) -> tuple[EngineView, dict[Signal, Reading]]:
+        """What the engines said at ``t``, and the signals that were usable then."""
+        expected = self._expected_at(t)
+        engines = self._engines.view(t)
+        gateways = self._gateways.view(t)
+        if expected is not None and not expected:
+            usable = dict.fromkeys(_REPLICAS_ONLY, true_zero(t))
+        else:
+            usable = self._of_engines(engines, expected, t)
+        if gateways is not None:
+            _add_gateways(usable, gateways, expected)
+        return engines, usable
+
+    def _of_engines(self, view: EngineView, expected: Expected | None, t: float) -> dict[Signal, Reading]:
+        """The signals by the engines' own metrics; none if one is missing that should report."""
+        gauges = view.gauges()
+        if expected is None:
+            counted = list(gauges)
+            missing = bool(view.silent)
+        else:
+            counted = [replica_id for replica_id in gauges if replica_id in expected]
+            missing = len(counted) < len(expected) and any(
+                t - since > self._patience_s or replica_id in view.silent
+                for replica_id, since in expected.items()
+                if replica_id not in gauges
+            )
+        if missing or not counted:
+            return {}
+        at = view.oldest_at
+        running, waiting, kv = map(sum, zip(*[gauges[replica_id] for replica_id in counted], strict=True))
+        numbers = {
+            Signal.REQUESTS_RUNNING: running,
+            Signal.REQUESTS_WAITING: waiting,
+            Signal.REQUESTS_PER_REPLICA: (running + waiting) / len(counted),
+            Signal.KV_CACHE_USE: kv / len(counted),
+            Signal.QUEUE_AGE: view.queue_age_s(set(counted)) if waiting else waiting,
+            **view.rates(),
+        }
+        usable = {signal: fresh(value, at) for signal, value in numbers.items() if value == value}
+        for signal, q, which, _, undecided in _LATENCIES:
+            value = view.quantile(which, q)
+            if value is None:
+                if (waiting if undecided == "waiting" else running + waiting) == 0.0:
+                    usable[signal] = true_zero(at)
+            elif value == value:
+                usable[signal] = fresh(value, at)
+        return usable
+
+
+def _add_gateways(usable: dict[Signal, Reading], view: GatewayView, expected: Expected | None) -> None:
+    """Adds to the engines' signals what gateways know better, or alone."""
+    at = view.observed_at
+    usable[Signal.QUEUE_AGE] = fresh(view.queue_age_s, at)
+    for signal, rate in view.rates().items():
+        if signal in _GATEWAYS_KNOW_BETTER or signal not in usable:
+            usable[signal] = fresh(rate, at)
+    for signal, q, _, which, undecided in _LATENCIES:
+        if which is not None:
+            value = view.quantile(which, q)
+            usable.pop(signal, None)
+            if value is not None:
+                usable[signal] = fresh(value, at)
+            elif (view.waiting if undecided == "waiting" else view.in_flight) == 0.0:
+                usable[signal] = true_zero(at)
+    if expected is not None and not expected:
+        # What waits at the gateways waits for a first replica.
+        usable[Signal.REQUESTS_WAITING] = usable[Signal.REQUESTS_PER_REPLICA] = fresh(view.waiting, at)
+    elif Signal.REQUESTS_WAITING not in usable or Signal.REQUESTS_RUNNING not in usable:
+        usable[Signal.REQUESTS_WAITING] = fresh(view.waiting, at)
+        usable[Signal.REQUESTS_RUNNING] = fresh(max(view.in_flight - view.waiting, 0.0), at)
+        if expected:
+            usable[Signal.REQUESTS_PER_REPLICA] = fresh(view.in_flight / len(expected), at)
+
+
+_GATEWAYS_KNOW_BETTER = (Signal.ARRIVAL_RATE, Signal.FAILURE_RATE)
+_REPLICAS_ONLY = (
+    Signal.REQUESTS_RUNNING,
+    Signal.REQUESTS_WAITING,
+    Signal.REQUESTS_PER_REPLICA,
+    Signal.KV_CACHE_USE,
+    Signal.PROMPT_TOKEN_RATE,
+    Signal.GENERATION_TOKEN_RATE,
+    Signal.PREEMPTION_RATE,
+)
+
+
+def _seconds(needs: tuple[WindowNeed, ...]) -> int:
+    """Ticks to keep: the longest need, both ends included, and one for a ``now`` between ticks."""
+    return math.ceil(max((need.over_s for need in needs), default=0.0)) + 2

@@ -1,0 +1,133 @@
+"""Drives the production core with an event heap and a simulated clock, without an event loop.
+
+Events at one instant happen in the order of their priority, then of their scheduling; the core comes last, so that
+it sees all of an instant at once. The same heap runs scripted observations (to prove that production decides the
+same) and whole simulations.
+"""
+
+from __future__ import annotations
+
+import functools
+import heapq
+import math
+from collections.abc import Callable, Coroutine, Mapping
+from enum import IntEnum
+from typing import Any, TypeVar
+
+from actuators.base import Actuator
+from broker.control.answers import actuator_of, refusal, unknown_listing
+from broker.control.core import BrokerCore
+from broker.control.decide import Policies
+from broker.control.listing import POOL_INTERVAL_S, POOL_PHASE_S, ListingFilter
+from broker.control.loop import Ran
+from broker.model.errors import ActuatorError
+from broker.model.observation import Observation, Receipt
+from broker.model.plan import Effect, Launch
+from broker.model.ports import Log
+from broker.model.signals import MetricSample, RequestSummary
+
+T = TypeVar("T")
+
+
+class Priority(IntEnum):
+    """The order of what happens at one instant."""
+
+    ENGINE = 0
+    ARRIVAL = 1
+    TICK = 2
+
+
+def drive(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that never suspends. One that does would make the result depend on an event loop: an error."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    coroutine.close()
+    raise RuntimeError("a coroutine suspended in the simulator; only implementations that never wait may run here")
+
+
+class Driver:
+    """One broker in simulated time. ``at`` and ``every`` schedule; ``run_until`` lets it happen."""
+
+    def __init__(self, log: Log, policies: Policies, actuators: Mapping[str, Actuator], *, start_at: float) -> None:
+        self.now = start_at
+        self.core = BrokerCore(log, policies, self._dispatch)
+        self._actuators = actuators
+        self._heap: list[tuple[float, int, int, Callable[[], None]]] = []
+        self._scheduled = 0
+        self._listeners: list[Callable[[Ran], None]] = []
+
+    def open(self, holder: str, *first: Observation) -> None:
+        """Take leadership and begin listing the pools. A broker that restarts is a new driver on the same store."""
+        drive(self.core.open(holder, self.now))
+        for observation in first:
+            self.core.offer(observation)
+        for actuator in self._actuators.values():
+            look = functools.partial(self._list, actuator, ListingFilter())
+            self.every(POOL_INTERVAL_S, look, first_at=self.now + POOL_PHASE_S)
+
+    def listen(self, listener: Callable[[Ran], None]) -> None:
+        """``listener`` is told of every step, at its instant."""
+        self._listeners.append(listener)
+
+    def offer(self, observation: Observation) -> None:
+        self.core.offer(observation)
+
+    def observe(self, sample: MetricSample | RequestSummary) -> None:
+        self.core.observe(sample)
+
+    def at(self, when: float, happen: Callable[[], None], priority: Priority = Priority.TICK) -> None:
+        self._scheduled += 1
+        heapq.heappush(self._heap, (max(when, self.now), priority, self._scheduled, happen))
+
+    def every(self, interval_s: float, happen: Callable[[], None], *, first_at: float) -> None:
+        """``happen`` at ``first_at`` and then each ``interval_s``, for as long as the driver runs."""
+
+        def tick() -> None:
+            happen()
+            self.at(self.now + interval_s, tick)
+
+        self.at(first_at, tick)
+
+    def run_until(self, end: float) -> None:
+        """Let everything up to and including ``end`` happen."""
+        while True:
+            event_at = self._heap[0][0] if self._heap else math.inf
+            due = self.core.due_at()
+            core_at = math.inf if due is None else max(due, self.now)
+            if min(event_at, core_at) > end:
+                break
+            if event_at <= core_at:
+                self.now, _, _, happen = heapq.heappop(self._heap)
+                happen()
+            else:
+                self.now = core_at
+                self._run_core()
+        self.now = max(self.now, end)
+
+    def _run_core(self) -> None:
+        ran = drive(self.core.run(self.now))
+        if ran is not None:
+            for listener in self._listeners:
+                listener(ran)
+
+    def _list(self, actuator: Actuator, listings: ListingFilter) -> None:
+        try:
+            listing = drive(actuator.observe())
+        except ActuatorError as error:
+            listing = unknown_listing(actuator.pool_id, str(error), self.now)
+        if listings.worth_telling(listing):
+            self.offer(listing)
+
+    def _dispatch(self, effect: Effect) -> None:
+        """The inline runner: the receipt is there at once."""
+        self.offer(self._execute(effect))
+
+    def _execute(self, effect: Effect) -> Receipt:
+        try:
+            actuator = actuator_of(self._actuators, effect)
+            return drive(actuator.start(effect) if isinstance(effect, Launch) else actuator.stop(effect))
+        except ActuatorError as error:
+            return refusal(effect, error, self.now)

@@ -1,0 +1,196 @@
+"""What goes into an engine, what comes out, and the time both are counted in."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from simulator.engine.profile import EngineProfile
+
+TICKS_PER_S = 10**12
+"""Engines count in whole picoseconds. Sums of whole numbers are exact in any order, so that a run of iterations
+computed at once ends at the very instant at which it ends when computed one by one."""
+
+
+def to_ticks(seconds: float) -> int:
+    """The first tick not before ``seconds``, so that nothing an arrival causes lies before it."""
+    numerator, denominator = seconds.as_integer_ratio()
+    return -(-numerator * TICKS_PER_S // denominator)
+
+
+def to_seconds(ticks: int) -> float:
+    return ticks / TICKS_PER_S
+
+
+def last_tick(until: float) -> int:
+    """The last tick that reads as ``until`` or less, so that advancing to ``next_event_at()`` reaches that event.
+
+    Seconds since 1970 as float are 240,000 ticks apart: an event's time may read earlier than it is.
+    """
+    if until == math.inf:
+        return _END_OF_TIME
+    numerator, denominator = until.as_integer_ratio()
+    tick = numerator * TICKS_PER_S // denominator + int(math.ulp(until) * TICKS_PER_S / 2) + 1
+    while to_seconds(tick) > until:
+        tick -= 1
+    return tick
+
+
+_END_OF_TIME = 10**30
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """One request, with the answer's length, which only the engine may know beforehand.
+
+    ``cached_tokens`` of the prompt need no computing (prefix cache); they are held in the KV cache like all others.
+    Raises ``ValueError`` for lengths that no request has.
+    """
+
+    request_id: str
+    arrival_at: float
+    prompt_tokens: int
+    output_tokens: int
+    cached_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        if self.prompt_tokens < 1 or self.output_tokens < 1:
+            raise ValueError(f"request {self.request_id}: prompt and output have at least one token each")
+        if not 0 <= self.cached_tokens < self.prompt_tokens:
+            raise ValueError(f"request {self.request_id}: at least one prompt token is computed, never cached")
+
+
+@dataclass(frozen=True, slots=True)
+class FirstToken:
+    request_id: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A request's last token, with the times that vLLM's histograms are made of.
+
+    ``queued_at`` is when the scheduler first saw it, after the front end.
+    """
+
+    request_id: str
+    at: float
+    queued_at: float
+    first_scheduled_at: float
+    first_token_at: float
+    preemptions: int
+
+
+EngineEvent = FirstToken | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class Iteration:
+    """One iteration that ended: ``emitted`` are the requests that got one token each, in batch order."""
+
+    started_at: float
+    ended_at: float
+    prefill_tokens: int
+    emitted: tuple[str, ...]
+    events: tuple[EngineEvent, ...]
+
+
+@dataclass(slots=True)
+class EngineCounters:
+    """Totals since the engine began. A prompt counts when its first token comes out, once."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generation_tokens: int = 0
+    preemptions: int = 0
+    finished: int = 0
+    aborted: int = 0
+
+
+class Engine(Protocol):
+    """One engine in time that the caller keeps: ``advance`` to the present before each other call.
+
+    All that is read is the state at the last ``advance(until)``: the iterations that ended by then are done, the one
+    in progress has its batch and its blocks.
+    """
+
+    counters: EngineCounters
+
+    @property
+    def running(self) -> int: ...
+    @property
+    def waiting(self) -> int: ...
+    @property
+    def kv_use(self) -> float: ...
+    def add(self, request: EngineRequest) -> None: ...
+    def abort(self, request_id: str) -> bool: ...
+    def next_event_at(self) -> float | None: ...
+    def advance(self, until: float) -> list[EngineEvent]: ...
+
+
+class FrontEnd:
+    """The API server before the scheduler: one request after the other, ``front_end_s`` each.
+
+    vLLM's gauges do not see the requests in here.
+    """
+
+    def __init__(self, profile: EngineProfile) -> None:
+        self._service = round(profile.front_end_s * TICKS_PER_S)
+        self._free_at = 0
+        self._queue: deque[tuple[int, EngineRequest]] = deque()
+
+    def add(self, request: EngineRequest) -> int:
+        """Take ``request`` in; the tick at which the scheduler will see it."""
+        self._free_at = max(self._free_at, to_ticks(request.arrival_at)) + self._service
+        self._queue.append((self._free_at, request))
+        return self._free_at
+
+    @property
+    def next_ready_at(self) -> int | None:
+        return self._queue[0][0] if self._queue else None
+
+    def release(self, until: int) -> Iterator[tuple[int, EngineRequest]]:
+        """Requests that the scheduler sees by ``until``, each with the tick since when it does."""
+        while self._queue and self._queue[0][0] <= until:
+            yield self._queue.popleft()
+
+    def remove(self, request_id: str) -> bool:
+        """Forget a request; the time its place took is not given back."""
+        for entry in self._queue:
+            if entry[1].request_id == request_id:
+                self._queue.remove(entry)
+                return True
+        return False
+
+
+class IterationCost:
+    """A profile's coefficients in ticks."""
+
+    __slots__ = ("base", "per_decode_sequence", "per_kv_token", "per_prefill_token")
+
+    def __init__(self, profile: EngineProfile) -> None:
+        self.base = round(profile.base_s * TICKS_PER_S)
+        self.per_prefill_token = round(profile.s_per_prefill_token * TICKS_PER_S)
+        self.per_decode_sequence = round(profile.s_per_decode_sequence * TICKS_PER_S)
+        self.per_kv_token = round(profile.s_per_kv_token * TICKS_PER_S)
+
+    def ticks(self, prefill_tokens: int, decode_sequences: int, kv_tokens: int) -> int:
+        return (
+            self.base
+            + self.per_prefill_token * prefill_tokens
+            + self.per_decode_sequence * decode_sequences
+            + self.per_kv_token * kv_tokens
+        )
+
+
+def check_fits(profile: EngineProfile, request: EngineRequest) -> None:
+    """Raises ``ValueError`` for a request that the whole KV cache could not hold: it would wait for ever."""
+    tokens = request.prompt_tokens + request.output_tokens
+    if tokens > profile.kv_capacity_tokens:
+        raise ValueError(
+            f"request {request.request_id} needs {tokens} tokens of KV cache, {profile.name} has "
+            f"{profile.kv_capacity_tokens} in all"
+        )

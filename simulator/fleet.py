@@ -1,0 +1,107 @@
+"""A simulated pool: an actuator whose replicas are engines in simulated time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from broker.model.errors import CapacityUnavailable
+from broker.model.observation import Outcome, PoolSnapshot, Receipt
+from broker.model.plan import Launch, Stop
+from broker.model.replica import ENDED, ObservedReplica, ReplicaPhase, StopMode
+from broker.model.spec import PoolSpec
+from simulator.engine.coalesced import CoalescedEngine
+from simulator.engine.profile import EngineProfile, load_profile
+
+
+@dataclass(slots=True)
+class SimulatedReplica:
+    """One engine with its life around it. ``loaded_at``: when it begins to serve."""
+
+    launch: Launch
+    engine: CoalescedEngine
+    started_at: float
+    loaded_at: float
+    phase: ReplicaPhase = ReplicaPhase.STARTING
+    exit_code: int | None = None
+    open_requests: set[str] = field(default_factory=set)
+
+    @property
+    def replica_id(self) -> str:
+        return self.launch.replica_id
+
+    def serves(self, now: float) -> bool:
+        return now >= self.loaded_at and self.phase in (ReplicaPhase.STARTING, ReplicaPhase.STOPPING)
+
+
+class SimulatedPool:
+    """An ``Actuator`` that never waits. ``ended`` is called with each replica that ends, its open requests unserved."""
+
+    def __init__(
+        self, pool: PoolSpec, profile_of: Callable[[Launch], EngineProfile], ended: Callable[[SimulatedReplica], None],
+        clock: Callable[[], float],
+    ) -> None:  # fmt: skip
+        self.pool_id = pool.pool_id
+        self.replicas: dict[str, SimulatedReplica] = {}
+        self._pool = pool
+        self._profile_of = profile_of
+        self._ended = ended
+        self._now = clock
+        self._by_action: dict[str, str] = {}
+
+    async def observe(self) -> PoolSnapshot:
+        now = self._now()
+        return PoolSnapshot(self.pool_id, now, now, True, tuple(self._listed(now)), self._pool.gpus)
+
+    def _listed(self, now: float) -> Iterator[ObservedReplica]:
+        for replica in self.replicas.values():
+            launch = replica.launch
+            yield ObservedReplica(
+                replica.replica_id,
+                launch.model.model_id,
+                launch.generation,
+                replica.phase,
+                url=f"http://{replica.replica_id}" if now >= replica.loaded_at else None,
+                started_at=replica.started_at,
+                exit_code=replica.exit_code,
+            )
+
+    async def start(self, launch: Launch) -> Receipt:
+        now = self._now()
+        if launch.action_id not in self._by_action:
+            used = sum(r.launch.model.gpus for r in self.replicas.values() if r.phase not in ENDED)
+            if used + launch.model.gpus > self._pool.gpus:
+                raise CapacityUnavailable(f"{self.pool_id} has {self._pool.gpus - used} GPUs left")
+            profile = self._profile_of(launch)
+            self.replicas[launch.replica_id] = SimulatedReplica(
+                launch, CoalescedEngine(profile), now, now + profile.load_time_s
+            )
+            self._by_action[launch.action_id] = launch.replica_id
+        return self._accepted(launch.action_id, launch.replica_id, launch.model.model_id)
+
+    async def stop(self, order: Stop) -> Receipt:
+        replica = self.replicas.get(order.replica_id)
+        if replica is not None and replica.launch.generation == order.generation and replica.phase not in ENDED:
+            replica.phase = ReplicaPhase.STOPPING
+            if order.mode is StopMode.KILL or not replica.open_requests:
+                self.end(replica, exit_code=0)
+        return self._accepted(order.action_id, order.replica_id, order.model_id)
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+    def end(self, replica: SimulatedReplica, *, exit_code: int) -> None:
+        """It exits now: as wanted if it was told to, by itself otherwise."""
+        wanted = replica.phase is ReplicaPhase.STOPPING
+        replica.phase = ReplicaPhase.GONE if wanted else ReplicaPhase.FAILED
+        replica.exit_code = exit_code
+        self._ended(replica)
+
+    def _accepted(self, action_id: str, replica_id: str, model_id: str) -> Receipt:
+        now = self._now()
+        return Receipt(action_id, replica_id, model_id, Outcome.ACCEPTED, now, now)
+
+
+def profile_of_launch(launch: Launch) -> EngineProfile:
+    """The profile that the model's engine names. Raises ``ConfigError`` if there is none of that name."""
+    return load_profile(launch.model.engine.profile or "demo")

@@ -1,0 +1,178 @@
+"""Prints a ``RunSummary`` or ``Comparison`` for people, with rich; machines get ``wire.encode`` of it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from itertools import groupby, pairwise
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from broker.model.plan import Decision
+from broker.model.replica import ON_ITS_WAY, ReplicaPhase
+from broker.model.units import format_duration
+from simulator.report.compare import Comparison
+from simulator.report.summary import LOAD_BINS, Latency, ReplicaPoint, RunSummary
+
+_BLOCKS = " ▁▂▃▄▅▆▇█"
+_ASCII_BLOCKS = " .:-=+*#@"
+
+_MOST_DECISIONS = 60
+"""Printed lines of decisions; a simulated week has thousands, and its JSON form has them all."""
+
+_CHART_WIDTH = 60
+
+
+def render(summary: RunSummary, console: Console) -> None:
+    """Prints the whole summary. Colours and block characters appear only where ``console`` has them."""
+    console.print()
+    console.print(_headline(summary))
+    console.print(_latencies(summary))
+    console.print(_charts(summary, console))
+    if summary.replica_seconds:
+        console.print(_replica_seconds(summary))
+    if summary.decisions:
+        console.print(_decisions(summary))
+    for problem in summary.problems:
+        console.print(Text(f"PROBLEM: {problem}", style="bold red"))
+
+
+def render_comparison(comparison: Comparison, console: Console) -> None:
+    """Prints both runs side by side."""
+    table = Table(title=f"{comparison.first} against {comparison.second}", title_justify="left")
+    table.add_column("figure")
+    for name in (comparison.first, comparison.second):
+        table.add_column(name, justify="right")
+    table.add_column("difference", justify="right")
+    for row in comparison.differences:
+        figures = (_figure(row.first, row.unit), _figure(row.second, row.unit))
+        table.add_row(row.figure, *figures, "" if row.relative is None else f"{row.relative:+.1%}")
+    console.print(table)
+
+
+def sparkline(values: Sequence[float], width: int, *, blocks: str = _BLOCKS) -> str:
+    """``values`` squeezed to at most ``width`` characters, each the largest of its share, scaled to the largest of
+    all. Anything above zero is seen."""
+    columns = min(width, len(values))
+    if not columns:
+        return ""
+    edges = [index * len(values) // columns for index in range(columns + 1)]
+    peaks = [max(values[low:high]) for low, high in pairwise(edges)]
+    top = max(peaks) or 1.0
+    levels = len(blocks) - 1
+    return "".join(blocks[0 if peak <= 0 else max(1, round(peak / top * levels))] for peak in peaks)
+
+
+def _headline(summary: RunSummary) -> Text:
+    counts = summary.requests
+    text = Text(f"{summary.source}: {format_duration(summary.duration_s)}, ", style="bold")
+    text.append(f"{counts.sent} requests sent, {counts.finished} finished")
+    for name, number in (
+        ("failed", counts.failed),
+        ("cut", counts.cut),
+        ("rejected", counts.rejected),
+        ("unfinished", counts.unfinished),
+    ):
+        text.append(f", {number} {name}", style="bold red" if number else "green")
+    text.append(f"; {summary.prompt_tokens} tokens in, {summary.output_tokens} out", style="not bold")
+    if summary.trace is not None:
+        text.append(
+            f"\ntrace: {summary.trace.rows} rows, {summary.trace.failed} failed where recorded (not replayed), "
+            f"{summary.trace.bad} bad rows skipped",
+            style="not bold",
+        )
+    return text
+
+
+def _latencies(summary: RunSummary) -> Table:
+    table = Table(title="Latency", title_justify="left")
+    table.add_column("")
+    for name in ("count", "mean", "P50", "P95", "P99", "max"):
+        table.add_column(name, justify="right")
+    rows: tuple[tuple[str, Latency], ...] = (
+        ("time to first token", summary.time_to_first_token),
+        ("inter-token", summary.inter_token),
+        ("end to end", summary.end_to_end),
+    )
+    for name, latency in rows:
+        figures = (latency.mean_s, latency.p50_s, latency.p95_s, latency.p99_s, latency.max_s)
+        table.add_row(name, str(latency.count), *(_figure(value, "s") for value in figures))
+    return table
+
+
+def _charts(summary: RunSummary, console: Console) -> Table:
+    """Load and replicas over the same axis of time."""
+    blocks = _BLOCKS if console.encoding.lower().startswith("utf") else _ASCII_BLOCKS
+    table = Table(
+        title=f"Over time (0 to {format_duration(summary.duration_s)})",
+        title_justify="left",
+        box=None,
+        show_header=False,
+    )
+    rows = (
+        ("arrivals per second", [count / summary.load.bin_s for count in summary.load.arrived]),
+        ("requests under way", summary.load.in_flight),
+        ("replicas ready", _sampled(summary, (ReplicaPhase.READY,))),
+        ("replicas on their way", _sampled(summary, ON_ITS_WAY)),
+        ("replicas draining", _sampled(summary, (ReplicaPhase.DRAINING,))),
+    )
+    for name, values in rows:
+        table.add_row(name, sparkline(values, _CHART_WIDTH, blocks=blocks), f"peak {max(values):.3g}")
+    return table
+
+
+def _sampled(summary: RunSummary, phases: Collection[ReplicaPhase]) -> list[float]:
+    """The largest number of replicas in ``phases`` in each bin of the load series, so that no short phase is lost."""
+    bin_s = summary.load.bin_s
+    tops = [0.0] * LOAD_BINS
+    closing = (*summary.replicas[1:], ReplicaPoint(summary.duration_s, {}))
+    for point, following in zip(summary.replicas, closing, strict=False):
+        count = float(sum(point.phases.get(phase, 0) for phase in phases))
+        for index in range(int(point.t_s / bin_s), min(LOAD_BINS, int(following.t_s / bin_s) + 1)):
+            tops[index] = max(tops[index], count)
+    return tops
+
+
+def _replica_seconds(summary: RunSummary) -> Text:
+    parts = [f"{phase.value} {_figure(seconds, 's')}" for phase, seconds in summary.replica_seconds.items()]
+    return Text("replica-seconds: " + ", ".join(parts))
+
+
+def _decisions(summary: RunSummary) -> Table:
+    table = Table(title=f"Decisions ({len(summary.decisions)})", title_justify="left")
+    table.add_column("at", justify="right")
+    table.add_column("model")
+    table.add_column("replicas", justify="right", no_wrap=True)
+    table.add_column("because", overflow="fold")
+    rows = list(_decision_rows(summary))
+    shown = rows[:_MOST_DECISIONS]
+    for row in shown:
+        table.add_row(*row)
+    if len(rows) > len(shown):
+        table.add_row("", "", "", f"... and {len(rows) - len(shown)} more; the JSON form has them all")
+    return table
+
+
+def _decision_rows(summary: RunSummary) -> Iterator[tuple[str, str, str, str]]:
+    """One row for each decision; those in a row that say the same of one model share theirs."""
+
+    def same(decision: Decision) -> tuple[str, int, int, str]:
+        return decision.model_id, decision.before, decision.target, decision.code
+
+    for _, group in groupby(summary.decisions, key=same):
+        alike = list(group)
+        first = alike[0]
+        change = f"{first.before} -> {first.target}" if first.before != first.target else f"{first.target}"
+        again = f" (and {len(alike) - 1} times more)" if len(alike) > 1 else ""
+        at = f"{first.now - summary.started_at:.1f}s"
+        yield at, escape(first.model_id), change, escape(f"{first.code}: {first.words}{again}")
+
+
+def _figure(value: float | None, unit: str) -> str:
+    if value is None:
+        return "-"
+    if unit != "s":
+        return f"{value:,.0f}"
+    return f"{value * 1000:.1f} ms" if abs(value) < 1 else f"{value:.2f} s"

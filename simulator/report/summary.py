@@ -1,0 +1,231 @@
+"""What a run did, in figures. Pure; ``demo`` and ``simulate`` both end here, so their figures mean the same.
+
+``broker.model.wire.encode`` of a ``RunSummary`` is its JSON form: the field names below are stable, times are
+seconds from the run's start, absent figures are null. ``wire.decode(RunSummary, data)`` reads it back.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from broker.model.plan import Decision
+from broker.model.replica import ENDED, ReplicaPhase
+
+Floats = NDArray[np.float64]
+
+
+class Outcome(StrEnum):
+    """How a request ended.
+
+    FINISHED: answered in full. FAILED: an error, also when tokens had come. CUT: accepted, then ended by us (a drain
+    limit, a kill). REJECTED: refused at the door. UNFINISHED: still under way when the run ended.
+    """
+
+    FINISHED = "finished"
+    FAILED = "failed"
+    CUT = "cut"
+    REJECTED = "rejected"
+    UNFINISHED = "unfinished"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOutcome:
+    """One request as its client saw it; times are seconds from the run's start.
+
+    ``output_tokens`` is what was received. ``token_gaps_s`` are the times between consecutive tokens, any sequence
+    of floats (an ``array`` takes a quarter of a list's memory).
+    """
+
+    arrival_s: float
+    prompt_tokens: int
+    output_tokens: int
+    status: Outcome
+    first_token_s: float | None = None
+    end_s: float | None = None
+    token_gaps_s: Sequence[float] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaPoint:
+    """From ``t_s`` on, so many replicas are in each phase (ended ones are left out, and phases with none)."""
+
+    t_s: float
+    phases: Mapping[ReplicaPhase, int]
+
+    @staticmethod
+    def of(t_s: float, phases: Iterable[ReplicaPhase]) -> ReplicaPoint:
+        """The point for replicas in these phases, one each."""
+        counts = Counter(phase for phase in phases if phase not in ENDED)
+        return ReplicaPoint(t_s, {phase: counts[phase] for phase in ReplicaPhase if counts[phase]})
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Exact quantiles in seconds (linear between ranks) over the ``count`` values that exist."""
+
+    count: int
+    mean_s: float | None = None
+    p50_s: float | None = None
+    p95_s: float | None = None
+    p99_s: float | None = None
+    max_s: float | None = None
+
+    @staticmethod
+    def of(values: Floats) -> Latency:
+        if not len(values):
+            return Latency(0)
+        p50, p95, p99 = (float(value) for value in np.quantile(values, (0.5, 0.95, 0.99)))
+        return Latency(len(values), float(values.mean()), p50, p95, p99, float(values.max()))
+
+
+@dataclass(frozen=True, slots=True)
+class RequestCounts:
+    """Requests by outcome; they add up to ``sent``."""
+
+    sent: int
+    finished: int
+    failed: int
+    cut: int
+    rejected: int
+    unfinished: int
+
+
+@dataclass(frozen=True, slots=True)
+class TraceCounts:
+    """What became of the trace's rows: ``rows`` readable, of which ``failed`` were not replayed; ``bad`` skipped."""
+
+    rows: int
+    failed: int
+    bad: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadSeries:
+    """Per bin of ``bin_s``: requests that arrived, and the mean number under way."""
+
+    bin_s: float
+    arrived: tuple[int, ...]
+    in_flight: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """One run. ``source`` is ``demo`` or ``simulate``; ``started_at`` places it in the decisions' time.
+
+    Time to first token is over every request that got one, end to end over the finished ones, inter-token over all
+    tokens received: requests without an answer are in ``requests``, not in the quantiles. ``problems`` says, in
+    words, why the run is no success; empty if it is one.
+    """
+
+    source: str
+    started_at: float
+    duration_s: float
+    requests: RequestCounts
+    prompt_tokens: int
+    output_tokens: int
+    time_to_first_token: Latency
+    inter_token: Latency
+    end_to_end: Latency
+    load: LoadSeries
+    replicas: tuple[ReplicaPoint, ...]
+    replica_seconds: Mapping[ReplicaPhase, float]
+    peak_ready: int
+    decisions: tuple[Decision, ...]
+    trace: TraceCounts | None = None
+    problems: tuple[str, ...] = ()
+
+
+LOAD_BINS = 120
+"""Bins of the load series: what a terminal is wide."""
+
+
+def summarise(
+    *,
+    source: str,
+    started_at: float,
+    duration_s: float,
+    outcomes: Sequence[RequestOutcome],
+    replicas: Iterable[ReplicaPoint],
+    decisions: Iterable[Decision],
+    trace: TraceCounts | None = None,
+    problems: Iterable[str] = (),
+) -> RunSummary:
+    """The summary of a run of ``duration_s``. ``replicas`` are points in order of time; repeated ones are dropped."""
+    statuses = Counter(outcome.status for outcome in outcomes)
+    timeline = compact(replicas)
+    return RunSummary(
+        source=source,
+        started_at=started_at,
+        duration_s=duration_s,
+        requests=RequestCounts(sent=len(outcomes), **{status.value: statuses[status] for status in Outcome}),
+        prompt_tokens=sum(outcome.prompt_tokens for outcome in outcomes),
+        output_tokens=sum(outcome.output_tokens for outcome in outcomes),
+        time_to_first_token=Latency.of(
+            np.array([o.first_token_s - o.arrival_s for o in outcomes if o.first_token_s is not None])
+        ),
+        inter_token=Latency.of(
+            np.concatenate([np.zeros(0), *(np.asarray(o.token_gaps_s, dtype=float) for o in outcomes)])
+        ),
+        end_to_end=Latency.of(
+            np.array([o.end_s - o.arrival_s for o in outcomes if o.status is Outcome.FINISHED and o.end_s is not None])
+        ),
+        load=load_series(outcomes, duration_s),
+        replicas=timeline,
+        replica_seconds=replica_seconds(timeline, duration_s),
+        peak_ready=max((point.phases.get(ReplicaPhase.READY, 0) for point in timeline), default=0),
+        decisions=tuple(decisions),
+        trace=trace,
+        problems=tuple(problems),
+    )
+
+
+def compact(points: Iterable[ReplicaPoint]) -> tuple[ReplicaPoint, ...]:
+    """Only the points at which something changed; of several at one time the last."""
+    kept: list[ReplicaPoint] = []
+    for point in points:
+        if kept and kept[-1].t_s == point.t_s:
+            kept.pop()
+        if not kept or kept[-1].phases != point.phases:
+            kept.append(point)
+    return tuple(kept)
+
+
+def replica_seconds(timeline: Sequence[ReplicaPoint], duration_s: float) -> dict[ReplicaPhase, float]:
+    """Seconds spent by replicas in each phase from the first point to the run's end."""
+    totals: dict[ReplicaPhase, float] = {}
+    end = ReplicaPoint(duration_s, {})
+    for point, following in pairwise((*timeline, end)):
+        for phase, count in point.phases.items():
+            totals[phase] = totals.get(phase, 0.0) + count * max(0.0, following.t_s - point.t_s)
+    return {phase: totals[phase] for phase in ReplicaPhase if phase in totals}
+
+
+def load_series(outcomes: Sequence[RequestOutcome], duration_s: float) -> LoadSeries:
+    """Arrivals and mean requests under way in each of ``LOAD_BINS`` equal bins."""
+    bin_s = max(duration_s, 1e-9) / LOAD_BINS
+    edges = np.linspace(0.0, bin_s * LOAD_BINS, LOAD_BINS + 1)
+    arrivals = np.array([outcome.arrival_s for outcome in outcomes], dtype=float)
+    ends = np.array([duration_s if outcome.end_s is None else outcome.end_s for outcome in outcomes], dtype=float)
+    arrived = np.bincount(np.clip(arrivals / bin_s, 0, LOAD_BINS - 1).astype(int), minlength=LOAD_BINS)
+    # Time under way before each edge: what has elapsed since the arrivals, less what has elapsed since the ends.
+    under_way_s = _elapsed_before(edges, arrivals) - _elapsed_before(edges, ends)
+    in_flight = np.diff(under_way_s) / bin_s
+    return LoadSeries(
+        bin_s, tuple(int(count) for count in arrived), tuple(round(max(0.0, float(mean)), 3) for mean in in_flight)
+    )
+
+
+def _elapsed_before(edges: Floats, times: Floats) -> Floats:
+    """For each edge the sum of (edge - time) over the times before it."""
+    ordered = np.sort(times)
+    before = np.searchsorted(ordered, edges)
+    sums = np.concatenate(([0.0], np.cumsum(ordered)))
+    elapsed: Floats = before * edges - sums[before]
+    return elapsed

@@ -1,0 +1,92 @@
+"""The printed summary holds every figure, in colour only on a terminal and in ASCII where there is nothing else."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from simulator.report.compare import compare
+from simulator.report.render import render, render_comparison, sparkline
+from simulator.report.summary import RunSummary, summarise
+from tests.unit.report.test_summary import decision, summary_of
+
+
+def printed(summary: RunSummary, *, terminal: bool = False, encoding: str = "utf-8") -> str:
+    raw = io.BytesIO()
+    file = io.TextIOWrapper(raw, encoding=encoding)
+    render(summary, Console(file=file, width=100, force_terminal=terminal, no_color=False))
+    file.flush()
+    return raw.getvalue().decode(encoding)
+
+
+def test_everything_of_note_is_printed() -> None:
+    text = printed(summary_of())
+    for expected in (
+        "5 requests sent, 1 finished, 1 failed, 1 cut, 1 rejected, 1 unfinished",
+        "7 rows, 2 failed where recorded (not replayed), 1 bad rows skipped",
+        "time to first token",
+        "P99",
+        "replicas ready",
+        "replica-seconds: loading 1.00 s, ready 15.00 s, draining 1.00 s",
+        "Decisions (3)",
+        "1 -> 2",
+        "queue_age: too long",
+        "PROBLEM: one request was cut",
+    ):
+        assert expected in text
+
+
+def test_colours_are_for_terminals() -> None:
+    assert "\x1b[" in printed(summary_of(), terminal=True)
+    assert "\x1b[" not in printed(summary_of())
+
+
+def test_a_terminal_of_ascii_alone_is_served_too() -> None:
+    assert "replicas ready" in printed(summary_of(), encoding="ascii")
+
+
+def test_words_are_printed_as_they_are_not_as_markup() -> None:
+    assert "[bold]x[/bold]" in printed(summary_of(decisions=(decision(1.0, 1, 2, words="[bold]x[/bold]"),)))
+
+
+def test_decisions_that_say_the_same_share_a_line() -> None:
+    text = printed(summary_of(decisions=tuple(decision(float(n), 2, 2, "hold") for n in range(5))))
+    assert text.count("hold") == 1
+    assert "and 4 times more" in text
+
+
+def test_a_long_list_of_decisions_is_cut_with_a_word() -> None:
+    many = tuple(decision(float(n), n % 3, n % 3 + 1) for n in range(100))
+    assert "and 40 more" in printed(summary_of(decisions=many))
+
+
+@pytest.mark.parametrize("duration_s", [0.0, 10.0])
+def test_an_empty_run_can_be_printed(duration_s: float) -> None:
+    empty = summarise(
+        source="demo", started_at=0.0, duration_s=duration_s, outcomes=[], replicas=[], decisions=[], trace=None
+    )
+    assert "0 requests sent" in printed(empty)
+
+
+def test_a_comparison_shows_both_runs() -> None:
+    comparison = compare(summary_of(), replace(summary_of(), source="simulate", output_tokens=5))
+    console = Console(file=io.StringIO(), width=100)
+    with console.capture() as capture:
+        render_comparison(comparison, console)
+    assert "demo against simulate" in capture.get()
+    assert "+25.0%" in capture.get()
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0, 1e9), max_size=200), st.integers(1, 80))
+def test_a_sparkline_fits_its_width_and_hides_no_peak(values: list[float], width: int) -> None:
+    line = sparkline(values, width)
+    assert len(line) == min(width, len(values))
+    assert (line.strip() != "") == any(value > 0 for value in values)
+    if any(value > 0 for value in values):
+        assert "█" in line
