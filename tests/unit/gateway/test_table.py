@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker.model.api import EndpointsSnapshot
 from broker.model.replica import EndpointRecord, ReplicaPhase, Tier
-from gateway.table import RegistryChange, RegistrySnapshot, RoutingTable
+from gateway.table import RegistryChange, RoutingTable
 
 READY, DRAINING, GONE = ReplicaPhase.READY, ReplicaPhase.DRAINING, ReplicaPhase.GONE
 NOW = 1_000.0
@@ -26,7 +27,7 @@ def change(name: str, phase: ReplicaPhase, revision: int) -> RegistryChange:
 
 def table_of(*records: EndpointRecord, revision: int = 10) -> RoutingTable:
     table = RoutingTable()
-    table.replace(RegistrySnapshot(revision, "test", NOW, records))
+    table.replace(EndpointsSnapshot(revision, "test", NOW, records))
     return table
 
 
@@ -133,7 +134,7 @@ def test_an_outdated_change_does_not_bring_an_endpoint_back() -> None:
 
 def test_a_snapshot_removes_what_it_does_not_list() -> None:
     table = table_of(record("a"), record("b"))
-    table.replace(RegistrySnapshot(15, "test", NOW, (record("b", revision=14),)))
+    table.replace(EndpointsSnapshot(15, "test", NOW, (record("b", revision=14),)))
     assert list(view(table)) == ["b"]
     assert table.applied_revision == 15
 
@@ -141,7 +142,7 @@ def test_a_snapshot_removes_what_it_does_not_list() -> None:
 def test_a_change_that_overtook_a_snapshot_stays() -> None:
     table = table_of(record("a"))
     table.apply(change("a", DRAINING, 13))
-    table.replace(RegistrySnapshot(12, "test", NOW, (record("a", READY, 1),)))
+    table.replace(EndpointsSnapshot(12, "test", NOW, (record("a", READY, 1),)))
     assert view(table)["a"].phase is DRAINING
     assert table.applied_revision == 13
 
@@ -149,7 +150,7 @@ def test_a_change_that_overtook_a_snapshot_stays() -> None:
 def test_a_registry_that_began_anew_replaces_everything_but_open_requests() -> None:
     table = table_of(record("a", revision=9), record("b", revision=9))
     chosen(table)
-    table.replace(RegistrySnapshot(2, "test", NOW, (record("b", revision=1), record("c", revision=2))))
+    table.replace(EndpointsSnapshot(2, "test", NOW, (record("b", revision=1), record("c", revision=2))))
     assert sorted(view(table)) == ["b", "c"]
     assert view(table)["b"].revision == 1
     assert table.in_flight() == {"a": 1}
