@@ -20,7 +20,7 @@ from gateway.keys import EngineKeys, UserKeys
 from gateway.openai import ApiError
 from gateway.proxy import Proxy
 from gateway.registry_client import RegistryClient
-from gateway.session import GatewaySession
+from gateway.session import BrokerSession
 from gateway.settings import GatewaySettings
 from gateway.table import RoutingTable
 from gateway.tally import Tallies
@@ -58,7 +58,7 @@ class Gateway:
         self.tallies = Tallies()
         for model_id in settings.models:
             self.tallies.of(model_id)
-        self.session = GatewaySession(
+        self.session = BrokerSession(
             self._client,
             settings.broker_url,
             settings.token,

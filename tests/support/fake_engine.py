@@ -58,6 +58,9 @@ class FakeEngine(Served):
         self.usage = False
         self.healthy = True
         self.probes = 0
+        self.padding = 0
+        self.written = 0
+        self.peers: set[object] = set()
         self.received: list[Received] = []
         self.may_finish = asyncio.Event()
         self.may_finish.set()
@@ -98,6 +101,8 @@ class FakeEngine(Served):
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
+        if request.transport is not None:
+            self.peers.add(request.transport.get_extra_info("peername"))
         received = Received(request.path, dict(request.headers), body)
         self.received.append(received)
         if request.headers.get("Authorization") != f"Bearer {self.key}":
@@ -138,7 +143,9 @@ class FakeEngine(Served):
             reason = None
             if number == self.tokens - 1:
                 reason = "abort" if self.way is Way.ABORT else "stop"
-            await response.write(event({"choices": [{"delta": {"content": f"{number} "}, "finish_reason": reason}]}))
+            text = f"{number} " + "x" * self.padding
+            await response.write(event({"choices": [{"delta": {"content": text}, "finish_reason": reason}]}))
+            self.written = number + 1
         if self.usage:
             await response.write(event({"choices": [], "usage": self._usage()}))
         if self.way is not Way.NO_DONE:
