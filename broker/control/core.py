@@ -65,7 +65,9 @@ class BrokerCore:
         return ran
 
     def _due_snapshots(self, now: float) -> list[ModelSnapshot]:
-        due = sorted(model_id for model_id, at in self._snapshot_at.items() if at <= now)
+        # One that lies further ahead than the interval was set before the clock went back.
+        horizon = now + SNAPSHOT_INTERVAL_S
+        due = sorted(model_id for model_id, at in self._snapshot_at.items() if at <= now or at > horizon)
         for model_id in due:
             self._snapshot_at[model_id] = now + SNAPSHOT_INTERVAL_S
         return [self._windows[model_id].snapshot(now, now) for model_id in due]

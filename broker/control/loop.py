@@ -69,13 +69,18 @@ class ControlLoop:
         times = [] if self._wake_at is None else [self._wake_at]
         if self._pending:
             times.append(self._pending[0].received_at)
-        return max(min(times), self._last_run_at + self._coalesce_s) if times else None
+        if not times:
+            return None
+        due = max(min(times), self._last_run_at + self._coalesce_s)
+        # No observation waits longer than it takes to coalesce, even if the clock was set back since the last run.
+        return min(due, self._pending[0].received_at + self._coalesce_s) if self._pending else due
 
     async def run(self, now: float) -> Ran:
         """One step on all that is pending. If the log refuses it (``LogError``), nothing happened: the observations
         stay pending, the state is as before, and no effect was carried out."""
         if self.epoch is None:
             raise RuntimeError("the loop was not opened")
+        await self._checkpoint_if_due(now)
         observations = tuple(self._pending)
         result = step(self.state, observations, self._policies, now)
         registry = tuple(a.record for a in result.plan.actions if isinstance(a, Publish | Withdraw))
@@ -87,11 +92,14 @@ class ControlLoop:
         del self._pending[: len(observations)]
         self.state, self._wake_at, self._number = result.state, result.wake_at, record.number
         self._last_run_at = now
-        if now >= self._checkpoint_at:
-            await self._log.checkpoint(Checkpoint(self._number, result.plan.now, self.state))
-            self._checkpoint_at = now + self._checkpoint_every_s
         held = self._reconciler.carry_out(self.state, self._pending, result.plan.effects)
         return Ran(result.plan, registry, _touched(result.changes), tuple(held))
+
+    async def _checkpoint_if_due(self, now: float) -> None:
+        """Before the step, so that a refusal still finds nothing done."""
+        if self._number and now >= self._checkpoint_at:
+            await self._log.checkpoint(Checkpoint(self._number, self.state.control.last_now, self.state))
+            self._checkpoint_at = now + self._checkpoint_every_s
 
 
 def _touched(changes: Changes) -> frozenset[str]:
