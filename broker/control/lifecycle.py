@@ -49,12 +49,14 @@ def begin_drain(draft: Draft, record: Replica, reason: str) -> None:
     if not record.published:
         stop(draft, record, reason, StopMode.GRACEFUL)
         return
+    live = sorted((gateway.key for gateway in draft.live_gateways()), key=lambda k: (k.gateway_id, k.boot_id))
     drain = Drain(
         reason=reason,
         began_at=draft.now,
         deadline_at=draft.now + model.spec.drain_limit_s,
         revision=draft.control.revision + 1,
-        awaiting=tuple(sorted((g.key for g in draft.live_gateways()), key=lambda k: (k.gateway_id, k.boot_id))),
+        awaiting=tuple(live),
+        acknowledged_at=None if live else draft.now,
     )
     record = replace(record, phase=ReplicaPhase.DRAINING, phase_since=draft.now, drain=drain)
     draft.withdraw(record, reason)
