@@ -156,12 +156,12 @@ def _candidates(draft: Draft, model: ModelState, tier: Tier) -> list[PoolSpec]:
 def _pool_for(draft: Draft, model: ModelState, tier: Tier, planned: dict[str, int]) -> PoolSpec | None:
     """The first pool, in the order declared, that takes the tier, is known, and has room within our share."""
     for pool in _candidates(draft, model, tier):
-        if _pool_problem(draft, pool, model.spec.gpus + planned.get(pool.pool_id, 0)) is None:
+        if _pool_problem(draft, pool, model.spec.gpus, planned.get(pool.pool_id, 0)) is None:
             return pool
     return None
 
 
-def _pool_problem(draft: Draft, pool: PoolSpec, gpus: int) -> str | None:
+def _pool_problem(draft: Draft, pool: PoolSpec, gpus: int, planned: int) -> str | None:
     state = draft.pools[pool.pool_id]
     now = draft.now
     if draft.paused(PauseScope.POOL, pool.pool_id):
@@ -174,9 +174,9 @@ def _pool_problem(draft: Draft, pool: PoolSpec, gpus: int) -> str | None:
         return "refused a start for want of room"
     total = min(pool.gpus, state.gpus_total) if state.gpus_total is not None else pool.gpus
     share = int(total * draft.limits.pool_share + 1e-9)
-    used = draft.gpus_in_use().get(pool.pool_id, 0)
-    if used + gpus > share:
-        return f"has {max(0, share - used)} of {share} GPUs left"
+    left = share - draft.gpus_in_use().get(pool.pool_id, 0) - planned
+    if gpus > left:
+        return f"has {max(0, left)} of {share} GPUs left"
     return None
 
 
@@ -184,8 +184,9 @@ def _why_no_pool(draft: Draft, model: ModelState, tier: Tier, planned: dict[str,
     candidates = _candidates(draft, model, tier)
     if not candidates:
         return f"no pool accepts {tier} replicas"
-    asked = {pool.pool_id: model.spec.gpus + planned.get(pool.pool_id, 0) for pool in candidates}
-    return "; ".join(f"{pool.pool_id} {_pool_problem(draft, pool, asked[pool.pool_id])}" for pool in candidates)
+    gpus = model.spec.gpus
+    problems = ((p.pool_id, _pool_problem(draft, p, gpus, planned.get(p.pool_id, 0))) for p in candidates)
+    return "; ".join(f"{name} {problem}" for name, problem in problems)
 
 
 def _leave(draft: Draft, model: ModelState, allocation: Allocation, surplus: int, counted: list[Replica]) -> None:

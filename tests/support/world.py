@@ -45,9 +45,11 @@ NO_HYSTERESIS = StabilisationSpec(scale_out_s=0.0, scale_in_s=0.0, max_step_out=
 
 @dataclass(frozen=True, slots=True)
 class FakePolicy:
-    """Wants as many replicas as the arrival rate says: one per request a second. Holds without that signal."""
+    """Wants as many replicas as the arrival rate says: one per request a second. Holds without that signal, or wants
+    none if ``blind``."""
 
     relative: bool = False
+    blind: bool = False
     kind: str = "fake"
 
     def needs(self) -> tuple[WindowNeed, ...]:
@@ -58,6 +60,8 @@ class FakePolicy:
         seen: JsonValue = memory.get("seen", 0)
         memory = {"seen": (seen if isinstance(seen, int) else 0) + 1}
         inputs = (Input(Signal.ARRIVAL_RATE, reading.value, reading.freshness),)
+        if self.blind and reading.current is None:
+            return Recommendation(0, snapshot.minimum, "blind", "it looks at nothing"), memory
         if reading.current is None:
             held = Recommendation(
                 snapshot.supply.target, snapshot.minimum, "no_rate", "the arrival rate is unknown", inputs, hold=True
@@ -69,7 +73,7 @@ class FakePolicy:
 
 
 def fake_policies(spec: PolicySpec) -> FakePolicy:
-    return FakePolicy(relative=spec.kind == "fake_relative")
+    return FakePolicy(relative=spec.kind == "fake_relative", blind=spec.kind == "fake_blind")
 
 
 def model_spec(model_id: str = "chat", **changes: object) -> ModelSpec:
