@@ -76,7 +76,7 @@ def fake_policies(spec: PolicySpec) -> FakePolicy:
     return FakePolicy(relative=spec.kind == "fake_relative", blind=spec.kind == "fake_blind")
 
 
-def model_spec(model_id: str = "chat", **changes: object) -> ModelSpec:
+def model_spec(model_id: str = "chat", /, **changes: object) -> ModelSpec:
     values: dict[str, object] = {
         "engine": EngineSpec(("serve", "{port}")),
         "policy": PolicySpec("fake"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,10 +18,10 @@ from tests.support.world import World, model_spec
 Wishes = list[tuple[float, int]]
 
 
-def followed(wishes: Wishes, *, start: int, relative: bool = False, **shape: float) -> list[int]:
+def followed(wishes: Wishes, *, start: int, relative: bool = False, **shape: Any) -> list[int]:
     """The targets that stabilisation alone makes of wishes made at the given times."""
-    values: dict[str, float] = {"scale_out_s": 0.0, "scale_in_s": 0.0} | shape
-    spec = model_spec(stabilisation=StabilisationSpec(**values), maximum=1000)  # type: ignore[arg-type]  # a table
+    values: dict[str, Any] = {"scale_out_s": 0.0, "scale_in_s": 0.0} | shape
+    spec = model_spec(stabilisation=StabilisationSpec(**values), maximum=1000)
     target, history = start, ()
     targets = []
     for at, wish in wishes:
