@@ -26,6 +26,9 @@ demo: install ## Serve, scale, drain and explain one model on this machine (TRAC
 test: install ## Run the tests (ARGS=... goes to pytest)
 	@$(BIN)/python -m pytest $(ARGS)
 
+faults: install ## Kill the broker, replicas and gateways at every point, under load
+	@$(BIN)/python -m pytest -m "faults or integration" tests/faults $(ARGS)
+
 check: install ## Lint, types, import contracts and generated documents
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .

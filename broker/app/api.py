@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from fastapi import Depends, FastAPI, Header, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 from starlette.exceptions import HTTPException
 
 from broker.app import metrics
@@ -37,7 +37,7 @@ class GatewaySessionBody(BaseModel):
     boot_id: str = Field(min_length=1, max_length=200)
     sequence: int = Field(ge=0)
     applied_revision: int = Field(ge=0)
-    observed_at: float
+    observed_at: FiniteFloat
     in_flight: dict[str, Annotated[int, Field(ge=0)]] = {}
     closed: bool = False
     summaries: list[dict[str, Any]] = Field(default=[], max_length=10_000)
@@ -229,13 +229,13 @@ def _add_operating(app: FastAPI, parts: ApiParts) -> None:
     async def override(body: OverrideBody) -> dict[str, Any]:
         _known_model(runtime, body.model_id)
         now = runtime.clock.now()
-        runtime.offer(Override(body.model_id, body.author, body.because, now, now + body.for_s, body.target))
+        await runtime.order(Override(body.model_id, body.author, body.because, now, now + body.for_s, body.target))
         return {"until": now + body.for_s}
 
     @app.delete("/v1/overrides/{model_id}", dependencies=[operators], summary="Take an override back")
     async def clear_override(model_id: str, author: str = "api") -> dict[str, Any]:
         _known_model(runtime, model_id)
-        runtime.offer(OverrideCleared(model_id, author, runtime.clock.now()))
+        await runtime.order(OverrideCleared(model_id, author, runtime.clock.now()))
         return {}
 
     @app.post("/v1/pauses", dependencies=[operators], summary="Freeze or thaw starts and stops")
@@ -246,7 +246,7 @@ def _add_operating(app: FastAPI, parts: ApiParts) -> None:
             names = ", ".join(sorted(known)) or "none"
             raise Problem(404, f"no_such_{scope}", f"there is no {scope} {body.name!r}; known are: {names}")
         name = "" if scope is PauseScope.ALL else body.name
-        runtime.offer(PauseChanged(scope, name, body.paused, body.author, body.because, runtime.clock.now()))
+        await runtime.order(PauseChanged(scope, name, body.paused, body.author, body.because, runtime.clock.now()))
         return {}
 
 

@@ -72,7 +72,8 @@ class Feed:
         self._runtime = runtime
 
     async def events(self) -> AsyncIterator[str]:
-        """``snapshot`` first, then ``change`` for every change and ``lease`` each second, until the follower leaves."""
+        """``snapshot`` first, then ``change`` for every change and ``lease`` each second, until the follower leaves or
+        the broker stops."""
         queue: asyncio.Queue[EndpointRecord] = asyncio.Queue(_QUEUE_LIMIT)
         overflow = asyncio.Event()
 
@@ -87,7 +88,7 @@ class Feed:
         try:
             body = snapshot_body(self._state, self._runtime.clock.now())
             yield _event("snapshot", body["revision"], body)
-            while not overflow.is_set():
+            while not overflow.is_set() and not self._runtime.stopping.is_set():
                 try:
                     async with asyncio.timeout(_LEASE_INTERVAL_S):
                         record = await queue.get()

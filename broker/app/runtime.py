@@ -16,11 +16,12 @@ from typing import Any
 import structlog
 
 from actuators.base import Actuator
+from broker.control.answers import in_words, unknown_listing
 from broker.control.core import BrokerCore
 from broker.control.decide import Policies
 from broker.control.listing import POOL_INTERVAL_S, POOL_PHASE_S, ListingFilter
 from broker.control.loop import Ran
-from broker.model.errors import ActuatorError, LogError
+from broker.model.errors import ActuatorError, LeadershipRefused, LogError
 from broker.model.observation import Observation, PoolSnapshot
 from broker.model.plan import Effect
 from broker.model.ports import Clock, Log, Runner
@@ -59,17 +60,28 @@ class Runtime:
         self._runner = runner
         self._listeners: list[Listener] = []
         self._kick = asyncio.Event()
+        self._orders: list[asyncio.Future[None]] = []
+        self.stopping = asyncio.Event()
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._effects: set[asyncio.Task[None]] = set()
 
     # -- feeding
 
     def offer(self, observation: Observation) -> None:
-        self.core.offer(observation)
-        self._kick.set()
+        if self.core.offer(observation):
+            self._kick.set()
 
     def observe(self, sample: MetricSample | RequestSummary) -> None:
-        self.core.observe(sample)
-        self._kick.set()
+        if self.core.observe(sample):
+            self._kick.set()
+
+    async def order(self, observation: Observation) -> None:
+        """``offer`` what somebody is told was accepted: returns once it survives a crash. Raises ``LogError`` while
+        the log refuses to write; it then takes effect when the log recovers, unless this process ends before."""
+        written = asyncio.get_running_loop().create_future()
+        self._orders.append(written)
+        self.offer(observation)
+        await written
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Call ``listener`` on changes of the registry; returns how to stop that."""
@@ -82,7 +94,10 @@ class Runtime:
     async def running(self, holder: str, *first: Observation) -> AsyncIterator[Runtime]:
         """Lead, restore, take ``first`` into account, and run until the block ends. Raises ``LogError`` at the start.
 
-        Effects under way are waited for at the end: a start that was sent must leave its receipt.
+        Effects under way are let finish, so that no pool is left halfway. Their receipts come too late to be written:
+        the next leader asks again, which is harmless by their ``action_id``.
+        ``failed`` is set to what ended the control loop, if anything did: a broker that no longer steps must not look
+        alive.
         """
         epoch = await self.core.open(holder, self.clock.now())
         logger.info("leadership_taken", epoch=epoch.number, holder=epoch.holder)
@@ -90,9 +105,11 @@ class Runtime:
             self.offer(observation)
         loops = [self._control(), self._retention(), *(self._watch_pool(a) for a in self._actuators.values())]
         tasks = [asyncio.create_task(loop) for loop in loops]
+        tasks[0].add_done_callback(self._control_ended)
         try:
             yield self
         finally:
+            self._settle_orders(LogError("the broker is stopping: this was not written down"))
             await cancel(tasks)
             if self._effects:
                 await asyncio.wait(self._effects, timeout=self.settings.pool_timeout_s)
@@ -105,34 +122,58 @@ class Runtime:
             if due is None or due > self.clock.now():
                 await self._wait_until(due)
                 continue
+            orders = len(self._orders)
             try:
                 ran = await self.core.run(self.clock.now())
-            except LogError as error:
-                self._log_failed(error)
+            except LeadershipRefused:
+                raise
+            except Exception as error:
+                self._step_failed(error)
+                self._settle_orders(error if isinstance(error, LogError) else LogError(self.log_problem))
                 await self.clock.sleep_until(self.clock.now() + self.settings.retry_s)
                 continue
             self.log_problem = None
             self.last_run_at = self.clock.now()
             if ran is not None:
+                self._settle_orders(None, orders)
                 self._tell(ran)
+
+    def _control_ended(self, control: asyncio.Task[None]) -> None:
+        if not control.cancelled() and not self.failed.done() and (error := control.exception()) is not None:
+            self.failed.set_exception(error)
+
+    def _settle_orders(self, error: LogError | None, count: int | None = None) -> None:
+        """Tell the first ``count`` that wait (all of them) that their orders are written, or why not."""
+        settled, self._orders = self._orders[:count], self._orders[count:] if count is not None else []
+        for order in settled:
+            if order.done():
+                continue
+            if error is None:
+                order.set_result(None)
+            else:
+                order.set_exception(type(error)(*error.args))
 
     async def _wait_until(self, due: float | None) -> None:
         """Until ``due`` or a kick, whichever is first."""
-        if due is None:
-            await self._kick.wait()
-            return
-        sleeping = asyncio.ensure_future(self.clock.sleep_until(due))
-        kicked = asyncio.ensure_future(self._kick.wait())
+        alarm = None if due is None else asyncio.create_task(self._kick_at(due))
         try:
-            await asyncio.wait((sleeping, kicked), return_when=asyncio.FIRST_COMPLETED)
+            await self._kick.wait()
         finally:
-            await cancel((sleeping, kicked))
+            if alarm is not None:
+                await cancel([alarm])
 
-    def _log_failed(self, error: LogError) -> None:
-        """Nothing is decided that cannot be written down; what serves keeps serving."""
-        if self.log_problem != str(error):
-            logger.error("log_failed", problem=str(error), action="nothing is started or stopped until it recovers")
-        self.log_problem = str(error)
+    async def _kick_at(self, when: float) -> None:
+        await self.clock.sleep_until(when)
+        self._kick.set()
+
+    def _step_failed(self, error: Exception) -> None:
+        """Nothing is done that cannot be decided and written down; what serves keeps serving."""
+        problem = str(error) if isinstance(error, LogError) else in_words(error)
+        if self.log_problem != problem:
+            trace = None if isinstance(error, LogError) else error
+            action = "nothing is started or stopped until it recovers"
+            logger.error("step_failed", problem=problem, action=action, exc_info=trace)
+        self.log_problem = problem
 
     def _tell(self, ran: Ran) -> None:
         for decision in ran.plan.decisions:
@@ -144,7 +185,13 @@ class Runtime:
             logger.warning("effect_held_back", action_id=effect.action_id, problem=problem)
         if ran.registry:
             for listener in list(self._listeners):
-                listener(ran.registry)
+                self._tell_registry(listener, ran.registry)
+
+    def _tell_registry(self, listener: Listener, records: tuple[EndpointRecord, ...]) -> None:
+        try:
+            listener(records)
+        except Exception:
+            logger.exception("listener_failed", revision=records[-1].revision)
 
     def _dispatch(self, effect: Effect) -> None:
         task = asyncio.create_task(self._carry_out(effect))
@@ -174,13 +221,19 @@ class Runtime:
         try:
             async with asyncio.timeout(self.settings.pool_timeout_s):
                 return await actuator.observe()
-        except (ActuatorError, TimeoutError) as error:
+        except TimeoutError as error:
             problem = str(error) or "the listing timed out"
+        except ActuatorError as error:
+            problem = str(error)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            problem = in_words(error)  # something inside the actuator was cancelled, not we
         except Exception as error:
             logger.exception("listing_failed", pool_id=actuator.pool_id)
-            problem = f"{type(error).__name__}: {error}"
-        now = self.clock.now()
-        return PoolSnapshot(actuator.pool_id, now, now, known=False, error=problem)
+            problem = in_words(error)
+        return unknown_listing(actuator.pool_id, problem, self.clock.now())
 
     async def _retention(self) -> None:
         while True:

@@ -22,6 +22,7 @@ from broker.app.access import Scope, Tokens
 from broker.app.api import ApiParts, create_api
 from broker.app.clock import SystemClock
 from broker.app.explaining import explain_last
+from broker.app.faultpoints import FaultPoints, FaultyLog, FaultyRunner, fault_points
 from broker.app.feed import EndpointsFile
 from broker.app.probing import ProbeLoop
 from broker.app.reloading import watch_files
@@ -33,7 +34,7 @@ from broker.log.memory import MemoryLog
 from broker.log.sqlite import SqliteLog
 from broker.model.errors import ConfigError
 from broker.model.identity import endpoint_key
-from broker.model.ports import Clock, Log
+from broker.model.ports import Clock, Log, Runner
 from policies.registry import cached
 from signals.ingest.probe import Prober
 
@@ -70,15 +71,18 @@ async def run_broker(files: ServiceFiles, stop: asyncio.Event, *, ready: Callabl
     secret = _site_secret(secrets)
     clock = SystemClock()
     policies = cached()
+    points = fault_points(os.environ)
     async with AsyncExitStack() as stack:
-        log = _open_log(site)
+        log = _open_log(site, points)
         stack.push_async_callback(log.close)
         actuators = _actuators(site, secret, clock)
         for actuator in actuators.values():
             stack.push_async_callback(actuator.close)
-        runner = AsyncRunner(
+        runner: Runner = AsyncRunner(
             actuators, clock, timeout_s=_EFFECT_TIMEOUT_S, concurrency=_EFFECTS_AT_ONCE, may_act=lambda: True
         )
+        if points is not None:
+            runner = FaultyRunner(runner, points)
         settings = RuntimeSettings(retention_s=site.log.retention_s)
         runtime = Runtime(
             log=log, policies=policies, actuators=actuators, runner=runner, clock=clock, settings=settings
@@ -92,7 +96,7 @@ async def run_broker(files: ServiceFiles, stop: asyncio.Event, *, ready: Callabl
         session = await stack.enter_async_context(aiohttp.ClientSession(trust_env=False))
         loops = [
             ProbeLoop(runtime, Prober(session, clock), secret).run(),
-            ScrapeLoop(runtime, session, secret, site.scrape).run(),
+            ScrapeLoop(runtime, secret, site.scrape).run(),
             watch_files(files.policies, site, runtime),
         ]
         tasks = [asyncio.create_task(loop) for loop in loops]
@@ -104,8 +108,20 @@ async def run_broker(files: ServiceFiles, stop: asyncio.Event, *, ready: Callabl
         logger.info("broker_ready", address=address, cluster=site.cluster, mode=site.mode.value)
         if ready is not None:
             ready(address)
-        await stop.wait()
+        await _until_stopped(stop, runtime)
+        runtime.stopping.set()
         logger.info("broker_stopping", note="replicas live on and are found again by the next broker")
+
+
+async def _until_stopped(stop: asyncio.Event, runtime: Runtime) -> None:
+    """Raises what ended the control loop."""
+    asked = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((asked, runtime.failed), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await cancel([asked])
+    if runtime.failed.done():
+        runtime.failed.result()
 
 
 def _site_secret(secrets: Secrets) -> bytes:
@@ -125,8 +141,10 @@ def _tokens(secrets: Secrets) -> Tokens:
     return Tokens({scope: token.get_secret_value() for scope, token in given.items() if token is not None})
 
 
-def _open_log(site: SiteSettings) -> Log:
-    return SqliteLog(site.log.path) if site.log.kind == "sqlite" else MemoryLog()
+def _open_log(site: SiteSettings, points: FaultPoints | None) -> Log:
+    if site.log.kind == "memory":
+        return MemoryLog()
+    return SqliteLog(site.log.path) if points is None else FaultyLog(site.log.path, points)
 
 
 def _actuators(site: SiteSettings, secret: bytes, clock: Clock) -> Mapping[str, Actuator]:

@@ -139,23 +139,26 @@ def breaker_is_open(breaker: Breaker, now: float) -> bool:
 
 def advance(draft: Draft, model_id: str) -> None:
     """Let time act on this model's replicas, in the order of their names: a restored state may have another."""
-    timed = [record for record in draft.replicas_of(model_id).values() if not _untimed(record)]
-    for record in sorted(timed, key=lambda record: record.replica_id):
+    for record in sorted(_timed(draft, model_id), key=lambda record: record.replica_id):
         _advance_one(draft, record)
 
 
 def next_deadline(draft: Draft, model_id: str) -> float | None:
     """When time will next act on this model's replicas if nothing is observed."""
     wake: list[float] = []
-    for record in draft.replicas_of(model_id).values():
-        if not _untimed(record):
-            wake.extend(_deadlines(draft, record))
+    for record in _timed(draft, model_id):
+        wake.extend(_deadlines(draft, record))
     return min(wake, default=None)
 
 
-def _untimed(record: Replica) -> bool:
-    """The common case, a healthy serving replica, must cost nothing."""
-    return record.phase is ReplicaPhase.READY and record.unhealthy_since is None
+def _timed(draft: Draft, model_id: str) -> list[Replica]:
+    """The replicas that time acts on: not the healthy ones that serve, which nearly all are."""
+    ready = ReplicaPhase.READY
+    return [
+        record
+        for record in draft.replicas_of(model_id).values()
+        if record.phase is not ready or record.unhealthy_since is not None
+    ]
 
 
 def _advance_one(draft: Draft, record: Replica) -> None:

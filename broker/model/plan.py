@@ -22,6 +22,10 @@ class Launch:
     generation: int
     tier: Tier
 
+    @property
+    def model_id(self) -> str:
+        return self.model.model_id
+
 
 @dataclass(frozen=True, slots=True)
 class Stop:

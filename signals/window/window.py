@@ -218,20 +218,21 @@ class SignalWindow:
 
     def _of_engines(self, view: EngineView, expected: Expected | None, t: float) -> dict[Signal, Reading]:
         """The signals by the engines' own metrics; none if one is missing that should report."""
+        gauges = view.gauges()
         if expected is None:
-            counted = view.replica_ids
+            counted = list(gauges)
             missing = bool(view.silent)
         else:
-            counted = [replica_id for replica_id in view.replica_ids if replica_id in expected]
+            counted = [replica_id for replica_id in gauges if replica_id in expected]
             missing = len(counted) < len(expected) and any(
                 t - since > self._patience_s or replica_id in view.silent
                 for replica_id, since in expected.items()
-                if replica_id not in view.gauges
+                if replica_id not in gauges
             )
         if missing or not counted:
             return {}
         at = view.oldest_at
-        running, waiting, kv = map(sum, zip(*[view.gauges[replica_id] for replica_id in counted], strict=True))
+        running, waiting, kv = map(sum, zip(*[gauges[replica_id] for replica_id in counted], strict=True))
         numbers = {
             Signal.REQUESTS_RUNNING: running,
             Signal.REQUESTS_WAITING: waiting,
