@@ -64,7 +64,8 @@ class BrokerCore:
 
     async def run(self, now: float) -> Ran | None:
         """Emit the snapshots that are due, then step if something is pending. Raises ``LogError`` (nothing lost)."""
-        if self._next_snapshot_at <= now:
+        # Further ahead than the interval: it was set before the clock went back.
+        if self._next_snapshot_at <= now or self._next_snapshot_at > now + SNAPSHOT_INTERVAL_S:
             self._emit_snapshots(now)
         due = self.loop.due_at()
         if due is None or due > now:
@@ -75,7 +76,8 @@ class BrokerCore:
         return ran
 
     def _emit_snapshots(self, now: float) -> None:
-        for model_id in sorted(model_id for model_id, at in self._snapshot_at.items() if at <= now):
+        horizon = now + SNAPSHOT_INTERVAL_S
+        for model_id in sorted(model_id for model_id, at in self._snapshot_at.items() if at <= now or at > horizon):
             self.loop.offer(self._windows[model_id].snapshot(now, now))
             self._snapshot_at[model_id] = now + SNAPSHOT_INTERVAL_S
         self._find_next_snapshot()

@@ -80,7 +80,13 @@ class ControlLoop:
     def due_at(self) -> float | None:
         """When ``run`` should be called next, None while there is nothing to wait for."""
         times = [at for at in (self._wake_at, self._pending_since) if at is not None]
-        return max(min(times), self._last_run_at + self._coalesce_s) if times else None
+        if not times:
+            return None
+        due = max(min(times), self._last_run_at + self._coalesce_s)
+        if self._pending_since is None:
+            return due
+        # No observation waits longer than it takes to coalesce, even if the clock was set back since the last run.
+        return min(due, self._pending_since + self._coalesce_s)
 
     async def run(self, now: float) -> Ran:
         """One step on all that is pending. If the log refuses it (``LogError``), nothing happened: the observations

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from broker.model.observation import Observation, PauseChanged, PauseScope, PoolSnapshot
+from broker.model.observation import Observation, PauseChanged, PauseScope, PoolSnapshot, SpecChanged
 from broker.model.plan import Effect, Launch
 from broker.model.replica import ReplicaPhase
+from broker.model.spec import Mode
 from broker.model.state import BrokerState
 
 Dispatch = Callable[[Effect], None]
@@ -31,6 +32,8 @@ def objection(state: BrokerState, newest: Sequence[Observation], effect: Effect)
                 return f"{pool_id} cannot be listed any more"
             case PauseChanged(paused=True) if _covers(observation, effect.model_id, effect.pool_id):
                 return f"paused by {observation.author}"
+            case SpecChanged(site=site) if site.mode is Mode.OBSERVE:
+                return "mode is observe now"
             case _:
                 pass
     return None
