@@ -131,7 +131,7 @@ def _doubted(snapshot: ModelSnapshot) -> ModelSnapshot:
 def _shape(
     draft: Draft, model: ModelState, recommendation: Recommendation, supply: Supply, before: int
 ) -> tuple[Trail, tuple[TimedTarget, ...], Override | None]:
-    """From the raw desire to the target, clamp by clamp; the model's new history, and its override if still in force."""
+    """From the raw desire to the target, clamp by clamp; the new history, and the override if it is in force."""
     trail = Trail(before)
     wanted = before if recommendation.hold else recommendation.target
     trail.set("policy", wanted, recommendation.code, recommendation.words)
