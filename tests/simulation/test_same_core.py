@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import count, islice
 
 import pytest
@@ -16,8 +17,8 @@ from broker.model.plan import Launch, Stop
 from broker.model.ports import StepRecord
 from broker.model.reading import Freshness
 from broker.model.replica import ReplicaPhase
-from tests.support.rehearsal import Moment, play_in_production, play_in_simulator
-from tests.support.rehearsal_scripts import LENGTH_S, START, generated_script
+from tests.support.rehearsal import Moment, Script, play_in_production, play_in_simulator
+from tests.support.rehearsal_scripts import generated_script
 from tests.support.silence import silent_logs
 
 CHUNKS, IN_EACH = 20, 50
@@ -52,11 +53,11 @@ def ingredients(steps: Sequence[StepRecord]) -> Counter[str]:
     )
 
 
-def whole_scripts(chunk: int) -> Iterator[tuple[int, list[Moment], MemoryStore]]:
+def whole_scripts(chunk: int) -> Iterator[tuple[int, Script, MemoryStore]]:
     """Generated scripts of this chunk in which every part really happened (a pause can swallow one), as simulated."""
     for seed in count(chunk * 10 * IN_EACH):
         script = generated_script(seed)
-        simulated = play_in_simulator(script, START, START + LENGTH_S)
+        simulated = play_in_simulator(script)
         found = ingredients(simulated.steps)
         if all(found[part] for part in PARTS):
             yield seed, script, simulated
@@ -67,7 +68,7 @@ def test_generated_sequences_decide_the_same_in_production_and_in_the_simulator(
     happened: Counter[str] = Counter()
     last_seed = 0
     for seed, script, simulated in islice(whole_scripts(chunk), IN_EACH):
-        produced = play_in_production(script, START, START + LENGTH_S)
+        produced = play_in_production(script)
         for ours, theirs in zip(simulated.steps, produced.steps, strict=False):
             assert said(ours) == said(theirs), f"script {seed} differs in step {ours.number}"
             assert (ours.observations, ours.changes) == (theirs.observations, theirs.changes), f"script {seed}"
@@ -85,16 +86,14 @@ def test_a_step_and_its_bytes_are_the_same_to_the_last_field() -> None:
     """The thousand compare observations and changes as values, which is cheaper; here everything as bytes."""
     for seed in range(5):
         script = generated_script(seed)
-        simulated = play_in_simulator(script, START, START + LENGTH_S)
-        produced = play_in_production(script, START, START + LENGTH_S)
+        simulated = play_in_simulator(script)
+        produced = play_in_production(script)
         assert [wire.dumps(record) for record in simulated.steps] == [wire.dumps(record) for record in produced.steps]
 
 
 def test_the_comparison_notices_one_moment_that_comes_a_hundredth_of_a_second_later() -> None:
     script = generated_script(1)
-    index = next(i for i, moment in enumerate(script) if moment.what == "override")
-    moved = [*script[:index], Moment(script[index].at + 0.01, "override", script[index].happen), *script[index + 1 :]]
-    moved.sort(key=lambda moment: moment.at)
-    simulated = play_in_simulator(script, START, START + LENGTH_S)
-    produced = play_in_production(moved, START, START + LENGTH_S)
+    late = [Moment(m.at + 0.01, m.what, m.happen) if m.what == "override" else m for m in script.moments]
+    simulated = play_in_simulator(script)
+    produced = play_in_production(replace(script, moments=tuple(late)))
     assert [said(record) for record in simulated.steps] != [said(record) for record in produced.steps]

@@ -8,7 +8,7 @@ so that a first difference grows instead of hiding.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -129,6 +129,16 @@ class Moment:
     at: float
     what: str
     happen: Happening | None
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """Moments by time, between ``start_at`` and ``end_at``; ``models`` are declared at the start."""
+
+    start_at: float
+    end_at: float
+    moments: tuple[Moment, ...]
+    models: tuple[ModelSpec, ...] = (CHAT, CODE)
 
 
 # -- what can happen
@@ -255,10 +265,9 @@ def declare(*models: ModelSpec) -> Happening:
 # -- the two players
 
 
-def play_in_simulator(script: Sequence[Moment], start_at: float, end_at: float) -> MemoryStore:
+def play_in_simulator(script: Script) -> MemoryStore:
     """The script through ``simulator.driver.Driver``; returns the log's store."""
-    stage = Stage()
-    script = [*script, Moment(end_at, "end", None)]
+    stage = Stage(models=script.models)
 
     def begin(at: float) -> tuple[Driver, MemoryLog]:
         log = MemoryLog(stage.store)
@@ -268,29 +277,29 @@ def play_in_simulator(script: Sequence[Moment], start_at: float, end_at: float) 
         driver.open("rehearsal", SpecChanged(SITE, stage.models, at))
         return driver, log
 
-    driver, log = begin(start_at)
-    for moment in script:
+    driver, log = begin(script.start_at)
+    for moment in (*script.moments, Moment(script.end_at, "end", None)):
         if moment.happen is not None:
             driver.at(moment.at, functools.partial(moment.happen, stage))
             continue
         driver.run_until(moment.at)
         drive(log.close())
-        if moment.at < end_at:
+        if moment.at < script.end_at:
             driver, log = begin(moment.at)
     return stage.store
 
 
-def play_in_production(script: Sequence[Moment], start_at: float, end_at: float) -> MemoryStore:
+def play_in_production(script: Script) -> MemoryStore:
     """The script through ``broker.app.runtime.Runtime`` in virtual time; returns the log's store."""
-    stage = Stage()
-    run_virtually(_play_in_production(stage, script, end_at), start_at)
+    stage = Stage(models=script.models)
+    run_virtually(_play_in_production(stage, script), script.start_at)
     return stage.store
 
 
-async def _play_in_production(stage: Stage, script: Sequence[Moment], end_at: float) -> None:
+async def _play_in_production(stage: Stage, script: Script) -> None:
     clock = VirtualClock()
     stage.time = clock.now
-    moments = [*script, Moment(end_at, "end", None)]
+    moments = [*script.moments, Moment(script.end_at, "end", None)]
     while moments:
         async with AsyncExitStack() as stack:
             log = MemoryLog(stage.store)

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from broker.model.errors import ActionRejected, ActuatorError, CapacityUnavailable, TransientError
 from broker.model.observation import PauseScope, ProbeVerdict
 from tests.support import rehearsal
-from tests.support.rehearsal import CHAT, CODE, Happening, Moment
+from tests.support.rehearsal import CHAT, CODE, Happening, Moment, Script
 
-LENGTH_S = 16.0
+LENGTH_S = 14.0
 START = 1_700_000_000.0
 
 
@@ -28,18 +28,20 @@ class _Times:
         return START + round(second * 100) / 100 + next(self._remainders) * 1e-6
 
 
-def generated_script(seed: int) -> list[Moment]:
-    """The moments by time."""
+def generated_script(seed: int) -> Script:
+    """The script of this seed, always the same."""
     rng = random.Random(seed)
     times = _Times(rng)
-    silent_from = rng.uniform(5.5, 7.0)
+    models = rng.choice(((CHAT,), (CHAT, CODE)))
+    silent_from = rng.uniform(5.0, 6.0)
     silence = (silent_from, silent_from + rng.uniform(2.6, 3.0))
+    names = tuple(model.model_id for model in models)
     moments = [
         Moment(times.near(second), what, happen)
-        for second, what, happen in (*_parts(rng, silence), *_hum(rng, silence), *_surprises(rng))
+        for second, what, happen in (*_parts(rng, silence), *_hum(rng, names, silence), *_surprises(rng))
         if 0.0 < second < LENGTH_S
     ]
-    return sorted(moments, key=lambda moment: moment.at)
+    return Script(START, START + LENGTH_S, tuple(sorted(moments, key=lambda moment: moment.at)), models)
 
 
 Draft = tuple[float, str, Happening | None]
@@ -50,20 +52,19 @@ def _parts(rng: random.Random, silence: Span) -> Iterator[Draft]:
     """What every script must have; the load of ``_hum`` does the rest. A restart forgets the windows, and what was
     never known is absent, not stale: so none falls into the silence, nor just before it."""
     yield rng.uniform(2.5, 4.5), "override", rehearsal.override("chat", rng.choice((3, 4)), rng.uniform(2.0, 2.5))
-    yield rng.uniform(10.0, 12.0), "override", rehearsal.override("chat", 1, rng.uniform(2.0, 9.0))
-    yield rng.uniform(1.0, 14.0), "failed listing", rehearsal.listing_fails(rng.choice(("near", "far")), 3)
+    yield rng.uniform(9.0, 11.0), "override", rehearsal.override("chat", 1, rng.uniform(2.0, 9.0))
+    yield rng.uniform(1.0, 12.0), "failed listing", rehearsal.listing_fails(rng.choice(("near", "far")), 3)
     for _ in range(rng.choice((1, 1, 2))):
         at = rng.choice((rng.uniform(1.0, silence[0] - 1.5), rng.uniform(silence[1] + 0.1, LENGTH_S - 1.0)))
         yield at, "restart", None
 
 
-def _hum(rng: random.Random, silence: Span) -> Iterator[Draft]:
+def _hum(rng: random.Random, model_ids: tuple[str, ...], silence: Span) -> Iterator[Draft]:
     """Scrapes, summaries, heartbeats and probes, about one a second; silence for a while in between."""
-    busy_to, busy_again = rng.uniform(3.0, 6.0), rng.uniform(8.0, 14.0)
-    watched = rng.choice((("chat",), ("chat", "code")))
+    busy_to, busy_again = rng.uniform(3.0, 6.0), rng.uniform(8.0, 12.0)
     for second in range(int(LENGTH_S)):
         busy = second < busy_to or busy_again < second < busy_again + 2.0
-        for model_id in watched:
+        for model_id in model_ids:
             waiting = rng.randrange(1, 9) if busy and model_id == "chat" else rng.choice((0, 0, 0, 2))
             running = rng.randrange(3, 20) if waiting else rng.randrange(0, 3)
             kv = rng.choice((0.2, 0.5, 0.95)) if waiting else 0.1
