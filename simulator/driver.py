@@ -33,8 +33,7 @@ class Priority(IntEnum):
     """The order of what happens at one instant."""
 
     ENGINE = 0
-    ARRIVAL = 1
-    TICK = 2
+    TICK = 1
 
 
 def drive(coroutine: Coroutine[Any, Any, T]) -> T:
