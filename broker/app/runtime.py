@@ -19,7 +19,7 @@ from actuators.base import Actuator
 from broker.control.answers import in_words, unknown_listing
 from broker.control.core import BrokerCore
 from broker.control.decide import Policies
-from broker.control.listing import POOL_INTERVAL_S, POOL_PHASE_S, ListingFilter
+from broker.control.listing import POOL_INTERVAL_S, ListingFilter, first_listing_at
 from broker.control.loop import Ran
 from broker.model.errors import ActuatorError, LeadershipRefused, LogError
 from broker.model.observation import Observation, PoolSnapshot
@@ -103,7 +103,9 @@ class Runtime:
         logger.info("leadership_taken", epoch=epoch.number, holder=epoch.holder)
         for observation in first:
             self.offer(observation)
-        loops = [self._control(), self._retention(), *(self._watch_pool(a) for a in self._actuators.values())]
+        loops = [self._control(), self._retention()]
+        for index, actuator in enumerate(self._actuators.values()):
+            loops.append(self._watch_pool(actuator, first_listing_at(self.clock.now(), index)))
         tasks = [asyncio.create_task(loop) for loop in loops]
         tasks[0].add_done_callback(self._control_ended)
         try:
@@ -206,10 +208,9 @@ class Runtime:
         )  # fmt: skip
         self.offer(receipt)
 
-    async def _watch_pool(self, actuator: Actuator) -> None:
+    async def _watch_pool(self, actuator: Actuator, next_at: float) -> None:
         """List one pool for ever."""
         listings = ListingFilter()
-        next_at = self.clock.now() + POOL_PHASE_S
         while True:
             await self.clock.sleep_until(next_at)
             listing = await self._list(actuator)
