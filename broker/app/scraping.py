@@ -69,7 +69,7 @@ class ScrapeLoop:
         url = f"{replica.url}/metrics"
         try:
             async with self._session.get(url, headers=headers, timeout=self._timeout, allow_redirects=False) as answer:
-                page = await _page(answer)
+                page = await read_page(answer)
             now = self._runtime.clock.now()
             self._runtime.observe(parse_metrics(page, replica.model_id, replica.replica_id, now, now))
         except (aiohttp.ClientError, TimeoutError, OSError, WireError) as error:
@@ -77,7 +77,7 @@ class ScrapeLoop:
             logger.warning("scrape_failed", replica_id=replica.replica_id, problem=problem)
 
 
-async def _page(answer: aiohttp.ClientResponse) -> bytes:
+async def read_page(answer: aiohttp.ClientResponse) -> bytes:
     """The whole page, which comes in pieces. Raises ``WireError`` for what is no page of metrics."""
     if answer.status != 200:
         raise WireError(f"/metrics answers {answer.status}")

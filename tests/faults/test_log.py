@@ -151,6 +151,7 @@ async def test_a_damaged_log_is_named_and_never_taken_for_a_new_one(tmp_path: Pa
         await running.stop_broker()
         whole = running.log_path.read_bytes()
         for damage in (empty, no_database, torn):
+            running.log_path.write_bytes(whole)
             damage(running.log_path)
             found = await asyncio.to_thread(run_broker, running.stack.folder, running.stack.secrets)
             assert found.returncode == Exit.FAILED, found.stderr
