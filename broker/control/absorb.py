@@ -119,7 +119,8 @@ def _seen(draft: Draft, record: Replica, observed: ObservedReplica) -> None:
     match observed.phase:
         case ReplicaPhase.GONE | ReplicaPhase.FAILED:
             wanted = record.phase is ReplicaPhase.STOPPING
-            why = observed.detail or ("exited" if wanted else "exited without being asked to")
+            # Told to exit, it is over for the reason that was given then; its exit itself says nothing more.
+            why = (record.detail or "exited") if wanted else observed.detail or "exited without being asked to"
             lifecycle.end(draft, changed, "" if wanted and not record.failure else record.failure or "exited", why)
             return
         case ReplicaPhase.STARTING | ReplicaPhase.LOADING | ReplicaPhase.READY:
