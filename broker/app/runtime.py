@@ -44,11 +44,15 @@ class RuntimeSettings:
 
 
 class Runtime:
-    """Owns the tasks. ``offer`` and ``observe`` may be called from any of them."""
+    """Owns the tasks. ``offer`` and ``observe`` may be called from any of them.
+
+    ``restored`` is told the time of the last step on record, before anything runs: a clock that went back while no
+    broker ran must not make time stand still until it has caught up.
+    """
 
     def __init__(
         self, *, log: Log, policies: Policies, actuators: Mapping[str, Actuator], runner: Runner, clock: Clock,
-        settings: RuntimeSettings | None = None,
+        settings: RuntimeSettings | None = None, restored: Callable[[float], None] = lambda last_now: None,
     ) -> None:  # fmt: skip
         self.clock = clock
         self.core = BrokerCore(log, policies, self._dispatch)
@@ -58,6 +62,7 @@ class Runtime:
         self.last_run_at: float | None = None
         self._actuators = actuators
         self._runner = runner
+        self._restored = restored
         self._listeners: list[Listener] = []
         self._kick = asyncio.Event()
         self._orders: list[asyncio.Future[None]] = []
@@ -100,6 +105,7 @@ class Runtime:
         alive.
         """
         epoch = await self.core.open(holder, self.clock.now())
+        self._restored(self.core.loop.state.control.last_now)
         logger.info("leadership_taken", epoch=epoch.number, holder=epoch.holder)
         for observation in first:
             self.offer(observation)

@@ -85,7 +85,13 @@ async def run_broker(files: ServiceFiles, stop: asyncio.Event, *, ready: Callabl
             runner = FaultyRunner(runner, points)
         settings = RuntimeSettings(retention_s=site.log.retention_s)
         runtime = Runtime(
-            log=log, policies=policies, actuators=actuators, runner=runner, clock=clock, settings=settings
+            log=log,
+            policies=policies,
+            actuators=actuators,
+            runner=runner,
+            clock=clock,
+            settings=settings,
+            restored=clock.not_before,
         )
         holder = f"pid {os.getpid()} on {socket.gethostname()}"
         await stack.enter_async_context(runtime.running(holder, spec_changed(site.spec, models, clock.now())))

@@ -145,7 +145,8 @@ def _seen(draft: Draft, record: Replica, observed: ObservedReplica) -> None:
     match observed.phase:
         case ReplicaPhase.GONE | ReplicaPhase.FAILED:
             wanted = record.phase is ReplicaPhase.STOPPING
-            why = observed.detail or ("exited" if wanted else "exited without being asked to")
+            # Told to exit, it is over for the reason that was given then; its exit itself says nothing more.
+            why = (record.detail or "exited") if wanted else observed.detail or "exited without being asked to"
             failure = "" if wanted and not record.failure else record.failure or "exited"
             lifecycle.end(draft, replace(record, **changes), failure, why)
             return
