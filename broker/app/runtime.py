@@ -8,7 +8,8 @@ line, never an end.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+import functools
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,9 @@ from broker.model.replica import EndpointRecord
 from broker.model.signals import MetricSample, RequestSummary
 
 logger = structlog.get_logger("broker")
+
+STALLED_AFTER_S = 5.0
+"""A step that is due for longer hangs: in a disk that does not answer, most likely."""
 
 Listener = Callable[[tuple[EndpointRecord, ...]], None]
 """Told of every change of the registry, after it is durable."""
@@ -60,6 +64,23 @@ class Runtime:
         self._listeners: list[Listener] = []
         self._kick = asyncio.Event()
         self._effects: set[asyncio.Task[None]] = set()
+        self._unrecorded: list[asyncio.Future[None]] = []
+        self._died = asyncio.Event()
+
+    @property
+    def problem(self) -> str | None:
+        """Why steps do not go on, None while they do."""
+        if self.log_problem is not None:
+            return self.log_problem
+        if self._died.is_set():
+            return "a part of the broker ended unexpectedly; its log says why"
+        due = self.core.due_at()
+        late_s = 0.0 if due is None else self.clock.now() - due
+        return f"a step has been due for {late_s:.0f} s" if late_s > STALLED_AFTER_S else None
+
+    async def died(self) -> None:
+        """Returns when one of the loops has ended by an error that nobody foresaw: the broker must start anew."""
+        await self._died.wait()
 
     # -- feeding
 
@@ -70,6 +91,26 @@ class Runtime:
     def observe(self, sample: MetricSample | RequestSummary) -> None:
         self.core.observe(sample)
         self._kick.set()
+
+    async def record(self, observation: Observation, timeout_s: float = 5.0) -> None:
+        """Offer ``observation`` and wait until a committed step contains it: it then survives a crash.
+
+        Raises ``LogError``: at once, with nothing offered, while the log is known to fail; else if this step's
+        commit fails or takes too long, and then the observation stays pending.
+        """
+        if self.problem is not None:
+            raise LogError(f"nothing was changed, since it could not be written down: {self.problem}")
+        recorded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._unrecorded.append(recorded)
+        self.offer(observation)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await recorded
+        except TimeoutError:
+            raise LogError(f"not written down within {timeout_s:g} s; {_PENDING}") from None
+        finally:
+            if recorded in self._unrecorded:
+                self._unrecorded.remove(recorded)
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Call ``listener`` on changes of the registry; returns how to stop that."""
@@ -88,8 +129,9 @@ class Runtime:
         logger.info("leadership_taken", epoch=epoch.number, holder=epoch.holder)
         for observation in first:
             self.offer(observation)
-        loops = [self._control(), self._retention(), *(self._watch_pool(a) for a in self._actuators.values())]
-        tasks = [asyncio.create_task(loop) for loop in loops]
+        pools = [functools.partial(self._watch_pool, actuator) for actuator in self._actuators.values()]
+        loops: list[Callable[[], Coroutine[Any, Any, None]]] = [self._control, self._retention, *pools]
+        tasks = [asyncio.create_task(self._watched(loop)) for loop in loops]
         try:
             yield self
         finally:
@@ -98,6 +140,14 @@ class Runtime:
                 await asyncio.wait(self._effects, timeout=self.settings.pool_timeout_s)
             await cancel(self._effects)
 
+    async def _watched(self, loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """A loop that ends by a mistake of ours must not leave a broker that seems to run."""
+        try:
+            await loop()
+        except Exception:
+            logger.exception("loop_died", action="the broker ends; its successor goes on from the log")
+            self._died.set()
+
     async def _control(self) -> None:
         while True:
             self._kick.clear()
@@ -105,16 +155,23 @@ class Runtime:
             if due is None or due > self.clock.now():
                 await self._wait_until(due)
                 continue
+            waiting, self._unrecorded = self._unrecorded, []  # what was offered so far is in the next step, or pending
             try:
                 ran = await self.core.run(self.clock.now())
             except LogError as error:
                 self._log_failed(error)
+                for recorded in waiting:
+                    _settle(recorded, LogError(f"not written down: {error}; {_PENDING}"))
                 await self.clock.sleep_until(self.clock.now() + self.settings.retry_s)
                 continue
             self.log_problem = None
             self.last_run_at = self.clock.now()
-            if ran is not None:
-                self._tell(ran)
+            if ran is None:
+                self._unrecorded = waiting + self._unrecorded
+                continue
+            for recorded in waiting:
+                _settle(recorded, None)
+            self._tell(ran)
 
     async def _wait_until(self, due: float | None) -> None:
         """Until ``due`` or a kick, whichever is first."""
@@ -189,6 +246,19 @@ class Runtime:
                 await self.log.trim(self.clock.now() - self.settings.retention_s)
             except LogError as error:
                 logger.error("trim_failed", problem=str(error))
+
+
+_PENDING = "it takes effect once the log can be written again, unless the broker ends before"
+
+
+def _settle(recorded: asyncio.Future[None], error: LogError | None) -> None:
+    """Tell who waits; nobody does after a time-out."""
+    if recorded.done():
+        return
+    if error is None:
+        recorded.set_result(None)
+    else:
+        recorded.set_exception(error)
 
 
 async def cancel(tasks: Iterable[asyncio.Future[Any]]) -> None:
