@@ -53,7 +53,7 @@ def pause(runtime: Runtime) -> PauseChanged:
 
 async def test_an_order_is_answered_only_after_its_step_is_committed() -> None:
     log = FakeLog()
-    log.delay_s = 3.0
+    log.delay_s = 1.5
     runtime = runtime_over(log)
     async with runtime.running("test"):
         await asyncio.sleep(1.0)
