@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 import struct
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,16 @@ ARRIVED, FAILED, MICROSECONDS, PROMPT_MILLI, OUTPUT_MILLI = range(2 * BUCKETS, 2
 COLUMNS = 2 * BUCKETS + 5
 _MILLI_VALUES: Floats = np.rint(SKETCH_VALUES * 1000.0)
 
+_COLUMNS = attrgetter(
+    "gateway_id",
+    "arrived",
+    "failed",
+    "interval_s",
+    "time_to_first_token.packed",
+    "inter_token.packed",
+    "prompt_tokens.packed",
+    "output_tokens.packed",
+)
 _ROW = struct.Struct("<4d")
 _NOBODY = -math.inf
 _LAST_BOOT = "\U0010ffff"
@@ -76,7 +88,8 @@ class Gateways:
         self.known: dict[str, Gateway] = {}
         self._ordered: list[Gateway] = []
         self._seconds: dict[int, Second] = {}
-        self._pending: dict[int, list[RequestSummary]] = {}
+        self._pending: list[RequestSummary] = []
+        self._pending_at: list[float] = []
 
     def observe(self, summary: RequestSummary, at: float) -> bool:
         """Keep the summary. False for one that was seen before."""
@@ -90,11 +103,8 @@ class Gateways:
             gateway.rows.append(row)
         elif not gateway.insert((at, boot_id, sequence), row):
             return False
-        second = math.ceil(at)
-        if second in self._pending:
-            self._pending[second].append(summary)
-        else:
-            self._pending[second] = [summary]
+        self._pending.append(summary)
+        self._pending_at.append(at)
         return True
 
     def _add(self, gateway_id: str) -> Gateway:
@@ -104,27 +114,35 @@ class Gateways:
 
     def settle(self) -> None:
         """Add what came since the last time to the sums of its seconds."""
-        for tick, summaries in self._pending.items():
-            second = self._seconds.get(tick)
-            if second is None:
-                second = self._seconds[tick] = Second()
-            second.gateways.update([summary.gateway_id for summary in summaries])
-            ttft, inter_token, prompt, output = _counts(
-                [summary.time_to_first_token.packed for summary in summaries],
-                [summary.inter_token.packed for summary in summaries],
-                [summary.prompt_tokens.packed for summary in summaries],
-                [summary.output_tokens.packed for summary in summaries],
-            )
-            second.sums[TTFT] += ttft
-            second.sums[INTER_TOKEN] += inter_token
-            second.sums[ARRIVED:] += (
-                sum([summary.arrived for summary in summaries]),
-                sum([summary.failed for summary in summaries]),
-                sum([round(summary.interval_s * 1e6) for summary in summaries]),
-                prompt @ _MILLI_VALUES,
-                output @ _MILLI_VALUES,
-            )
-        self._pending.clear()
+        if not self._pending:
+            return
+        first, last = math.ceil(min(self._pending_at)), math.ceil(max(self._pending_at))
+        if first == last:
+            self._add_up(first, self._pending)
+        else:
+            by_second: dict[int, list[RequestSummary]] = {}
+            for at, summary in zip(self._pending_at, self._pending, strict=True):
+                by_second.setdefault(math.ceil(at), []).append(summary)
+            for tick, summaries in by_second.items():
+                self._add_up(tick, summaries)
+        self._pending, self._pending_at = [], []
+
+    def _add_up(self, tick: int, summaries: list[RequestSummary]) -> None:
+        second = self._seconds.get(tick)
+        if second is None:
+            second = self._seconds[tick] = Second()
+        gateway_ids, arrived, failed, intervals_s, *sketches = zip(*map(_COLUMNS, summaries), strict=True)
+        ttft, inter_token, prompt, output = _counts(*sketches)
+        second.gateways.update(gateway_ids)
+        second.sums[TTFT] += ttft
+        second.sums[INTER_TOKEN] += inter_token
+        second.sums[ARRIVED:] += (
+            sum(arrived),
+            sum(failed),
+            sum([round(interval_s * 1e6) for interval_s in intervals_s]),
+            prompt @ _MILLI_VALUES,
+            output @ _MILLI_VALUES,
+        )
 
     def evict(self, before: float) -> None:
         """Drop reports and sums older than ``before``, and gateways that have none since."""
@@ -177,10 +195,10 @@ class GatewayView:
         self.queue_age_s = queue_age_s
         self.waiting = waiting
         self.in_flight = in_flight
-        self._sums = np.zeros(COLUMNS)
+        self._sums = np.add.reduce([second.sums for second in seconds]) if seconds else np.zeros(COLUMNS)
+        self._cumulative = {which.start: self._sums[which].cumsum() for which in (TTFT, INTER_TOKEN)}
         span_us = 0.0
         for second in seconds:
-            self._sums += second.sums
             # Seconds covered, by gateway: a lost report or one just joined does not count as a second of silence.
             span_us += second.sums.item(MICROSECONDS) / len(second.gateways)
         self._span_s = span_us / 1e6
@@ -197,10 +215,10 @@ class GatewayView:
         }
 
     def quantile(self, which: slice, q: float) -> float | None:
-        return sketch_quantile(q, self._sums[which])
+        return sketch_quantile(q, self._cumulative[which.start])
 
 
-def _counts(*packed: list[bytes]) -> Floats:
+def _counts(*packed: Sequence[bytes]) -> Floats:
     """The counts by bucket of the joined sketches of each kind, one row for a kind."""
     joined = [b"".join(sketches) for sketches in packed]
     entries = np.frombuffer(b"".join(joined), SKETCH_ENTRY)

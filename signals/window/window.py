@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from broker.model.reading import Reading, fresh, true_zero
+from broker.model.reading import Freshness, Reading, fresh, true_zero
 from broker.model.signals import MetricSample, RequestSummary, Signal
 from broker.model.snapshot import ModelSnapshot, WindowNeed
 from signals.window.engines import Engines, EngineView
@@ -238,7 +238,7 @@ class SignalWindow:
             Signal.QUEUE_AGE: view.queue_age_s(gauges) if waiting else waiting,
             **view.rates(),
         }
-        usable = {signal: fresh(value, at) for signal, value in numbers.items() if value == value}
+        usable = {signal: Reading(Freshness.FRESH, value, at) for signal, value in numbers.items() if value == value}
         for signal, q, which, _, undecided in _LATENCIES:
             value = view.quantile(which, q)
             if value is None:
