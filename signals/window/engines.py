@@ -181,16 +181,13 @@ class Engines:
     def __init__(self, patience_s: float, smoothing_s: float) -> None:
         self._patience_s = patience_s
         self._smoothing_s = smoothing_s
-        self._replicas: dict[str, Replica] = {}
+        self.known: dict[str, Replica] = {}
         self._ordered: list[Replica] = []
         self._layouts: dict[tuple[tuple[float, ...], ...], Layout] = {}
 
-    def __contains__(self, replica_id: str) -> bool:
-        return replica_id in self._replicas
-
     def observe(self, sample: MetricSample, at: float) -> bool:
         """Keep the sample. False for a second one of the same time."""
-        replica = self._replicas.get(sample.replica_id) or self._add(sample)
+        replica = self.known.get(sample.replica_id) or self._add(sample)
         queue = sample.queue_time or NO_HISTOGRAM
         ttft = sample.time_to_first_token or NO_HISTOGRAM
         inter_token = sample.inter_token_latency or NO_HISTOGRAM
@@ -254,13 +251,13 @@ class Engines:
 
     def _add(self, sample: MetricSample) -> Replica:
         replica = Replica(sample.replica_id, self._layout_of(sample))
-        self._replicas[sample.replica_id] = replica
+        self.known[sample.replica_id] = replica
         self._order()
         return replica
 
     def _order(self) -> None:
         """By id, so that sums of floats do not depend on who came first."""
-        self._ordered = [self._replicas[replica_id] for replica_id in sorted(self._replicas)]
+        self._ordered = [self.known[replica_id] for replica_id in sorted(self.known)]
 
     def _layout_of(self, sample: MetricSample) -> Layout:
         histograms = (sample.queue_time, sample.time_to_first_token, sample.inter_token_latency)
@@ -274,7 +271,7 @@ class Engines:
         return layout
 
     def forget(self, replica_id: str) -> bool:
-        known = self._replicas.pop(replica_id, None) is not None
+        known = self.known.pop(replica_id, None) is not None
         self._order()
         return known
 
