@@ -217,7 +217,7 @@ class Gateway:
 
 
 async def run_gateway(settings: GatewaySettings, *, ready: Callable[[str], None] | None = None) -> None:
-    """Serve until SIGTERM or SIGINT, then stop in order. A second signal does not wait for open requests.
+    """Serve until SIGTERM or SIGINT, then stop in order.
 
     ``ready`` is told the address once it listens.
     """

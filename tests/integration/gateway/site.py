@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +23,7 @@ class Answer:
     """What a user got. ``broken``: the connection ended in the middle of the answer."""
 
     status: int
-    headers: dict[str, str]
+    headers: Mapping[str, str]
     body: bytes
     broken: bool
 
@@ -100,11 +100,11 @@ class Site:
                     received += part
             except aiohttp.ClientError:
                 broken = True
-            return Answer(response.status, dict(response.headers), received, broken)
+            return Answer(response.status, response.headers, received, broken)
 
     async def get(self, path: str, headers: dict[str, str] | None = None) -> Answer:
         async with self.users.get(self.url + path, headers=headers) as response:
-            return Answer(response.status, dict(response.headers), await response.read(), False)
+            return Answer(response.status, response.headers, await response.read(), False)
 
     async def stop_gateway(self) -> None:
         if not self._stopped:

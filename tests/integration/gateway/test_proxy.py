@@ -244,7 +244,7 @@ async def test_a_user_who_leaves_ends_the_engines_work_at_once(site: Site, way: 
 
 async def test_a_slow_user_slows_the_engine_and_loses_nothing(site: Site) -> None:
     await site.start()
-    site.engines[0].tokens, site.engines[0].padding = 400, 20_000
+    site.engines[0].tokens, site.engines[0].padding = 400, 100_000
     reader, writer = await asyncio.open_connection("127.0.0.1", site.gateway.port, limit=2**16)
     body = b'{"model":"chat","stream":true}'
     writer.write(b"POST /v1/completions HTTP/1.0\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
@@ -254,7 +254,7 @@ async def test_a_slow_user_slows_the_engine_and_loses_nothing(site: Site) -> Non
     rest = await reader.read()
     writer.close()
     await writer.wait_closed()
-    assert rest.count(b"data: {") == 400 - 1 or rest.count(b"finish_reason") >= 399
+    assert rest.count(b"data: {") == 399, "the first was in the part read before"
     assert rest.endswith(b"data: [DONE]\n\n")
 
 
@@ -306,7 +306,7 @@ async def test_what_cannot_be_served_is_refused_in_openais_form(
 
 async def test_summaries_tell_what_users_saw(site: Site) -> None:
     await site.start()
-    site.engines[0].usage = True
+    site.engines[0].usage, site.engines[0].pause_s = True, 0.02
     await site.ask()
     await site.ask(stream=False)
     await until(lambda: sum(summary.finished for summary in site.broker.summaries()) == 2)
