@@ -202,11 +202,11 @@ class Draft:
             self.put_replica(replace(replica, retry_at=self.now, stop_acknowledged=False))
             return
         mode = replica.stop_mode or StopMode.GRACEFUL
-        if replica.stop_deadline_at is None:
-            grace_s = self.models[replica.model_id].spec.stop_grace_s
-            replica = replace(replica, stop_deadline_at=self.now + grace_s)
-        replica = replace(replica, retry_at=self.now + self.limits.effect_patience_s, stop_acknowledged=False)
-        self.put_replica(replica)
+        deadline_at = replica.stop_deadline_at
+        if deadline_at is None:
+            deadline_at = self.now + self.models[replica.model_id].spec.stop_grace_s
+        retry_at = self.now + self.limits.effect_patience_s
+        self.put_replica(replace(replica, retry_at=retry_at, stop_deadline_at=deadline_at, stop_acknowledged=False))
         cluster = self.site.cluster
         verb = "stop" if mode is StopMode.GRACEFUL else "kill"
         name = action_id(verb, cluster, replica.model_id, replica.ordinal, replica.generation)
