@@ -11,7 +11,7 @@ from broker.control.draft import endpoint_record
 from broker.model import wire
 from broker.model.plan import Launch, Stop
 from broker.model.ports import StepRecord
-from broker.model.replica import Replica, ReplicaPhase
+from broker.model.replica import EndpointRecord, Replica, ReplicaPhase
 from simulator.report.summary import RunSummary
 from tests.support.simulated import ELASTIC, SLOW_ENGINE, SmallRun, small_request, workloads
 from traces.schema import TraceRequest
@@ -133,7 +133,7 @@ def test_a_pool_forgets_what_ended_an_hour_ago() -> None:
 def test_a_registry_follows_from_the_state_at_every_step() -> None:
     run = SmallRun()
     run.run(BURST_THEN_CALM)
-    published: dict[str, object] = {}
+    published: dict[str, EndpointRecord] = {}
     for record in run.store.steps:
         for endpoint in record.registry:
             published[endpoint.endpoint_id] = endpoint
@@ -144,8 +144,8 @@ def test_a_registry_follows_from_the_state_at_every_step() -> None:
         if isinstance(entity, Replica)
     }
     assert published
-    for name, endpoint in published.items():
-        assert endpoint_record(final[name]) == endpoint
+    for name, record in published.items():
+        assert endpoint_record(final[name]) == record
 
 
 def test_what_can_never_fit_into_an_engine_is_rejected_and_counted() -> None:
