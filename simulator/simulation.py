@@ -64,7 +64,7 @@ class Simulation:
         self._driver = Driver(log, policies, self.pools, start_at=self._began_at)
         self._door = FrontDoor(model.model_id for model in models)
         self._open: dict[str, OpenRequest] = {}
-        self._outcomes: list[RequestOutcome | None] = []
+        self.outcomes: list[RequestOutcome | None] = []
         self._decisions: list[Decision] = []
         self._points: list[ReplicaPoint] = []
         self._engine_due: dict[str, float] = {}
@@ -104,7 +104,7 @@ class Simulation:
     def _arrive(self, request: TraceRequest, at: float) -> None:
         name = f"r{self._seen}"
         self._seen += 1
-        self._outcomes.append(None)
+        self.outcomes.append(None)
         opened = OpenRequest(
             name, self._model_id, self._seen - 1, at, max(1, request.prompt_tokens), max(1, request.output_tokens)
         )
@@ -171,7 +171,7 @@ class Simulation:
     def _close(self, request: OpenRequest, at: float, outcome: Outcome) -> None:
         del self._open[request.request_id]
         idle = self._door.leave(request, at, finished=outcome is Outcome.FINISHED)
-        self._outcomes[request.index] = self._outcome(request, at, outcome)
+        self.outcomes[request.index] = self._outcome(request, at, outcome)
         if idle:
             self._driver.at(self._driver.now + _REPORT_DELAY_S, self._report_if_draining)
 
@@ -276,8 +276,8 @@ class Simulation:
 
     def _summary(self, trace: Callable[[], TraceCounts] | None) -> RunSummary:
         for request in self._open.values():
-            self._outcomes[request.index] = self._outcome(request, None, Outcome.UNFINISHED)
-        outcomes = [outcome for outcome in self._outcomes if outcome is not None]
+            self.outcomes[request.index] = self._outcome(request, None, Outcome.UNFINISHED)
+        outcomes = [outcome for outcome in self.outcomes if outcome is not None]
         if len(outcomes) != self._seen:
             raise InvariantViolated(9, f"{self._seen} requests arrived, {len(outcomes)} are accounted for")
         return summarise(

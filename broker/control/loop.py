@@ -12,7 +12,7 @@ from broker.control.decide import Policies
 from broker.control.reconcile import Dispatch, Reconciler
 from broker.control.step import StepResult, step
 from broker.model.observation import LeadershipTaken, Observation
-from broker.model.plan import Effect, Plan, Publish, Withdraw
+from broker.model.plan import Effect, Plan
 from broker.model.ports import Checkpoint, Epoch, Log, StepRecord
 from broker.model.replica import EndpointRecord, Replica
 from broker.model.snapshot import ModelSnapshot
@@ -129,7 +129,7 @@ def _record(number: int, epoch: Epoch, observations: tuple[Observation, ...], re
         changes=result.changes,
         decisions=plan.decisions,
         effects=plan.effects,
-        registry=tuple(action.record for action in plan.actions if isinstance(action, Publish | Withdraw)),
+        registry=plan.registry,
     )
 
 

@@ -144,8 +144,7 @@ def test_a_registry_follows_from_the_state_at_every_step() -> None:
         if isinstance(entity, Replica)
     }
     assert published
-    for name, endpoint in published.items():
-        assert endpoint_record(final[name]) == endpoint
+    assert published == {name: endpoint_record(final[name]) for name in published}
 
 
 def test_what_can_never_fit_into_an_engine_is_rejected_and_counted() -> None:
