@@ -68,8 +68,8 @@ class Runtime:
         self._kick.set()
 
     def observe(self, sample: MetricSample | RequestSummary) -> None:
-        self.core.observe(sample)
-        self._kick.set()
+        if self.core.observe(sample):
+            self._kick.set()
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Call ``listener`` on changes of the registry; returns how to stop that."""

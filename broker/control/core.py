@@ -6,6 +6,8 @@ there. Neither can make it decide differently.
 
 from __future__ import annotations
 
+import math
+import zlib
 from collections.abc import Iterable
 
 from broker.control.decide import Policies
@@ -20,6 +22,9 @@ from broker.model.spec import Limits, ModelSpec
 from signals.window import SignalWindow
 
 SNAPSHOT_INTERVAL_S = 1.0
+SNAPSHOT_SLOTS = 32
+"""Each model has its own moment of the second, so that 500 models make 32 small steps a second: one large one kept
+whoever came during it waiting for seconds. A power of two, so that the moments are exact as floats."""
 
 
 class BrokerCore:
@@ -41,13 +46,14 @@ class BrokerCore:
     def offer(self, observation: Observation) -> None:
         self.loop.offer(observation)
 
-    def observe(self, sample: MetricSample | RequestSummary) -> None:
-        """A measurement of a model; unknown models are ignored. Makes a snapshot due at once if it matters much."""
+    def observe(self, sample: MetricSample | RequestSummary) -> bool:
+        """A measurement of a model; unknown models are ignored. True if it matters so much that a snapshot is due at
+        once."""
         window = self._windows.get(sample.model_id)
-        if window is None:
-            return
-        if window.observe(sample):
-            self._snapshot_at[sample.model_id] = min(self._snapshot_at[sample.model_id], sample.received_at)
+        if window is None or not window.observe(sample):
+            return False
+        self._snapshot_at[sample.model_id] = min(self._snapshot_at[sample.model_id], sample.received_at)
+        return True
 
     def due_at(self) -> float | None:
         times = [at for at in (self.loop.due_at(), min(self._snapshot_at.values(), default=None)) if at is not None]
@@ -67,7 +73,7 @@ class BrokerCore:
     def _due_snapshots(self, now: float) -> list[ModelSnapshot]:
         due = sorted(model_id for model_id, at in self._snapshot_at.items() if at <= now)
         for model_id in due:
-            self._snapshot_at[model_id] = now + SNAPSHOT_INTERVAL_S
+            self._snapshot_at[model_id] = _next_snapshot_at(model_id, now)
         return [self._windows[model_id].snapshot(now, now) for model_id in due]
 
     def _follow_state(self, model_ids: Iterable[str], now: float) -> None:
@@ -92,7 +98,7 @@ class BrokerCore:
         window = self._windows.get(spec.model_id)
         if window is None:
             self._windows[spec.model_id] = SignalWindow(spec.model_id, needs, limits.signal_patience_s)
-            self._snapshot_at[spec.model_id] = now + SNAPSHOT_INTERVAL_S
+            self._snapshot_at[spec.model_id] = _next_snapshot_at(spec.model_id, now)
         else:
             window.reconfigure(needs)
 
@@ -102,3 +108,9 @@ class BrokerCore:
             for policy in (spec.policy, *spec.shadows.values()):
                 needs.update(dict.fromkeys(self._policies(policy).needs()))
         return tuple(needs)
+
+
+def _next_snapshot_at(model_id: str, now: float) -> float:
+    """The model's next moment after ``now``. Half a slot off the whole second, where listings and timers fall."""
+    slot = (zlib.crc32(model_id.encode()) % SNAPSHOT_SLOTS + 0.5) / SNAPSHOT_SLOTS * SNAPSHOT_INTERVAL_S
+    return slot + SNAPSHOT_INTERVAL_S * (math.floor((now - slot) / SNAPSHOT_INTERVAL_S) + 1)
