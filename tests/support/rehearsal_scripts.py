@@ -16,6 +16,8 @@ from tests.support.rehearsal import CHAT, CODE, Happening, Moment, Script
 LENGTH_S = 14.0
 START = 1_700_000_000.0
 
+_REMAINDERS = [microseconds for microseconds in range(10_000) if microseconds % 5]
+
 
 class _Times:
     """Every interval, phase and deadline of a rehearsal is a whole number of 10 ms, or of 1/64 s (snapshots). Each
@@ -23,7 +25,7 @@ class _Times:
     tie with what follows from another, nor with a tick."""
 
     def __init__(self, rng: random.Random) -> None:
-        self._remainders = iter(rng.sample([rest for rest in range(10_000) if rest % 5], 2_000))
+        self._remainders = iter(rng.sample(_REMAINDERS, 2_000))
 
     def near(self, second: float) -> float:
         return START + round(second * 100) / 100 + next(self._remainders) * 1e-6
