@@ -7,6 +7,7 @@ there. Neither can make it decide differently.
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterable
 
 from broker.control.decide import Policies
@@ -21,6 +22,9 @@ from broker.model.spec import Limits, ModelSpec
 from signals.window import SignalWindow
 
 SNAPSHOT_INTERVAL_S = 1.0
+SNAPSHOT_SLOTS = 32
+"""Each model has its own moment of the second, so that 500 models make 32 small steps a second: one large one kept
+whoever came during it waiting for seconds. A power of two, so that the moments are exact as floats."""
 
 
 class BrokerCore:
@@ -79,7 +83,7 @@ class BrokerCore:
         horizon = now + SNAPSHOT_INTERVAL_S
         for model_id in sorted(model_id for model_id, at in self._snapshot_at.items() if at <= now or at > horizon):
             self.loop.offer(self._windows[model_id].snapshot(now, now))
-            self._snapshot_at[model_id] = now + SNAPSHOT_INTERVAL_S
+            self._snapshot_at[model_id] = _moment_after(model_id, now)
         self._find_next_snapshot()
 
     def _find_next_snapshot(self) -> None:
@@ -108,7 +112,7 @@ class BrokerCore:
         window = self._windows.get(spec.model_id)
         if window is None:
             self._windows[spec.model_id] = SignalWindow(spec.model_id, needs, limits.signal_patience_s)
-            self._snapshot_at[spec.model_id] = now + SNAPSHOT_INTERVAL_S
+            self._snapshot_at[spec.model_id] = _moment_after(spec.model_id, now)
         else:
             window.reconfigure(needs)
 
@@ -118,3 +122,9 @@ class BrokerCore:
             for policy in (spec.policy, *spec.shadows.values()):
                 needs.update(dict.fromkeys(self._policies(policy).needs()))
         return tuple(needs)
+
+
+def _moment_after(model_id: str, now: float) -> float:
+    """The model's next moment after ``now``. Half a slot off the whole second, where listings and timers fall."""
+    slot = (zlib.crc32(model_id.encode()) % SNAPSHOT_SLOTS + 0.5) / SNAPSHOT_SLOTS * SNAPSHOT_INTERVAL_S
+    return slot + SNAPSHOT_INTERVAL_S * (math.floor((now - slot) / SNAPSHOT_INTERVAL_S) + 1)
