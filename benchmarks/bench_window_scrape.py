@@ -42,8 +42,8 @@ def run() -> list[Measurement]:
 
 
 def _rate(replicas: int, interval_s: float, seconds: int = 40) -> float:
-    """Samples a second of processor time, of the best of five runs. Each second's samples are made just before they are taken in, as
-    they would come from the parser; making them is not timed."""
+    """Samples a second of processor time, of the best of five runs. Each second's samples are made just before they
+    are taken in, as they would come from the parser; making them is not timed."""
     best = math.inf
     for _ in range(5):
         window = SignalWindow("chat", NEEDS, 15.0)
