@@ -6,6 +6,7 @@ there. Neither can make it decide differently.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from broker.control.decide import Policies
@@ -15,7 +16,7 @@ from broker.model.observation import Observation
 from broker.model.ports import Epoch, Log
 from broker.model.replica import ReplicaPhase
 from broker.model.signals import MetricSample, RequestSummary
-from broker.model.snapshot import ModelSnapshot, WindowNeed
+from broker.model.snapshot import WindowNeed
 from broker.model.spec import Limits, ModelSpec
 from signals.window import SignalWindow
 
@@ -30,6 +31,7 @@ class BrokerCore:
         self._windows: dict[str, SignalWindow] = {}
         self._specs: dict[str, tuple[ModelSpec, Limits]] = {}
         self._snapshot_at: dict[str, float] = {}
+        self._next_snapshot_at = math.inf
         self.loop = ControlLoop(log, policies, dispatch)
 
     async def open(self, holder: str, now: float) -> Epoch:
@@ -38,37 +40,50 @@ class BrokerCore:
         self._follow_state(self.loop.state.models, now)
         return epoch
 
-    def offer(self, observation: Observation) -> None:
-        self.loop.offer(observation)
+    def offer(self, observation: Observation) -> bool:
+        """Something was learned. True if the next run is due earlier than before."""
+        return self.loop.offer(observation)
 
-    def observe(self, sample: MetricSample | RequestSummary) -> None:
-        """A measurement of a model; unknown models are ignored. Makes a snapshot due at once if it matters much."""
-        window = self._windows.get(sample.model_id)
-        if window is None:
-            return
-        if window.observe(sample):
-            self._snapshot_at[sample.model_id] = min(self._snapshot_at[sample.model_id], sample.received_at)
+    def observe(self, sample: MetricSample | RequestSummary) -> bool:
+        """A measurement of a model; unknown models are ignored. True if it matters so much that a snapshot is due at
+        once, earlier than before."""
+        model_id = sample.model_id
+        window = self._windows.get(model_id)
+        if window is None or not window.observe(sample) or sample.received_at >= self._snapshot_at[model_id]:
+            return False
+        self._snapshot_at[model_id] = sample.received_at
+        self._next_snapshot_at = min(self._next_snapshot_at, sample.received_at)
+        return True
 
     def due_at(self) -> float | None:
-        times = [at for at in (self.loop.due_at(), min(self._snapshot_at.values(), default=None)) if at is not None]
-        return min(times, default=None)
+        """When ``run`` should be called next, None while there is nothing to wait for."""
+        due = self.loop.due_at()
+        if due is None:
+            return self._next_snapshot_at if self._snapshot_at else None
+        return min(due, self._next_snapshot_at)
 
     async def run(self, now: float) -> Ran | None:
         """Emit the snapshots that are due, then step if something is pending. Raises ``LogError`` (nothing lost)."""
-        for snapshot in self._due_snapshots(now):
-            self.loop.offer(snapshot)
+        # Further ahead than the interval: it was set before the clock went back.
+        if self._next_snapshot_at <= now or self._next_snapshot_at > now + SNAPSHOT_INTERVAL_S:
+            self._emit_snapshots(now)
         due = self.loop.due_at()
         if due is None or due > now:
             return None
         ran = await self.loop.run(now)
-        self._follow_state(ran.touched, now)
+        if ran.touched:
+            self._follow_state(ran.touched, now)
         return ran
 
-    def _due_snapshots(self, now: float) -> list[ModelSnapshot]:
-        due = sorted(model_id for model_id, at in self._snapshot_at.items() if at <= now)
-        for model_id in due:
+    def _emit_snapshots(self, now: float) -> None:
+        horizon = now + SNAPSHOT_INTERVAL_S
+        for model_id in sorted(model_id for model_id, at in self._snapshot_at.items() if at <= now or at > horizon):
+            self.loop.offer(self._windows[model_id].snapshot(now, now))
             self._snapshot_at[model_id] = now + SNAPSHOT_INTERVAL_S
-        return [self._windows[model_id].snapshot(now, now) for model_id in due]
+        self._find_next_snapshot()
+
+    def _find_next_snapshot(self) -> None:
+        self._next_snapshot_at = min(self._snapshot_at.values(), default=math.inf)
 
     def _follow_state(self, model_ids: Iterable[str], now: float) -> None:
         """Give each model on record a window with its policies' needs and the replicas that should report."""
@@ -86,6 +101,7 @@ class BrokerCore:
                 self._configure(model.spec, limits, now)
             ready = [name for name, r in state.replicas_of(model_id).items() if r.phase is ReplicaPhase.READY]
             self._windows[model_id].expect(ready, now)
+        self._find_next_snapshot()
 
     def _configure(self, spec: ModelSpec, limits: Limits, now: float) -> None:
         needs = self._needs(spec)

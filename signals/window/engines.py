@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 import struct
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
 
-from broker.model.signals import MetricSample, Signal
+from broker.model.signals import Histogram, MetricSample, Signal
 from broker.model.snapshot import ReplicaLoad
 from signals.window.quantiles import Floats, merged, prometheus_quantile
 
@@ -29,6 +29,7 @@ GAUGES = 3
 SUMS = 8
 COUNTS = 11
 _DOUBLE = struct.Struct("<d")
+_HEAD = struct.Struct("<5d")
 
 RATES = (
     Signal.ARRIVAL_RATE,
@@ -39,6 +40,10 @@ RATES = (
 """Of the columns from ARRIVED on."""
 
 
+NO_HISTOGRAM = Histogram((), (), 0.0)
+"""Of an engine that does not keep it."""
+
+
 class Layout:
     """How the rows of one set of histogram bounds are laid out. One object for equal bounds."""
 
@@ -46,7 +51,17 @@ class Layout:
         self.bounds = (queue, ttft, inter_token)
         ends = np.cumsum([COUNTS, len(queue), len(ttft), len(inter_token)]).tolist()
         self.counts = tuple(slice(start, end) for start, end in pairwise(ends))
-        self.packer = struct.Struct(f"<{ends[-1]}d")
+        self.pack = struct.Struct(f"<{ends[-1]}d").pack
+
+    def fits(self, queue: Histogram, ttft: Histogram, inter_token: Histogram) -> bool:
+        """Whether these histograms have the bounds of this layout. Pages share one tuple for equal bounds, so that
+        identity mostly settles it."""
+        of_queue, of_ttft, of_inter_token = self.bounds
+        return (
+            (ttft.bounds is of_ttft or ttft.bounds == of_ttft)
+            and (queue.bounds is of_queue or queue.bounds == of_queue)
+            and (inter_token.bounds is of_inter_token or inter_token.bounds == of_inter_token)
+        )
 
     def pack_partial(self, sample: MetricSample) -> bytes:
         """The row of a sample that lacks something: NaN stands for what is absent."""
@@ -64,17 +79,19 @@ class Layout:
         ]
         numbers.insert(ARRIVED, numbers[6] + numbers[RUNNING] + numbers[WAITING])
         histograms = (sample.queue_time, sample.time_to_first_token, sample.inter_token_latency)
-        sums = [NaN if histogram is None else histogram.total for histogram in histograms]
+        sums: list[float] = []
         counts: list[float] = []
         for histogram, bounds in zip(histograms, self.bounds, strict=True):
-            counts += [NaN] * len(bounds) if histogram is None else histogram.counts
-        return self.packer.pack(*numbers, *sums, *counts)
+            known = histogram or (Histogram(bounds, (NaN,) * len(bounds), NaN) if bounds else NO_HISTOGRAM)
+            sums.append(known.total)
+            counts += known.counts
+        return self.pack(*numbers, *sums, *counts)
 
 
 @dataclass(slots=True)
 class Replica:
-    """One replica's rows by rising time. ``irregular_at`` is the latest row that lacks something or shows a counter
-    below the one before: views that reach back over it go row by row."""
+    """One replica's rows by rising time. ``irregular_at`` is the latest row that lacks what its neighbour has (or has
+    what that lacks), or shows a counter below the one before: views that reach back over it go row by row."""
 
     replica_id: str
     layout: Layout
@@ -82,6 +99,7 @@ class Replica:
     rows: list[bytes] = field(default_factory=list)
     irregular_at: float = -math.inf
     last_prompt: float = 0.0
+    whole: bool = True
 
     def insert(self, at: float, row: bytes) -> bool:
         """Put a row where its time wants it; False if that time is taken."""
@@ -91,9 +109,12 @@ class Replica:
         self.times.insert(index, at)
         self.rows.insert(index, row)
         for later in (index, index + 1):
-            if 0 < later < len(self.times) and self.value(later, PROMPT) < self.value(later - 1, PROMPT):
-                self.irregular_at = max(self.irregular_at, self.times[later])
-        self.last_prompt = self.value(-1, PROMPT)
+            if 0 < later < len(self.times):
+                before, after = self.matrix(later - 1, later)
+                if after[PROMPT] < before[PROMPT] or (np.isnan(before) != np.isnan(after)).any():
+                    self.irregular_at = max(self.irregular_at, self.times[later])
+        newest = self.matrix(len(self.rows) - 1, len(self.rows) - 1)
+        self.last_prompt, self.whole = newest.item(PROMPT), not np.isnan(newest).any()
         return True
 
     def value(self, index: int, column: int) -> float:
@@ -127,30 +148,31 @@ class Replica:
                 return value
         return NaN
 
-    def queue_age_s(self, latest: int, t: float) -> float:
-        """The age at ``t`` of the oldest waiting request, taking the queue as first come, first served.
+    def queue_age_s(self, t: float) -> float:
+        """The age of the oldest waiting request at the latest row up to ``t``, taking the queue as first come, first
+        served.
 
         All that ever arrived, less what waits, has left the queue; so the oldest that waits is the next to have
         arrived after that number was reached. Going back through the rows finds when; between two rows the arrivals
         are taken as even. Never older than the last moment without a queue, nor than the rows that are kept.
         """
-        waiting = self.value(latest, WAITING)
+        latest = bisect_right(self.times, t) - 1
+        _, waiting, _, arrived, prompt = _HEAD.unpack_from(self.rows[latest])
         if not waiting > 0.0:
             return 0.0
-        started = self.value(latest, ARRIVED) - waiting
-        index = latest - 1
-        while index >= 0 and self.times[index] >= self.irregular_at:
-            if self.value(index, ARRIVED) <= started or self.value(index, WAITING) == 0.0:
-                break
-            index -= 1
-        later = self.times[index + 1]
-        if index < 0 or self.times[index] < self.irregular_at:
-            return t - later
-        arrived, arrived_later = self.value(index, ARRIVED), self.value(index + 1, ARRIVED)
-        share = (started + 1.0 - arrived) / (arrived_later - arrived + 1.0) if arrived_later > arrived else 0.5
-        if not 0.0 <= share <= 1.0:
-            share = 0.5
-        return t - (self.times[index] + share * (later - self.times[index]))
+        started = arrived - waiting
+        for index in range(latest - 1, -1, -1):
+            arrived_later, prompt_later = arrived, prompt
+            _, waiting, _, arrived, prompt = _HEAD.unpack_from(self.rows[index])
+            if prompt_later < prompt:  # the engine restarted in between
+                return self.times[latest] - self.times[index + 1]
+            if arrived <= started or waiting == 0.0:
+                # Between the two rows n came; the next after those that had left is as likely anywhere among them.
+                share = (started + 1.0 - arrived) / (arrived_later - arrived + 1.0) if arrived_later > arrived else 0.5
+                if not 0.0 <= share <= 1.0:
+                    share = 0.5
+                return self.times[latest] - self.times[index] - share * (self.times[index + 1] - self.times[index])
+        return self.times[latest] - self.times[0]
 
 
 class Engines:
@@ -159,37 +181,30 @@ class Engines:
     def __init__(self, patience_s: float, smoothing_s: float) -> None:
         self._patience_s = patience_s
         self._smoothing_s = smoothing_s
-        self._replicas: dict[str, Replica] = {}
+        self.known: dict[str, Replica] = {}
         self._ordered: list[Replica] = []
         self._layouts: dict[tuple[tuple[float, ...], ...], Layout] = {}
 
-    def __contains__(self, replica_id: str) -> bool:
-        return replica_id in self._replicas
-
     def observe(self, sample: MetricSample, at: float) -> bool:
         """Keep the sample. False for a second one of the same time."""
-        replica = self._replicas.get(sample.replica_id) or self._add(sample)
-        queue, ttft, inter_token = sample.queue_time, sample.time_to_first_token, sample.inter_token_latency
+        replica = self.known.get(sample.replica_id) or self._add(sample)
+        queue = sample.queue_time or NO_HISTOGRAM
+        ttft = sample.time_to_first_token or NO_HISTOGRAM
+        inter_token = sample.inter_token_latency or NO_HISTOGRAM
         running, waiting = sample.requests_running, sample.requests_waiting
         prompt, finished = sample.prompt_tokens_total, sample.requests_finished_total
         if (
-            queue is None
-            or ttft is None
-            or inter_token is None
-            or running is None
+            running is None
             or waiting is None
             or prompt is None
             or finished is None
             or sample.kv_cache_use is None
             or sample.generation_tokens_total is None
             or sample.preemptions_total is None
+            or not replica.layout.fits(queue, ttft, inter_token)
         ):
-            return self._observe_partial(replica, sample, at)
-        if (queue.bounds, ttft.bounds, inter_token.bounds) != replica.layout.bounds and not self._relaid(
-            replica, sample, at
-        ):
-            return False
-        row = replica.layout.packer.pack(
+            return self._observe_unusual(replica, sample, at)
+        row = replica.layout.pack(
             running,
             waiting,
             sample.kv_cache_use,
@@ -206,7 +221,7 @@ class Engines:
             *inter_token.counts,
         )
         times = replica.times
-        if times and at <= times[-1]:
+        if times and (at <= times[-1] or not replica.whole):
             return replica.insert(at, row)
         if prompt < replica.last_prompt:
             replica.irregular_at = at
@@ -215,15 +230,14 @@ class Engines:
         replica.rows.append(row)
         return True
 
-    def _observe_partial(self, replica: Replica, sample: MetricSample, at: float) -> bool:
+    def _observe_unusual(self, replica: Replica, sample: MetricSample, at: float) -> bool:
+        """A sample that lacks something, or has other histogram bounds than those before."""
         histograms = (sample.queue_time, sample.time_to_first_token, sample.inter_token_latency)
-        bounds = zip(histograms, replica.layout.bounds, strict=True)
-        known = all(histogram is None or histogram.bounds == known for histogram, known in bounds)
-        if not known and not self._relaid(replica, sample, at):
+        known = zip(histograms, replica.layout.bounds, strict=True)
+        fits = all(histogram is None or histogram.bounds == bounds for histogram, bounds in known)
+        if not fits and not self._relaid(replica, sample, at):
             return False
-        kept = replica.insert(at, replica.layout.pack_partial(sample))
-        replica.irregular_at = max(replica.irregular_at, at)
-        return kept
+        return replica.insert(at, replica.layout.pack_partial(sample))
 
     def _relaid(self, replica: Replica, sample: MetricSample, at: float) -> bool:
         """Begin anew with other histogram bounds (another engine version took over); False for a straggler of the
@@ -237,13 +251,13 @@ class Engines:
 
     def _add(self, sample: MetricSample) -> Replica:
         replica = Replica(sample.replica_id, self._layout_of(sample))
-        self._replicas[sample.replica_id] = replica
+        self.known[sample.replica_id] = replica
         self._order()
         return replica
 
     def _order(self) -> None:
         """By id, so that sums of floats do not depend on who came first."""
-        self._ordered = [self._replicas[replica_id] for replica_id in sorted(self._replicas)]
+        self._ordered = [self.known[replica_id] for replica_id in sorted(self.known)]
 
     def _layout_of(self, sample: MetricSample) -> Layout:
         histograms = (sample.queue_time, sample.time_to_first_token, sample.inter_token_latency)
@@ -257,7 +271,7 @@ class Engines:
         return layout
 
     def forget(self, replica_id: str) -> bool:
-        known = self._replicas.pop(replica_id, None) is not None
+        known = self.known.pop(replica_id, None) is not None
         self._order()
         return known
 
@@ -274,29 +288,74 @@ class Engines:
 
     def view(self, t: float) -> EngineView:
         """What the replicas said at ``t``."""
-        reporting: list[Seen] = []
-        silent: list[str] = []
+        view = EngineView(t)
+        parts: dict[Layout, Part] = {}
+        layout: Layout | None = None
         since, base_at = t - self._patience_s, t - self._smoothing_s
         for replica in self._ordered:
-            times = replica.times
+            times, rows = replica.times, replica.rows
             latest = len(times) - 1
             if times[latest] > t:
                 latest = bisect_right(times, t) - 1
                 if latest < 0:
                     continue
-            if times[latest] < since:
-                silent.append(replica.replica_id)
-            else:
-                reporting.append((replica, latest, max(bisect_right(times, base_at) - 1, 0)))
-        view = EngineView(t, [replica.replica_id for replica, _, _ in reporting], reporting, silent)
-        layouts = {replica.layout for replica, _, _ in reporting}
-        for layout in sorted(layouts, key=lambda layout: layout.bounds) if len(layouts) > 1 else layouts:
-            view.add(layout, [seen for seen in reporting if seen[0].layout is layout], since)
+            at = times[latest]
+            if at < since:
+                view.silent.append(replica.replica_id)
+                continue
+            base = bisect_right(times, base_at) - 1
+            if base < 0:
+                base = 0
+            if replica.layout is not layout:
+                layout = replica.layout
+                part = parts.setdefault(layout, Part(layout))
+            if replica.irregular_at >= since or replica.irregular_at >= times[base]:
+                part.irregular.append((len(part.replicas), latest, base))
+            part.replicas.append(replica)
+            part.times.append(at)
+            part.spans.append(at - times[base])
+            part.latest.append(rows[latest])
+            part.base.append(rows[base])
+        for part in parts.values():
+            part.measure(since)
+        view.parts.extend(parts.values())
         return view
 
 
-Seen = tuple[Replica, int, int]
-"""A replica in a view, and the numbers of its latest and base rows."""
+class Part:
+    """The replicas of one layout in a view: lists by replica, then what they come to together."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.replicas: list[Replica] = []
+        self.times: list[float] = []
+        self.spans: list[float] = []
+        self.latest: list[bytes] = []
+        self.base: list[bytes] = []
+        self.irregular: list[tuple[int, int, int]] = []
+        self.gauges: list[list[float]] = []
+        self.rates: Floats = np.zeros(0)
+        self.totals: list[float] = []
+
+    def measure(self, since: float) -> None:
+        """Fill in gauges by replica, rates and histogram increases of all together."""
+        rows = np.frombuffer(b"".join(self.latest + self.base)).reshape(2, len(self.latest), -1)
+        self.gauges = rows[0, :, :GAUGES].tolist()
+        gained = rows[0, :, ARRIVED:] - rows[1, :, ARRIVED:]
+        for index, latest, base in self.irregular:
+            replica = self.replicas[index]
+            gained[index] = replica.gained(base, latest)
+            self.gauges[index] = [replica.known_gauge(latest, column, since) for column in range(GAUGES)]
+        # A replica seen once has a span of 0 and no rate yet.
+        per_s = np.array([1.0 / span if span else 0.0 for span in self.spans])
+        self.rates = np.add.reduce(gained[:, : len(RATES)] * per_s[:, None])
+        self.totals = np.add.reduce(gained).tolist()
+
+    def histogram(self, which: int) -> tuple[Sequence[float], list[float], float]:
+        """Bounds, cumulative counts and sum of what was observed in the span of the view."""
+        counts = self.layout.counts[which]
+        start, stop = counts.start - ARRIVED, counts.stop - ARRIVED
+        return self.layout.bounds[which], self.totals[start:stop], self.totals[SUMS - ARRIVED + which]
 
 
 @dataclass(slots=True)
@@ -304,74 +363,55 @@ class EngineView:
     """What the replicas said at ``t``: those that report within patience, and those that fell silent."""
 
     t: float
-    replica_ids: list[str]
-    reporting: list[Seen]
-    silent: list[str]
-    gauges: dict[str, list[float]] = field(default_factory=dict)
-    _rates: list[Floats] = field(default_factory=list)
-    _histograms: list[list[tuple[tuple[float, ...], Floats, float]]] = field(default_factory=list)
+    silent: list[str] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
 
-    def add(self, layout: Layout, seen: list[Seen], since: float) -> None:
-        """Measure the replicas of one layout."""
-        latest = np.frombuffer(b"".join([replica.rows[latest] for replica, latest, _ in seen])).reshape(len(seen), -1)
-        base = np.frombuffer(b"".join([replica.rows[base] for replica, _, base in seen])).reshape(len(seen), -1)
-        gained = latest[:, ARRIVED:] - base[:, ARRIVED:]
-        spans = [replica.times[latest] - replica.times[base] for replica, latest, base in seen]
-        gauges = latest[:, :GAUGES].tolist()
-        for index, (replica, last, first) in enumerate(seen):
-            self.gauges[replica.replica_id] = gauges[index]
-            if replica.times[first] <= replica.irregular_at:
-                gained[index] = replica.gained(first, last)
-                gauges[index][:] = [replica.known_gauge(last, column, since) for column in range(GAUGES)]
-        if any(spans):
-            per_s = gained[:, : len(RATES)] / np.array([[span or math.inf] for span in spans])
-            self._rates.append(np.add.reduce(per_s))
-        total = np.add.reduce(gained[:, SUMS - ARRIVED :])
-        self._histograms.append(
-            [
-                (bounds, total[counts.start - SUMS : counts.stop - SUMS], float(total[which]))
-                for which, (bounds, counts) in enumerate(zip(layout.bounds, layout.counts, strict=True))
-            ]
-        )
+    def gauges(self) -> dict[str, list[float]]:
+        """Running, waiting and KV use of each reporting replica; NaN where it does not tell."""
+        return {
+            replica.replica_id: gauges
+            for part in self.parts
+            for replica, gauges in zip(part.replicas, part.gauges, strict=True)
+        }
 
     @property
     def oldest_at(self) -> float:
         """The time of the oldest row that counts."""
-        return min([replica.times[latest] for replica, latest, _ in self.reporting])
+        return min(min(part.times) for part in self.parts)
 
     def rates(self) -> dict[Signal, float]:
         """Per second, of those that every replica tells; empty until one was scraped twice."""
-        if not self._rates:
+        if not any(any(part.spans) for part in self.parts):
             return {}
-        rates = zip(RATES, np.add.reduce(self._rates).tolist(), strict=True)
-        return {signal: max(rate, 0.0) for signal, rate in rates if rate == rate}
+        rates = np.add.reduce([part.rates for part in self.parts]).tolist()
+        return {signal: max(rate, 0.0) for signal, rate in zip(RATES, rates, strict=True) if rate == rate}
 
     def quantile(self, which: int, q: float) -> float | None:
         """Of histogram ``which`` (queue time, time to first token, inter-token); NaN if a replica does not tell it,
         None if nothing was observed."""
-        parts = [part[which] for part in self._histograms]
-        if not parts or any(not bounds for bounds, _, _ in parts):
+        bounds, counts, total = merged([part.histogram(which) for part in self.parts])
+        if not bounds or counts[-1] != counts[-1]:
             return NaN
-        bounds, counts = merged([(bounds, counts) for bounds, counts, _ in parts])
-        if counts[-1] != counts[-1]:
-            return NaN
-        return prometheus_quantile(q, bounds, counts.tolist(), sum(total for _, _, total in parts))
+        return prometheus_quantile(q, bounds, counts, total)
 
     def queue_age_s(self, replica_ids: Collection[str]) -> float:
         """The oldest waiting request's age, over the replicas given."""
-        ages = [
-            replica.queue_age_s(latest, self.t)
-            for replica, latest, _ in self.reporting
-            if self.gauges[replica.replica_id][WAITING] > 0.0 and replica.replica_id in replica_ids
-        ]
-        return max(ages, default=0.0)
+        return max(
+            [
+                replica.queue_age_s(self.t)
+                for part in self.parts
+                for replica, gauges in zip(part.replicas, part.gauges, strict=True)
+                if gauges[WAITING] > 0.0 and replica.replica_id in replica_ids
+            ],
+            default=0.0,
+        )
 
     def loads(self) -> tuple[ReplicaLoad, ...]:
-        """The gauges of each reporting replica that tells how many requests it has."""
-        loads = []
-        for replica, latest, _ in self.reporting:
-            running, waiting, kv = self.gauges[replica.replica_id]
-            if running == running and waiting == waiting:
-                kv = kv if kv == kv else 0.0
-                loads.append(ReplicaLoad(replica.replica_id, replica.times[latest], running, waiting, kv))
-        return tuple(loads)
+        """The gauges of each reporting replica that tells how many requests it has, by id."""
+        loads = [
+            ReplicaLoad(replica.replica_id, at, running, waiting, kv if kv == kv else 0.0)
+            for part in self.parts
+            for replica, at, (running, waiting, kv) in zip(part.replicas, part.times, part.gauges, strict=True)
+            if running == running and waiting == waiting
+        ]
+        return tuple(loads if len(self.parts) < 2 else sorted(loads, key=lambda load: load.replica_id))

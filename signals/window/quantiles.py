@@ -40,9 +40,9 @@ def prometheus_quantile(q: float, bounds: Sequence[float], counts: Sequence[floa
     return lower + (bounds[index] - lower) * (rank - below) / (counts[index] - below)
 
 
-def sketch_quantile(q: float, counts: Floats) -> float | None:
-    """The value at rank ceil(q * n) of counts by sketch bucket, as ``Sketch.quantile``; None if there are none."""
-    cumulative = counts.cumsum()
+def sketch_quantile(q: float, cumulative: Floats) -> float | None:
+    """The value at rank ceil(q * n) of cumulative counts by sketch bucket, as ``Sketch.quantile``; None if there are
+    none."""
     observed = float(cumulative[-1])
     if observed <= 0.0:
         return None
@@ -50,16 +50,22 @@ def sketch_quantile(q: float, counts: Floats) -> float | None:
     return float(SKETCH_VALUES[int(cumulative.searchsorted(rank))])
 
 
-def merged(histograms: Sequence[tuple[Sequence[float], Floats]]) -> tuple[Sequence[float], Floats]:
-    """The sum of cumulative histograms (bounds, counts) whose bounds may differ, as when a fleet runs two engine
-    versions: over the union of the bounds, each interpolated linearly between its own."""
-    if all(bounds == histograms[0][0] for bounds, _ in histograms):
-        return histograms[0][0], np.add.reduce([counts for _, counts in histograms])
-    union = sorted({bound for bounds, _ in histograms for bound in bounds})
+Cumulative = tuple[Sequence[float], list[float], float]
+"""A histogram: bounds, cumulative counts, sum of the values."""
+
+
+def merged(histograms: Sequence[Cumulative]) -> Cumulative:
+    """The sum of histograms whose bounds may differ, as when a fleet runs two engine versions: over the union of the
+    bounds, each interpolated linearly between its own. Without bounds if one has none."""
+    if len(histograms) == 1:
+        return histograms[0]
+    if not all(bounds for bounds, _, _ in histograms):
+        return (), [], 0.0
+    union = sorted({bound for bounds, _, _ in histograms for bound in bounds})
     finite = union[:-1]
     summed = np.zeros(len(union))
-    for bounds, counts in histograms:
+    for bounds, counts, _ in histograms:
         if len(bounds) > 1:
             summed[:-1] += np.interp(finite, (0.0, *bounds[:-1]), (0.0, *counts[:-1]))
         summed[-1] += counts[-1]
-    return union, summed
+    return union, summed.tolist(), sum(total for _, _, total in histograms)

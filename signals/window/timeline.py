@@ -10,6 +10,7 @@ import numpy as np
 from broker.model.reading import ABSENT, Freshness, Reading
 from broker.model.signals import Signal
 from broker.model.snapshot import WindowNeed, WindowReading
+from signals.window.quantiles import Floats
 
 SIGNALS = tuple(Signal)
 _ROW = {signal: row for row, signal in enumerate(SIGNALS)}
@@ -63,16 +64,19 @@ class Timeline:
         seen = self._values[_ROW[need.signal], max(start, 0) : max(stop, 0)]
         current = reading.current
         covered = start >= 0 and current is not None
+        low: float | None
+        high: float | None
+        mean: float | None
         if not seen.size:
             low = high = mean = current
         else:
             # A NaN makes minimum and mean NaN.
-            low, high, mean = float(seen.min()), float(seen.max()), float(np.add.reduce(seen)) / seen.size
+            low, high, mean = _summary(seen)
             if low != low:
                 covered = False
                 seen = seen[seen == seen]
                 if seen.size:
-                    low, high, mean = float(seen.min()), float(seen.max()), float(seen.mean())
+                    low, high, mean = _summary(seen)
                 else:
                     low = high = mean = current
             if current is not None and low is not None and high is not None:
@@ -90,3 +94,9 @@ class Timeline:
             other._first, other._end = self._end - keep, self._end
         other._last_value, other._last_at = self._last_value, self._last_at
         return other
+
+
+def _summary(seen: Floats) -> tuple[float, float, float]:
+    """Minimum, maximum and mean."""
+    mean = np.add.reduce(seen) / seen.size
+    return float(np.minimum.reduce(seen)), float(np.maximum.reduce(seen)), float(mean)
