@@ -83,7 +83,7 @@ class BrokerCore:
         horizon = now + SNAPSHOT_INTERVAL_S
         for model_id in sorted(model_id for model_id, at in self._snapshot_at.items() if at <= now or at > horizon):
             self.loop.offer(self._windows[model_id].snapshot(now, now))
-            self._snapshot_at[model_id] = _moment_after(model_id, now)
+            self._snapshot_at[model_id] = _slot_after(model_id, now)
         self._find_next_snapshot()
 
     def _find_next_snapshot(self) -> None:
@@ -112,7 +112,7 @@ class BrokerCore:
         window = self._windows.get(spec.model_id)
         if window is None:
             self._windows[spec.model_id] = SignalWindow(spec.model_id, needs, limits.signal_patience_s)
-            self._snapshot_at[spec.model_id] = _moment_after(spec.model_id, now)
+            self._snapshot_at[spec.model_id] = _slot_after(spec.model_id, now)
         else:
             window.reconfigure(needs)
 
@@ -124,7 +124,7 @@ class BrokerCore:
         return tuple(needs)
 
 
-def _moment_after(model_id: str, now: float) -> float:
+def _slot_after(model_id: str, now: float) -> float:
     """The model's next moment after ``now``. Half a slot off the whole second, where listings and timers fall."""
     slot = (zlib.crc32(model_id.encode()) % SNAPSHOT_SLOTS + 0.5) / SNAPSHOT_SLOTS * SNAPSHOT_INTERVAL_S
     return slot + SNAPSHOT_INTERVAL_S * (math.floor((now - slot) / SNAPSHOT_INTERVAL_S) + 1)
