@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from broker.control.decide import Policies
 from broker.control.step import StepResult, step
 from broker.model.observation import (
     GatewayReport,
@@ -101,6 +102,7 @@ class World:
     rate: float | None = 1.0
     sequence: int = 0
     loads: dict[str, float] = field(default_factory=dict)
+    policies: Policies = fake_policies
 
     def begin(self) -> World:
         listings = [PoolSnapshot(pool.pool_id, self.now, self.now, True, (), pool.gpus) for pool in self.pools]
@@ -132,7 +134,7 @@ class World:
         return self.now - before
 
     def see(self, *observations: Observation) -> StepResult:
-        self.result = step(self.state, observations, fake_policies, self.now)
+        self.result = step(self.state, observations, self.policies, self.now)
         self.state = self.result.state
         return self.result
 
