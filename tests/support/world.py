@@ -138,7 +138,7 @@ class World:
         self.state = self.result.state
         return self.result
 
-    def snapshot(self, model_id: str = "chat", **readings: Reading) -> ModelSnapshot:
+    def snapshot(self, model_id: str = "chat", /, **readings: Reading) -> ModelSnapshot:
         """The rate is fresh, or absent if it is None; loads are those of ``self.loads``, 0 where none is set."""
         self.sequence += 1
         known: dict[Signal, Reading] = {Signal(name): reading for name, reading in readings.items()}
