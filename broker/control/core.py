@@ -25,6 +25,9 @@ SNAPSHOT_INTERVAL_S = 1.0
 SNAPSHOT_SLOTS = 32
 """Each model has its own moment of the second, so that 500 models make 32 small steps a second: one large one kept
 whoever came during it waiting for seconds. A power of two, so that the moments are exact as floats."""
+SNAPSHOTS_AT_ONCE = 32
+"""In one step, what matters much before what is merely due: a broker that falls behind looks at each model less often,
+but still acts at once."""
 
 
 class BrokerCore:
@@ -35,6 +38,7 @@ class BrokerCore:
         self._windows: dict[str, SignalWindow] = {}
         self._specs: dict[str, tuple[ModelSpec, Limits]] = {}
         self._snapshot_at: dict[str, float] = {}
+        self._urgent: set[str] = set()
         self.loop = ControlLoop(log, policies, dispatch)
 
     async def open(self, holder: str, now: float) -> Epoch:
@@ -53,14 +57,17 @@ class BrokerCore:
         if window is None or not window.observe(sample):
             return False
         self._snapshot_at[sample.model_id] = min(self._snapshot_at[sample.model_id], sample.received_at)
+        self._urgent.add(sample.model_id)
         return True
 
     def due_at(self) -> float | None:
         times = [at for at in (self.loop.due_at(), min(self._snapshot_at.values(), default=None)) if at is not None]
-        return min(times, default=None)
+        return max(min(times), self.loop.rested_at) if times else None
 
     async def run(self, now: float) -> Ran | None:
         """Emit the snapshots that are due, then step if something is pending. Raises ``LogError`` (nothing lost)."""
+        if now < self.loop.rested_at:
+            return None
         for snapshot in self._due_snapshots(now):
             self.loop.offer(snapshot)
         due = self.loop.due_at()
@@ -71,10 +78,12 @@ class BrokerCore:
         return ran
 
     def _due_snapshots(self, now: float) -> list[ModelSnapshot]:
-        due = sorted(model_id for model_id, at in self._snapshot_at.items() if at <= now)
-        for model_id in due:
+        due = [(model_id not in self._urgent, at, model_id) for model_id, at in self._snapshot_at.items() if at <= now]
+        chosen = sorted(model_id for _, _, model_id in sorted(due)[:SNAPSHOTS_AT_ONCE])
+        self._urgent.difference_update(chosen)
+        for model_id in chosen:
             self._snapshot_at[model_id] = _next_snapshot_at(model_id, now)
-        return [self._windows[model_id].snapshot(now, now) for model_id in due]
+        return [self._windows[model_id].snapshot(now, now) for model_id in chosen]
 
     def _follow_state(self, model_ids: Iterable[str], now: float) -> None:
         """Give each model on record a window with its policies' needs and the replicas that should report."""
@@ -85,6 +94,7 @@ class BrokerCore:
             if model is None:
                 for kept in (self._windows, self._specs, self._snapshot_at):
                     kept.pop(model_id, None)
+                self._urgent.discard(model_id)
                 continue
             known = self._specs.get(model_id)
             if known is None or known[0] is not model.spec or known[1] is not limits:

@@ -70,7 +70,12 @@ class ControlLoop:
         times = [] if self._wake_at is None else [self._wake_at]
         if self._pending:
             times.append(self._pending[0].received_at)
-        return max(min(times), self._last_run_at + self._coalesce_s) if times else None
+        return max(min(times), self.rested_at) if times else None
+
+    @property
+    def rested_at(self) -> float:
+        """Before this ``run`` should not be called again: what comes meanwhile is decided together."""
+        return self._last_run_at + self._coalesce_s
 
     async def run(self, now: float) -> Ran:
         """One step on all that is pending. If the log refuses it (``LogError``), nothing happened: the observations
