@@ -21,10 +21,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 install: $(VENV)/.installed ## Make the virtual environment and install Tidegate with its tools
 
 demo: install ## Serve, scale, drain and explain one model on this machine (TRACE=file replays a trace, ARGS=...)
-	@$(BIN)/tidegate demo $(if $(TRACE),--trace $(TRACE)) $(ARGS)
+	@mkdir -p build && $(BIN)/tidegate demo $(if $(TRACE),--trace $(TRACE)) $(ARGS)
 
 test: install ## Run the tests (ARGS=... goes to pytest)
 	@$(BIN)/python -m pytest $(ARGS)
+
+faults: install ## Kill the broker, replicas and gateways at every point, under load
+	@$(BIN)/python -m pytest -m "faults or integration" tests/faults $(ARGS)
 
 check: install ## Lint, types, import contracts and generated documents
 	@$(BIN)/ruff check .
@@ -36,6 +39,11 @@ format: install ## Format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
+docs: install ## Generate the documents that come from code (schemas, configuration, API, command line)
+	@$(BIN)/python -m broker.model.json_schema docs/schemas
+	@$(BIN)/python -m broker.app.settings docs
+	@$(BIN)/python -m broker.app docs/openapi.json
+
 benchmarks: install ## Run the benchmarks (ARGS="NAME ..."; --list names them), one JSON line each
 	@$(BIN)/python -m benchmarks $(ARGS)
 
@@ -44,7 +52,7 @@ wheel-check: install ## Build the wheel, install it into a clean environment, im
 	@$(BIN)/python -m build --wheel --outdir build/wheel-check . >/dev/null
 	@$(PYTHON) -m venv build/wheel-check/venv
 	@build/wheel-check/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt build/wheel-check/*.whl
-	@cd build/wheel-check && venv/bin/python -c 'import actuators.local, broker.app, broker.control, broker.log, cli.main, gateway, policies, signals.ingest, simulator, traces; print("wheel ok")'
+	@cd build/wheel-check && venv/bin/python -c 'import pkgutil, importlib, actuators, broker, cli, gateway, policies, signals, simulator, traces; names = [m.name for p in (actuators, broker, cli, gateway, policies, signals, simulator, traces) for m in pkgutil.walk_packages(p.__path__, p.__name__ + ".") if not m.name.endswith("__main__")]; [importlib.import_module(n) for n in names]; print(len(names), "modules of the wheel import")'
 	@build/wheel-check/venv/bin/tidegate --version
 
 clean: ## Remove the virtual environment and everything built

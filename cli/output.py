@@ -25,6 +25,7 @@ class Exit(IntEnum):
     USAGE = 2
     UNREACHABLE = 3
     REFUSED = 4
+    INTERRUPTED = 130
 
 
 console = Console()

@@ -20,10 +20,11 @@ from gateway.keys import EngineKeys, UserKeys
 from gateway.openai import ApiError
 from gateway.proxy import Proxy
 from gateway.registry_client import RegistryClient
-from gateway.session import GatewaySession
+from gateway.session import BrokerSession
 from gateway.settings import GatewaySettings
 from gateway.table import RoutingTable
 from gateway.tally import Tallies
+from gateway.upstream import Pool
 
 log = structlog.get_logger(__name__)
 
@@ -45,14 +46,8 @@ class Gateway:
         clock = clock or SystemClock()
         keys = EngineKeys(settings.site_secret)
         self._users = UserKeys(settings.keys_file)
-        self._to_broker = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
-        self._to_engines = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=ENGINE_KEEPALIVE_S),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=settings.limits.connect_s),
-            auto_decompress=False,
-            skip_auto_headers=("Accept-Encoding", "User-Agent"),
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
+        self._client = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+        self._pool = Pool(settings.limits.connect_s, ENGINE_KEEPALIVE_S)
         self._changed = Changed()
         self._idle = Changed()
         self._open_requests = 0
@@ -63,8 +58,8 @@ class Gateway:
         self.tallies = Tallies()
         for model_id in settings.models:
             self.tallies.of(model_id)
-        self.session = GatewaySession(
-            self._to_broker,
+        self.session = BrokerSession(
+            self._client,
             settings.broker_url,
             settings.token,
             settings.name,
@@ -75,7 +70,7 @@ class Gateway:
             interval_s=settings.report_every_s,
         )
         self.registry = RegistryClient(
-            self._to_broker,
+            self._client,
             settings.broker_url,
             settings.token,
             self.table,
@@ -84,10 +79,10 @@ class Gateway:
             patience_s=settings.broker_patience_s,
         )
         self.prober = Prober(
-            self._to_engines, self.table, self.registry, keys, self._changed, interval_s=settings.probe_every_s
+            self._client, self.table, self.registry, keys, self._changed, interval_s=settings.probe_every_s
         )
         self.proxy = Proxy(
-            self._to_engines,
+            self._pool,
             self.table,
             self.tallies,
             keys,
@@ -141,8 +136,8 @@ class Gateway:
 
     async def _close_connections(self) -> None:
         await self._runner.cleanup()
-        await self._to_engines.close()
-        await self._to_broker.close()
+        self._pool.close()
+        await self._client.close()
 
     def _on_applied(self) -> None:
         for model_id in self.table.models():
@@ -222,7 +217,7 @@ class Gateway:
 
 
 async def run_gateway(settings: GatewaySettings, *, ready: Callable[[str], None] | None = None) -> None:
-    """Serve until SIGTERM or SIGINT, then stop in order. A second signal does not wait for open requests.
+    """Serve until SIGTERM or SIGINT, then stop in order.
 
     ``ready`` is told the address once it listens.
     """

@@ -16,7 +16,6 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import aiohttp
 import structlog
 from aiohttp import web
 
@@ -32,6 +31,7 @@ from gateway.settings import ProxyLimits
 from gateway.sse import ENGINE_ABORTED, StreamWatch, find_usage, was_aborted
 from gateway.table import RoutingTable
 from gateway.tally import ModelTally, Outcome, Tallies
+from gateway.upstream import Connection, Head, Pool, UpstreamError, post
 
 log = structlog.get_logger(__name__)
 
@@ -74,13 +74,6 @@ class Passage:
         self.outcome = Outcome.FAILED
         self.prompt_tokens: int | None = None
         self.output_tokens: int | None = None
-        self.held = False
-
-    def hold(self) -> None:
-        self.tally.wait_again(self.number, self.arrived_at)
-        if not self.held:
-            self.held = True
-            self.tally.held += 1
 
     def end(self) -> None:
         self.tally.end(self.number, self.outcome, self.prompt_tokens, self.output_tokens)
@@ -91,7 +84,7 @@ class Proxy:
 
     def __init__(
         self,
-        client: aiohttp.ClientSession,
+        pool: Pool,
         table: RoutingTable,
         tallies: Tallies,
         keys: EngineKeys,
@@ -101,7 +94,7 @@ class Proxy:
         limits: ProxyLimits,
         emptied: Callable[[], None],
     ) -> None:
-        self._client = client
+        self._pool = pool
         self._table = table
         self._tallies = tallies
         self._keys = keys
@@ -153,7 +146,6 @@ class Proxy:
             if record is None:
                 break
             self.retries += attempt > 0
-            passage.tally.in_flight += 1
             try:
                 return await self._attempt(request, call, passage, record)
             except Refused as error:
@@ -165,7 +157,6 @@ class Proxy:
                     tried.add(record.endpoint_id)
                     give_up_at = min(give_up_at, _now() + self._limits.retry_s)
             finally:
-                passage.tally.in_flight -= 1
                 if self._table.release(record.endpoint_id):
                     self._emptied()
         if refused is None:
@@ -177,19 +168,24 @@ class Proxy:
         self, call: Call, passage: Passage, tried: set[str], give_up_at: float
     ) -> EndpointRecord | None:
         """An endpoint with the request counted as open there; None if none could be had until ``give_up_at``."""
-        record = self._choose(call, tried)
-        if record is None:
-            passage.hold()
-        try:
-            async with asyncio.timeout_at(give_up_at):
-                while record is None:
-                    await self._changed.wait()
-                    record = self._choose(call, tried)
-        except TimeoutError:
-            return None
-        if not call.streamed:
+        record = self._choose(call, tried) or await self._held(call, passage, tried, give_up_at)
+        if record is not None and not call.streamed:
             passage.tally.no_longer_waiting(passage.number)
         return record
+
+    async def _held(self, call: Call, passage: Passage, tried: set[str], give_up_at: float) -> EndpointRecord | None:
+        passage.tally.wait_again(passage.number, passage.arrived_at)
+        passage.tally.held += 1
+        try:
+            async with asyncio.timeout_at(give_up_at):
+                while True:
+                    await self._changed.wait()
+                    if (record := self._choose(call, tried)) is not None:
+                        return record
+        except TimeoutError:
+            return None
+        finally:
+            passage.tally.held -= 1
 
     def _choose(self, call: Call, tried: set[str]) -> EndpointRecord | None:
         return self._table.choose(call.model_id, call.capability, self._clock.now(), tried=tried)
@@ -198,43 +194,46 @@ class Proxy:
         self, request: web.Request, call: Call, passage: Passage, record: EndpointRecord
     ) -> web.StreamResponse:
         """One engine's answer. Raises ``Refused`` if it ends before the first byte."""
-        upstream: aiohttp.ClientResponse | None = None
+        connection: Connection | None = None
         try:
             try:
                 async with asyncio.timeout(self._limits.first_byte_s):
-                    upstream = await self._send(request, call, record)
-                    if upstream.status >= 500 or upstream.status in (401, 403):
-                        raise await _refusal(upstream)
-                    first = await upstream.content.readany()
+                    connection = await self._pool.connect(record.url)
+                    head = await connection.ask(self._request(request, call, record))
+                    if head.status >= 500 or head.status in (401, 403):
+                        raise await _refusal(head, connection)
+                    first = await connection.read()
             except TimeoutError:
                 answer = openai.upstream_failed(504, f"The replica sent nothing for {self._limits.first_byte_s:.0f} s.")
                 raise Refused(answer, unreachable=False, detail="no first byte in time") from None
-            except (aiohttp.ClientError, OSError) as error:
-                raise _unreachable(error) from None
+            except UpstreamError as error:
+                raise _unreachable(str(error)) from None
             if not first:
-                raise _unreachable(ConnectionError("it ended its answer before the first byte"))
-            if upstream.content_type == "text/event-stream":
-                return await self._stream(request, call, passage, upstream, first)
-            return await self._whole(request, call, passage, upstream, first)
+                raise _unreachable("it ended its answer before the first byte")
+            if head.is_event_stream:
+                return await self._stream(request, call, passage, connection, head, first)
+            return await self._whole(request, call, passage, connection, head, first)
         finally:
-            if upstream is not None:
-                upstream.close()
+            if connection is not None:
+                self._pool.release(connection)
 
-    async def _send(self, request: web.Request, call: Call, record: EndpointRecord) -> aiohttp.ClientResponse:
+    def _request(self, request: web.Request, call: Call, record: EndpointRecord) -> bytes:
         headers = {name: request.headers[name] for name in FORWARDED_HEADERS if name in request.headers}
         headers["Authorization"] = self._keys.authorization(record)
         headers["X-Request-Id"] = call.request_id
-        return await self._client.post(record.url.rstrip("/") + call.path, data=call.body, headers=headers)
+        return post(record.url.rstrip("/") + call.path, headers, call.body)
 
     async def _stream(
-        self, request: web.Request, call: Call, passage: Passage, upstream: aiohttp.ClientResponse, first: bytes
+        self, request: web.Request, call: Call, passage: Passage, connection: Connection, head: Head, first: bytes
     ) -> web.StreamResponse:
         passage.tally.first_token(passage.number, _now() - call.arrived_at)
-        user = web.StreamResponse(status=upstream.status, headers=_answer_headers(upstream, call))
+        user = web.StreamResponse(status=head.status, headers=_answer_headers(head, call))
+        if request.version >= (1, 1):
+            user.enable_chunked_encoding()
         watch = StreamWatch()
         try:
             await user.prepare(request)
-            await relay_stream(user, upstream.content, first, self._limits.idle_s, watch, passage.tally)
+            await relay_stream(request, user, connection, first, self._limits.idle_s, watch, passage.tally)
             passage.outcome = Outcome.FINISHED
         except Broken as broken:
             self._note_cut(call, broken.reason)
@@ -248,32 +247,32 @@ class Proxy:
         return user
 
     async def _whole(
-        self, request: web.Request, call: Call, passage: Passage, upstream: aiohttp.ClientResponse, first: bytes
+        self, request: web.Request, call: Call, passage: Passage, connection: Connection, head: Head, first: bytes
     ) -> web.StreamResponse:
         """An answer that is no stream is collected first, so that a broken one can still become a proper error."""
         try:
-            body, complete = await collect(upstream.content, first, COLLECT_BYTES, self._limits.idle_s)
+            body, complete = await collect(connection, first, COLLECT_BYTES, self._limits.idle_s)
         except Broken as broken:
             self._note_cut(call, broken.reason)
             raise openai.upstream_cut(broken.reason) from None
         if not complete:
-            return await self._large(request, call, passage, upstream, body)
+            return await self._large(request, call, passage, connection, head, body)
         if was_aborted(body):
             self._note_cut(call, ENGINE_ABORTED)
             raise openai.upstream_cut(ENGINE_ABORTED)
         usage = find_usage(body)
         passage.prompt_tokens, passage.output_tokens = usage.prompt_tokens, usage.output_tokens
         passage.outcome = Outcome.FINISHED
-        return web.Response(status=upstream.status, body=body, headers=_answer_headers(upstream, call))
+        return web.Response(status=head.status, body=body, headers=_answer_headers(head, call))
 
     async def _large(
-        self, request: web.Request, call: Call, passage: Passage, upstream: aiohttp.ClientResponse, begin: bytes
+        self, request: web.Request, call: Call, passage: Passage, connection: Connection, head: Head, begin: bytes
     ) -> web.StreamResponse:
-        user = web.StreamResponse(status=upstream.status, headers=_answer_headers(upstream, call))
-        user.content_length = upstream.content_length
+        user = web.StreamResponse(status=head.status, headers=_answer_headers(head, call))
+        user.content_length = head.content_length
         try:
             await user.prepare(request)
-            await relay_body(user, upstream.content, begin, self._limits.idle_s)
+            await relay_body(user, connection, begin, self._limits.idle_s)
             passage.outcome = Outcome.FINISHED
         except Broken as broken:
             self._note_cut(call, broken.reason)
@@ -299,27 +298,28 @@ async def _read(request: web.Request, capability: str) -> Call:
     return Call(request.path, capability, asked["model"], asked.get("stream") is True, body, request_id, arrived_at)
 
 
-async def _refusal(upstream: aiohttp.ClientResponse) -> Refused:
+async def _refusal(head: Head, connection: Connection) -> Refused:
     """What an engine's own error becomes if no other endpoint can do better."""
-    status = upstream.status
-    detail = f"status {status}"
-    if status in (401, 403):
+    detail = f"status {head.status}"
+    if head.status in (401, 403):
         answer = openai.upstream_failed(502, "The replica refused the gateway's key.")
         return Refused(answer, unreachable=False, detail=detail)
-    retry_after_s = RETRY_AFTER_S if status == 503 else None
-    message = openai.message_of(await upstream.content.read(ERROR_BYTES)) or f"The replica answered {status}."
-    return Refused(openai.upstream_failed(status, message, retry_after_s), unreachable=False, detail=detail)
+    retry_after_s = RETRY_AFTER_S if head.status == 503 else None
+    body = bytearray()
+    while len(body) < ERROR_BYTES and (part := await connection.read()):
+        body += part
+    message = openai.message_of(bytes(body)) or f"The replica answered {head.status}."
+    return Refused(openai.upstream_failed(head.status, message, retry_after_s), unreachable=False, detail=detail)
 
 
-def _unreachable(error: Exception) -> Refused:
-    detail = f"{type(error).__name__}: {error}"
+def _unreachable(detail: str) -> Refused:
     answer = openai.upstream_failed(502, "The connection to the replica failed before it answered.")
     return Refused(answer, unreachable=True, detail=detail)
 
 
-def _answer_headers(upstream: aiohttp.ClientResponse, call: Call) -> dict[str, str]:
+def _answer_headers(head: Head, call: Call) -> dict[str, str]:
     """Nothing of the engine's header but the type of its body: neither its name nor anything of its key."""
-    content_type = upstream.headers.get("Content-Type", "application/json")
+    content_type = head.headers.get("content-type", "application/json")
     return {"Content-Type": content_type, "X-Request-Id": call.request_id, "Cache-Control": "no-store"}
 
 

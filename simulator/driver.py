@@ -15,12 +15,13 @@ from enum import IntEnum
 from typing import Any, TypeVar
 
 from actuators.base import Actuator
+from broker.control.answers import actuator_of, refusal, unknown_listing
 from broker.control.core import BrokerCore
 from broker.control.decide import Policies
-from broker.control.listing import POOL_INTERVAL_S, POOL_PHASE_S, ListingFilter
+from broker.control.listing import POOL_INTERVAL_S, ListingFilter, first_listing_at
 from broker.control.loop import Ran
-from broker.model.errors import ActionRejected, ActuatorError, CapacityUnavailable, TransientError
-from broker.model.observation import Observation, Outcome, PoolSnapshot, Receipt
+from broker.model.errors import ActuatorError
+from broker.model.observation import Observation, Receipt
 from broker.model.plan import Effect, Launch
 from broker.model.ports import Log
 from broker.model.signals import MetricSample, RequestSummary
@@ -32,8 +33,7 @@ class Priority(IntEnum):
     """The order of what happens at one instant."""
 
     ENGINE = 0
-    ARRIVAL = 1
-    TICK = 2
+    TICK = 1
 
 
 def drive(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -59,13 +59,13 @@ class Driver:
         self._listeners: list[Callable[[Ran], None]] = []
 
     def open(self, holder: str, *first: Observation) -> None:
-        """Take leadership and begin listing the pools. May be called again: a restart of the broker."""
+        """Take leadership and begin listing the pools. A broker that restarts is a new driver on the same store."""
         drive(self.core.open(holder, self.now))
         for observation in first:
             self.core.offer(observation)
-        for actuator in self._actuators.values():
+        for index, actuator in enumerate(self._actuators.values()):
             look = functools.partial(self._list, actuator, ListingFilter())
-            self.every(POOL_INTERVAL_S, look, first_at=self.now + POOL_PHASE_S)
+            self.every(POOL_INTERVAL_S, look, first_at=first_listing_at(self.now, index))
 
     def listen(self, listener: Callable[[Ran], None]) -> None:
         """``listener`` is told of every step, at its instant."""
@@ -116,7 +116,7 @@ class Driver:
         try:
             listing = drive(actuator.observe())
         except ActuatorError as error:
-            listing = PoolSnapshot(actuator.pool_id, self.now, self.now, known=False, error=str(error))
+            listing = unknown_listing(actuator.pool_id, str(error), self.now)
         if listings.worth_telling(listing):
             self.offer(listing)
 
@@ -125,20 +125,8 @@ class Driver:
         self.offer(self._execute(effect))
 
     def _execute(self, effect: Effect) -> Receipt:
-        actuator = self._actuators[effect.pool_id]
         try:
-            if isinstance(effect, Launch):
-                return drive(actuator.start(effect))
-            return drive(actuator.stop(effect))
-        except TransientError as error:
-            return self._refusal(effect, Outcome.TRANSIENT, error, error.retry_after_s)
-        except CapacityUnavailable as error:
-            return self._refusal(effect, Outcome.NO_CAPACITY, error)
-        except (ActionRejected, ActuatorError) as error:
-            return self._refusal(effect, Outcome.REJECTED, error)
-
-    def _refusal(self, effect: Effect, outcome: Outcome, error: Exception, retry_after_s: float = 0.0) -> Receipt:
-        model_id = effect.model.model_id if isinstance(effect, Launch) else effect.model_id
-        return Receipt(
-            effect.action_id, effect.replica_id, model_id, outcome, self.now, self.now, retry_after_s, detail=str(error)
-        )
+            actuator = actuator_of(self._actuators, effect)
+            return drive(actuator.start(effect) if isinstance(effect, Launch) else actuator.stop(effect))
+        except ActuatorError as error:
+            return refusal(effect, error, self.now)

@@ -13,6 +13,8 @@ from broker.model.spec import PoolSpec
 from simulator.engine.coalesced import CoalescedEngine
 from simulator.engine.profile import EngineProfile, load_profile
 
+ENDED_KEPT_S = 3600.0
+
 
 @dataclass(slots=True)
 class SimulatedReplica:
@@ -24,6 +26,7 @@ class SimulatedReplica:
     loaded_at: float
     phase: ReplicaPhase = ReplicaPhase.STARTING
     exit_code: int | None = None
+    ended_at: float | None = None
     open_requests: set[str] = field(default_factory=set)
 
     @property
@@ -47,10 +50,11 @@ class SimulatedPool:
         self._profile_of = profile_of
         self._ended = ended
         self._now = clock
-        self._by_action: dict[str, str] = {}
+        self._actions: set[str] = set()
 
     async def observe(self) -> PoolSnapshot:
         now = self._now()
+        self._forget_before(now - ENDED_KEPT_S)
         return PoolSnapshot(self.pool_id, now, now, True, tuple(self._listed(now)), self._pool.gpus)
 
     def _listed(self, now: float) -> Iterator[ObservedReplica]:
@@ -68,7 +72,7 @@ class SimulatedPool:
 
     async def start(self, launch: Launch) -> Receipt:
         now = self._now()
-        if launch.action_id not in self._by_action:
+        if launch.action_id not in self._actions:
             used = sum(r.launch.model.gpus for r in self.replicas.values() if r.phase not in ENDED)
             if used + launch.model.gpus > self._pool.gpus:
                 raise CapacityUnavailable(f"{self.pool_id} has {self._pool.gpus - used} GPUs left")
@@ -76,7 +80,7 @@ class SimulatedPool:
             self.replicas[launch.replica_id] = SimulatedReplica(
                 launch, CoalescedEngine(profile), now, now + profile.load_time_s
             )
-            self._by_action[launch.action_id] = launch.replica_id
+            self._actions.add(launch.action_id)
         return self._accepted(launch.action_id, launch.replica_id, launch.model.model_id)
 
     async def stop(self, order: Stop) -> Receipt:
@@ -95,7 +99,19 @@ class SimulatedPool:
         wanted = replica.phase is ReplicaPhase.STOPPING
         replica.phase = ReplicaPhase.GONE if wanted else ReplicaPhase.FAILED
         replica.exit_code = exit_code
+        replica.ended_at = self._now()
         self._ended(replica)
+
+    def _forget_before(self, horizon: float) -> None:
+        """Ended replicas stay in the listing as long as a real actuator shows them: a run of weeks must not list all
+        that ever were, twice a second."""
+        old = [
+            name
+            for name, replica in self.replicas.items()
+            if replica.ended_at is not None and replica.ended_at < horizon
+        ]
+        for name in old:
+            del self.replicas[name]
 
     def _accepted(self, action_id: str, replica_id: str, model_id: str) -> Receipt:
         now = self._now()

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 import structlog
 
 from actuators.base import Actuator
-from broker.model.errors import ActionRejected, CapacityUnavailable, TransientError
-from broker.model.observation import Outcome, Receipt
+from broker.control.answers import RETRY_AFTER_S, actuator_of, foreseen, refusal
+from broker.model.errors import TransientError
+from broker.model.observation import Receipt
 from broker.model.plan import Effect, Launch
 from broker.model.ports import Clock
-
-RETRY_AFTER_S = 1.0
-"""Asked for where nothing better is known; the core lengthens it from attempt to attempt."""
 
 _log = structlog.get_logger(__name__)
 
@@ -72,30 +70,19 @@ class AsyncRunner:
                 await asyncio.wait([call.task])
 
     async def _carry_out(self, effect: Effect) -> Receipt:
-        actuator = self._actuators.get(effect.pool_id)
-        if actuator is None:
-            known = ", ".join(sorted(self._actuators)) or "none"
-            return self._receipt(
-                effect, Outcome.REJECTED, f"pool {effect.pool_id} has no actuator here (known: {known})"
-            )
-        async with self._slots[effect.pool_id]:
-            if not self._may_act():
-                return self._receipt(effect, Outcome.TRANSIENT, "this broker does not hold the lease", RETRY_AFTER_S)
-            try:
+        try:
+            actuator = actuator_of(self._actuators, effect)
+            async with self._slots[effect.pool_id]:
+                if not self._may_act():
+                    raise TransientError("this broker does not hold the lease", retry_after_s=RETRY_AFTER_S)
                 return await self._call(actuator, effect)
-            except TransientError as error:
-                return self._receipt(effect, Outcome.TRANSIENT, str(error), error.retry_after_s)
-            except CapacityUnavailable as error:
-                return self._receipt(effect, Outcome.NO_CAPACITY, str(error))
-            except ActionRejected as error:
-                return self._receipt(effect, Outcome.REJECTED, str(error))
-            except asyncio.CancelledError as error:
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
-                    raise
-                return self._unexpected(effect, error)  # something inside the actuator was cancelled, not we
-            except Exception as error:
-                return self._unexpected(effect, error)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            return self._refused(effect, error)  # something inside the actuator was cancelled, not we
+        except Exception as error:
+            return self._refused(effect, error)
 
     async def _call(self, actuator: Actuator, effect: Effect) -> Receipt:
         try:
@@ -109,27 +96,13 @@ class AsyncRunner:
             problem = f"pool {effect.pool_id} did not answer within {self._timeout_s:g} s"
             raise TransientError(problem, retry_after_s=RETRY_AFTER_S) from None
 
-    def _unexpected(self, effect: Effect, error: BaseException) -> Receipt:
-        _log.error(
-            "effect_failed_unexpectedly",
-            action_id=effect.action_id,
-            replica_id=effect.replica_id,
-            pool_id=effect.pool_id,
-            exc_info=error,
-        )
-        detail = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        return self._receipt(effect, Outcome.TRANSIENT, detail, RETRY_AFTER_S)
-
-    def _receipt(self, effect: Effect, outcome: Outcome, detail: str, retry_after_s: float = 0.0) -> Receipt:
-        now = self._clock.now()
-        model_id = effect.model.model_id if isinstance(effect, Launch) else effect.model_id
-        return Receipt(
-            effect.action_id,
-            effect.replica_id,
-            model_id,
-            outcome,
-            observed_at=now,
-            received_at=now,
-            retry_after_s=retry_after_s,
-            detail=detail,
-        )
+    def _refused(self, effect: Effect, error: BaseException) -> Receipt:
+        if not foreseen(error):
+            _log.error(
+                "effect_failed_unexpectedly",
+                action_id=effect.action_id,
+                replica_id=effect.replica_id,
+                pool_id=effect.pool_id,
+                exc_info=error,
+            )
+        return refusal(effect, error, self._clock.now())

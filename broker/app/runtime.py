@@ -8,7 +8,8 @@ line, never an end.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+import functools
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +17,12 @@ from typing import Any
 import structlog
 
 from actuators.base import Actuator
+from broker.control.answers import in_words, unknown_listing
 from broker.control.core import BrokerCore
 from broker.control.decide import Policies
-from broker.control.listing import POOL_INTERVAL_S, POOL_PHASE_S, ListingFilter
+from broker.control.listing import POOL_INTERVAL_S, ListingFilter, first_listing_at
 from broker.control.loop import Ran
-from broker.model.errors import ActuatorError, LogError
+from broker.model.errors import ActuatorError, LeadershipRefused, LogError
 from broker.model.observation import Observation, PoolSnapshot
 from broker.model.plan import Effect
 from broker.model.ports import Clock, Log, Runner
@@ -28,6 +30,9 @@ from broker.model.replica import EndpointRecord
 from broker.model.signals import MetricSample, RequestSummary
 
 logger = structlog.get_logger("broker")
+
+STALLED_AFTER_S = 5.0
+"""A step that is due for longer hangs: in a disk that does not answer, most likely."""
 
 Listener = Callable[[tuple[EndpointRecord, ...]], None]
 """Told of every change of the registry, after it is durable."""
@@ -43,11 +48,15 @@ class RuntimeSettings:
 
 
 class Runtime:
-    """Owns the tasks. ``offer`` and ``observe`` may be called from any of them."""
+    """Owns the tasks. ``offer`` and ``observe`` may be called from any of them.
+
+    ``restored`` is told the time of the last step on record, before anything runs: a clock that went back while no
+    broker ran must not make time stand still until it has caught up.
+    """
 
     def __init__(
         self, *, log: Log, policies: Policies, actuators: Mapping[str, Actuator], runner: Runner, clock: Clock,
-        settings: RuntimeSettings | None = None,
+        settings: RuntimeSettings | None = None, restored: Callable[[float], None] = lambda last_now: None,
     ) -> None:  # fmt: skip
         self.clock = clock
         self.core = BrokerCore(log, policies, self._dispatch)
@@ -57,19 +66,59 @@ class Runtime:
         self.last_run_at: float | None = None
         self._actuators = actuators
         self._runner = runner
+        self._restored = restored
         self._listeners: list[Listener] = []
         self._kick = asyncio.Event()
         self._effects: set[asyncio.Task[None]] = set()
+        self._unrecorded: list[asyncio.Future[None]] = []
+        self._died = asyncio.Event()
+        self._death: Exception | None = None
+
+    @property
+    def problem(self) -> str | None:
+        """Why steps do not go on, None while they do."""
+        if self.log_problem is not None:
+            return self.log_problem
+        if self._died.is_set():
+            return "a part of the broker ended unexpectedly; its log says why"
+        due = self.core.due_at()
+        late_s = 0.0 if due is None else self.clock.now() - due
+        return f"a step has been due for {late_s:.0f} s" if late_s > STALLED_AFTER_S else None
+
+    async def died(self) -> Exception | None:
+        """Returns, with its error, when one of the loops has ended: the broker must start anew, or another leads."""
+        await self._died.wait()
+        return self._death
 
     # -- feeding
 
     def offer(self, observation: Observation) -> None:
-        self.core.offer(observation)
-        self._kick.set()
+        if self.core.offer(observation):
+            self._kick.set()
 
     def observe(self, sample: MetricSample | RequestSummary) -> None:
         if self.core.observe(sample):
             self._kick.set()
+
+    async def record(self, observation: Observation, timeout_s: float = 5.0) -> None:
+        """Offer ``observation`` and wait until a committed step contains it: it then survives a crash.
+
+        Raises ``LogError``: at once, with nothing offered, while the log is known to fail; else if this step's
+        commit fails or takes too long, and then the observation stays pending.
+        """
+        if self.problem is not None:
+            raise LogError(f"nothing was changed, since it could not be written down: {self.problem}")
+        recorded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._unrecorded.append(recorded)
+        self.offer(observation)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await recorded
+        except TimeoutError:
+            raise LogError(f"not written down within {timeout_s:g} s; {_PENDING}") from None
+        finally:
+            if recorded in self._unrecorded:
+                self._unrecorded.remove(recorded)
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Call ``listener`` on changes of the registry; returns how to stop that."""
@@ -82,21 +131,38 @@ class Runtime:
     async def running(self, holder: str, *first: Observation) -> AsyncIterator[Runtime]:
         """Lead, restore, take ``first`` into account, and run until the block ends. Raises ``LogError`` at the start.
 
-        Effects under way are waited for at the end: a start that was sent must leave its receipt.
+        Effects under way are let finish, so that no pool is left halfway. Their receipts come too late to be written:
+        the next leader asks again, which is harmless by their ``action_id``.
         """
         epoch = await self.core.open(holder, self.clock.now())
+        self._restored(self.core.loop.state.control.last_now)
         logger.info("leadership_taken", epoch=epoch.number, holder=epoch.holder)
         for observation in first:
             self.offer(observation)
-        loops = [self._control(), self._retention(), *(self._watch_pool(a) for a in self._actuators.values())]
-        tasks = [asyncio.create_task(loop) for loop in loops]
+        loops: list[Callable[[], Coroutine[Any, Any, None]]] = [self._control, self._retention]
+        for index, actuator in enumerate(self._actuators.values()):
+            first_at = first_listing_at(self.clock.now(), index)
+            loops.append(functools.partial(self._watch_pool, actuator, first_at))
+        tasks = [asyncio.create_task(self._watched(loop)) for loop in loops]
         try:
             yield self
         finally:
+            for recorded in self._unrecorded:
+                _settle(recorded, LogError("not written down: the broker is stopping"))
             await cancel(tasks)
             if self._effects:
                 await asyncio.wait(self._effects, timeout=self.settings.pool_timeout_s)
             await cancel(self._effects)
+
+    async def _watched(self, loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """A loop that ends by a mistake of ours must not leave a broker that seems to run."""
+        try:
+            await loop()
+        except Exception as error:
+            if not isinstance(error, LeadershipRefused):
+                logger.exception("loop_died", action="the broker ends; its successor goes on from the log")
+            self._death = error
+            self._died.set()
 
     async def _control(self) -> None:
         while True:
@@ -105,34 +171,47 @@ class Runtime:
             if due is None or due > self.clock.now():
                 await self._wait_until(due)
                 continue
+            waiting, self._unrecorded = self._unrecorded, []  # what was offered so far is in the next step, or pending
             try:
                 ran = await self.core.run(self.clock.now())
-            except LogError as error:
-                self._log_failed(error)
+            except LeadershipRefused:
+                raise
+            except Exception as error:
+                self._step_failed(error)
+                for recorded in waiting:
+                    _settle(recorded, LogError(f"not written down: {error}; {_PENDING}"))
                 await self.clock.sleep_until(self.clock.now() + self.settings.retry_s)
                 continue
             self.log_problem = None
             self.last_run_at = self.clock.now()
-            if ran is not None:
-                self._tell(ran)
+            if ran is None:
+                self._unrecorded = waiting + self._unrecorded
+                continue
+            for recorded in waiting:
+                _settle(recorded, None)
+            self._tell(ran)
 
     async def _wait_until(self, due: float | None) -> None:
         """Until ``due`` or a kick, whichever is first."""
-        if due is None:
-            await self._kick.wait()
-            return
-        sleeping = asyncio.ensure_future(self.clock.sleep_until(due))
-        kicked = asyncio.ensure_future(self._kick.wait())
+        alarm = None if due is None else asyncio.create_task(self._kick_at(due))
         try:
-            await asyncio.wait((sleeping, kicked), return_when=asyncio.FIRST_COMPLETED)
+            await self._kick.wait()
         finally:
-            await cancel((sleeping, kicked))
+            if alarm is not None:
+                await cancel([alarm])
 
-    def _log_failed(self, error: LogError) -> None:
-        """Nothing is decided that cannot be written down; what serves keeps serving."""
-        if self.log_problem != str(error):
-            logger.error("log_failed", problem=str(error), action="nothing is started or stopped until it recovers")
-        self.log_problem = str(error)
+    async def _kick_at(self, when: float) -> None:
+        await self.clock.sleep_until(when)
+        self._kick.set()
+
+    def _step_failed(self, error: Exception) -> None:
+        """Nothing is done that cannot be decided and written down; what serves keeps serving."""
+        problem = str(error) if isinstance(error, LogError) else in_words(error)
+        if self.log_problem != problem:
+            trace = None if isinstance(error, LogError) else error
+            action = "nothing is started or stopped until it recovers"
+            logger.error("step_failed", problem=problem, action=action, exc_info=trace)
+        self.log_problem = problem
 
     def _tell(self, ran: Ran) -> None:
         for decision in ran.plan.decisions:
@@ -144,7 +223,13 @@ class Runtime:
             logger.warning("effect_held_back", action_id=effect.action_id, problem=problem)
         if ran.registry:
             for listener in list(self._listeners):
-                listener(ran.registry)
+                self._tell_registry(listener, ran.registry)
+
+    def _tell_registry(self, listener: Listener, records: tuple[EndpointRecord, ...]) -> None:
+        try:
+            listener(records)
+        except Exception:
+            logger.exception("listener_failed", revision=records[-1].revision)
 
     def _dispatch(self, effect: Effect) -> None:
         task = asyncio.create_task(self._carry_out(effect))
@@ -159,10 +244,9 @@ class Runtime:
         )  # fmt: skip
         self.offer(receipt)
 
-    async def _watch_pool(self, actuator: Actuator) -> None:
+    async def _watch_pool(self, actuator: Actuator, next_at: float) -> None:
         """List one pool for ever."""
         listings = ListingFilter()
-        next_at = self.clock.now() + POOL_PHASE_S
         while True:
             await self.clock.sleep_until(next_at)
             listing = await self._list(actuator)
@@ -174,13 +258,19 @@ class Runtime:
         try:
             async with asyncio.timeout(self.settings.pool_timeout_s):
                 return await actuator.observe()
-        except (ActuatorError, TimeoutError) as error:
+        except TimeoutError as error:
             problem = str(error) or "the listing timed out"
+        except ActuatorError as error:
+            problem = str(error)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            problem = in_words(error)  # something inside the actuator was cancelled, not we
         except Exception as error:
             logger.exception("listing_failed", pool_id=actuator.pool_id)
-            problem = f"{type(error).__name__}: {error}"
-        now = self.clock.now()
-        return PoolSnapshot(actuator.pool_id, now, now, known=False, error=problem)
+            problem = in_words(error)
+        return unknown_listing(actuator.pool_id, problem, self.clock.now())
 
     async def _retention(self) -> None:
         while True:
@@ -189,6 +279,19 @@ class Runtime:
                 await self.log.trim(self.clock.now() - self.settings.retention_s)
             except LogError as error:
                 logger.error("trim_failed", problem=str(error))
+
+
+_PENDING = "it takes effect once the log can be written again, unless the broker ends before"
+
+
+def _settle(recorded: asyncio.Future[None], error: LogError | None) -> None:
+    """Tell who waits; nobody does after a time-out."""
+    if recorded.done():
+        return
+    if error is None:
+        recorded.set_result(None)
+    else:
+        recorded.set_exception(error)
 
 
 async def cancel(tasks: Iterable[asyncio.Future[Any]]) -> None:

@@ -2,77 +2,60 @@
 
 from __future__ import annotations
 
-import asyncio
-import functools
+from collections.abc import Iterator
 
-import aiohttp
 import structlog
 
-from broker.app.runtime import Runtime, cancel
+from broker.app.runtime import Runtime
 from broker.app.settings.site import ScrapeSettings
-from broker.model.errors import WireError
 from broker.model.identity import endpoint_key
-from broker.model.replica import Replica, ReplicaPhase
-from signals.ingest.vllm_metrics import parse_metrics
+from broker.model.replica import ReplicaPhase
+from broker.model.signals import MetricSample
+from signals.ingest.scrape import FailureReason, ScrapeFailure, Scraper, ScrapeTarget
 
 logger = structlog.get_logger("broker")
 
-_TICK_S = 0.05
-_LIMIT_BYTES = 4 * 2**20
+_FOLLOW_INTERVAL_S = 0.1
 _SERVING = frozenset({ReplicaPhase.READY, ReplicaPhase.DRAINING})
 
 
 class ScrapeLoop:
-    """One reading of a replica at a time; samples go to the runtime, failures to the log."""
+    """Keeps a ``Scraper`` on the replicas that serve; samples go to the runtime, failures to the log."""
 
-    def __init__(
-        self, runtime: Runtime, session: aiohttp.ClientSession, site_secret: bytes, settings: ScrapeSettings
-    ) -> None:
+    def __init__(self, runtime: Runtime, site_secret: bytes, settings: ScrapeSettings) -> None:
         self._runtime = runtime
-        self._session = session
         self._secret = site_secret
-        self._interval_s = settings.interval
-        self._timeout = aiohttp.ClientTimeout(total=settings.timeout)
-        self._next_at: dict[str, float] = {}
-        self._reading: dict[str, asyncio.Task[None]] = {}
+        self._settings = settings
+        self._failing: dict[str, FailureReason] = {}
 
     async def run(self) -> None:
         """For ever."""
         clock = self._runtime.clock
-        try:
+        scraper = Scraper(
+            clock, self._deliver, interval_s=self._settings.interval_s, timeout_s=self._settings.timeout_s
+        )
+        async with scraper:
             while True:
-                self._begin_due(clock.now())
-                await clock.sleep_until(clock.now() + _TICK_S)
-        finally:
-            await cancel(list(self._reading.values()))
+                targets = list(self._targets())
+                scraper.watch(targets)
+                for gone in self._failing.keys() - {target.replica_id for target in targets}:
+                    del self._failing[gone]
+                await clock.sleep_until(clock.now() + _FOLLOW_INTERVAL_S)
 
-    def _begin_due(self, now: float) -> None:
-        state = self._runtime.core.loop.state
-        serving = {
-            name: replica
-            for members in state.replicas.values()
-            for name, replica in members.items()
-            if replica.url and replica.phase in _SERVING
-        }
-        for gone in self._next_at.keys() - serving.keys():
-            del self._next_at[gone]
-        for name, replica in serving.items():
-            if name not in self._reading and self._next_at.get(name, now) <= now:
-                self._next_at[name] = now + self._interval_s
-                task = self._reading[name] = asyncio.create_task(self._read(replica))
-                task.add_done_callback(functools.partial(self._forget, name))
+    def _targets(self) -> Iterator[ScrapeTarget]:
+        for members in self._runtime.core.loop.state.replicas.values():
+            for replica in members.values():
+                if replica.url and replica.phase in _SERVING:
+                    key = endpoint_key(self._secret, replica.replica_id, replica.generation)
+                    yield ScrapeTarget(replica.replica_id, replica.model_id, f"{replica.url}/metrics", key)
 
-    def _forget(self, name: str, _: asyncio.Task[None]) -> None:
-        del self._reading[name]
-
-    async def _read(self, replica: Replica) -> None:
-        headers = {"Authorization": f"Bearer {endpoint_key(self._secret, replica.replica_id, replica.generation)}"}
-        url = f"{replica.url}/metrics"
-        try:
-            async with self._session.get(url, headers=headers, timeout=self._timeout, allow_redirects=False) as answer:
-                page = await answer.content.read(_LIMIT_BYTES)
-            now = self._runtime.clock.now()
-            self._runtime.observe(parse_metrics(page, replica.model_id, replica.replica_id, now, now))
-        except (aiohttp.ClientError, TimeoutError, OSError, WireError) as error:
-            problem = str(error) or type(error).__name__
-            logger.warning("scrape_failed", replica_id=replica.replica_id, problem=problem)
+    def _deliver(self, outcome: MetricSample | ScrapeFailure) -> None:
+        if isinstance(outcome, MetricSample):
+            self._failing.pop(outcome.replica_id, None)
+            self._runtime.observe(outcome)
+        elif self._failing.get(outcome.replica_id) is not outcome.reason:
+            # Told once for each reason: a replica that was killed fails every second until it is withdrawn.
+            self._failing[outcome.replica_id] = outcome.reason
+            logger.warning(
+                "scrape_failed", replica_id=outcome.replica_id, reason=outcome.reason.value, detail=outcome.detail
+            )

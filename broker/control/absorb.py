@@ -37,6 +37,8 @@ from broker.model.snapshot import ModelSnapshot
 from broker.model.spec import EngineSpec, Mode, ModelSpec, PolicySpec
 from broker.model.state import GatewayState, ModelState, PoolState, gateway_entity_key
 
+_EXITING = ENDED | {ReplicaPhase.STOPPING}
+
 _RUNS = frozenset(ReplicaPhase) - ENDED - {ReplicaPhase.REQUESTED, ReplicaPhase.PENDING}
 """Phases of a replica whose process was seen."""
 
@@ -78,9 +80,12 @@ def _snapshot(draft: Draft, snapshot: ModelSnapshot) -> None:
     if model is None:
         return
     last = model.snapshot
-    # A restarted broker counts its snapshots from 1 again: a later time wins over a higher number.
-    if last is not None and (snapshot.received_at, snapshot.sequence) <= (last.received_at, last.sequence):
-        return
+    # Whoever makes snapshots counts from 1 again after a restart, and a clock may be set back: either may go back.
+    if last is not None:
+        if snapshot.received_at <= last.received_at and snapshot.sequence <= last.sequence:
+            return
+        if snapshot.received_at < last.received_at:
+            snapshot = replace(snapshot, received_at=last.received_at)
     draft.put_model(replace(model, snapshot=snapshot))
     draft.dirty.add(model.model_id)
 
@@ -93,6 +98,8 @@ def _pool(draft: Draft, listing: PoolSnapshot) -> None:
         since = pool.unknown_since if pool.unknown_since is not None else listing.received_at
         draft.put_pool(replace(pool, unknown_since=since, error=listing.error))
         return
+    if not draft.pool_known(pool.pool_id) or listing.gpus_total != pool.gpus_total:
+        draft.dirty.update(draft.models)
     draft.put_pool(
         replace(
             pool,
@@ -102,21 +109,19 @@ def _pool(draft: Draft, listing: PoolSnapshot) -> None:
             error="",
         )
     )
-    if pool.unknown_since is not None:
-        draft.dirty.update(draft.models)
     for observed in listing.replicas:
         record = draft.replicas_of(observed.model_id).get(observed.replica_id)
         if record is None:
             _adopt(draft, listing, observed)
-        elif not _nothing_new(record, observed) and record.generation == observed.generation:
+        elif record.phase in ENDED:
+            _seen_again(draft, listing, record, observed)
+        elif not _nothing_new(record, observed):
             _seen(draft, record, observed)
     _missing(draft, listing, {observed.replica_id for observed in listing.replicas})
 
 
 def _nothing_new(record: Replica, observed: ObservedReplica) -> bool:
     """Whether a listing says of a replica what is on record. It nearly always does, 10,000 times a listing."""
-    if record.phase in ENDED:
-        return True
     return (
         observed.phase is ReplicaPhase.STARTING
         and record.phase in _RUNS
@@ -124,6 +129,12 @@ def _nothing_new(record: Replica, observed: ObservedReplica) -> bool:
         and (observed.url is None or observed.url == record.url)
         and (observed.not_after is None or observed.not_after == record.not_after)
     )
+
+
+def _seen_again(draft: Draft, listing: PoolSnapshot, record: Replica, observed: ObservedReplica) -> None:
+    """It was given up too early (not listed for a while, a start that was said to have failed): it must not live on."""
+    if observed.phase not in _EXITING and listing.observed_at >= record.phase_since:
+        lifecycle.stop(draft, record, "it still runs though it was given up", StopMode.GRACEFUL)
 
 
 def _seen(draft: Draft, record: Replica, observed: ObservedReplica) -> None:
@@ -134,7 +145,8 @@ def _seen(draft: Draft, record: Replica, observed: ObservedReplica) -> None:
     match observed.phase:
         case ReplicaPhase.GONE | ReplicaPhase.FAILED:
             wanted = record.phase is ReplicaPhase.STOPPING
-            why = observed.detail or ("exited" if wanted else "exited without being asked to")
+            # Told to exit, it is over for the reason that was given then; its exit itself says nothing more.
+            why = (record.detail or "exited") if wanted else observed.detail or "exited without being asked to"
             failure = "" if wanted and not record.failure else record.failure or "exited"
             lifecycle.end(draft, replace(record, **changes), failure, why)
             return
@@ -175,14 +187,14 @@ def _adopt(draft: Draft, listing: PoolSnapshot, observed: ObservedReplica) -> No
         return
     if model is None:
         model = ModelState(observed.model_id, _unserved(observed.model_id), target=0, retired=True)
-    ordinal = _ordinal_of(observed)
+    tiers = next(pool.tiers for pool in draft.site.pools if pool.pool_id == listing.pool_id)
     record = Replica(
         replica_id=observed.replica_id,
         model_id=observed.model_id,
         pool_id=listing.pool_id,
-        ordinal=ordinal,
+        ordinal=_ordinal_of(observed),
         generation=observed.generation,
-        tier=Tier.ELASTIC,
+        tier=Tier.ELASTIC if Tier.ELASTIC in tiers else Tier.BASELINE,
         gpus=model.spec.gpus,
         phase=ReplicaPhase.STARTING,
         phase_since=draft.now,
@@ -190,6 +202,7 @@ def _adopt(draft: Draft, listing: PoolSnapshot, observed: ObservedReplica) -> No
         started_at=draft.now,
         url=observed.url,
         not_after=observed.not_after,
+        adopted=True,
         detail="adopted: found in its pool without a record",
     )
     draft.put_model(replace(model, next_generation=max(model.next_generation, observed.generation + 1)))
@@ -209,7 +222,9 @@ def _ordinal_of(observed: ObservedReplica) -> int:
 
 
 def _missing(draft: Draft, listing: PoolSnapshot, listed: set[str]) -> None:
-    """Replicas that a good listing does not show are doubted at once and given up after the pool's patience."""
+    """Replicas that a good listing does not show are doubted at once, and given up by one that still does not show
+    them after the pool's patience. Time alone gives up nothing: while listings fail, nobody knows."""
+    vanished: list[Replica] = []
     for model_id in draft.models:
         records = draft.replicas_of(model_id)
         if records.keys() <= listed:
@@ -220,12 +235,16 @@ def _missing(draft: Draft, listing: PoolSnapshot, listed: set[str]) -> None:
                 or record.pool_id != listing.pool_id
                 or record.phase in ENDED
                 or record.phase is ReplicaPhase.REQUESTED
-                or record.missing_since is not None
                 or record.phase_since > listing.observed_at
             ):
                 continue
-            draft.put_replica(replace(record, missing_since=draft.now))
-            draft.dirty.add(model_id)
+            if record.missing_since is None:
+                draft.put_replica(replace(record, missing_since=draft.now))
+            elif draft.now >= record.missing_since + draft.limits.pool_patience_s:
+                vanished.append(record)
+    for record in sorted(vanished, key=lambda record: record.replica_id):
+        wanted = record.phase is ReplicaPhase.STOPPING
+        lifecycle.end(draft, record, record.failure if wanted else "vanished", "its pool no longer lists it")
 
 
 def _receipt(draft: Draft, receipt: Receipt) -> None:
@@ -235,12 +254,17 @@ def _receipt(draft: Draft, receipt: Receipt) -> None:
     draft.dirty.add(record.model_id)
     if receipt.action_id.startswith("launch-"):
         _launch_receipt(draft, record, receipt)
-    elif record.phase is ReplicaPhase.STOPPING:
+    elif record.phase is ReplicaPhase.STOPPING and receipt.action_id.startswith(_verb_of(record)):
         if receipt.outcome is Outcome.ACCEPTED:
             draft.put_replica(replace(record, stop_acknowledged=True, retry_at=None))
         else:
             wait_s = max(receipt.retry_after_s, 1.0)
             draft.put_replica(replace(record, retry_at=draft.now + wait_s, detail=receipt.detail))
+
+
+def _verb_of(record: Replica) -> str:
+    """A late answer to the gentle stop says nothing of the kill that followed."""
+    return "kill-" if record.stop_mode is StopMode.KILL else "stop-"
 
 
 def _launch_receipt(draft: Draft, record: Replica, receipt: Receipt) -> None:
@@ -277,7 +301,8 @@ def _probe(draft: Draft, probe: Probe) -> None:
     match probe.verdict:
         case ProbeVerdict.READY:
             if record.phase in ON_ITS_WAY:
-                lifecycle.become_ready(draft, record)
+                if record.url is not None:  # gateways could not reach it
+                    lifecycle.become_ready(draft, record)
             elif record.phase is ReplicaPhase.DRAINING and record.drain and record.drain.reason == "unhealthy":
                 lifecycle.undo_drain(draft, record)
             elif record.unhealthy_since is not None:
@@ -338,9 +363,21 @@ def _spec(draft: Draft, spec: SpecChanged) -> None:
 
 
 def _leadership(draft: Draft) -> None:
-    """Whatever the last leader wrote down but may not have carried out is tried again now."""
-    for model_id in draft.models:
+    """Whatever the last leader wrote down but may not have carried out is tried again now.
+
+    The time without a leader counts against nobody: gateways that could not report are not gone (they may not even
+    know of a withdrawal yet), and a replica that could not be probed or listed is not overdue.
+    """
+    outage_s = draft.now - draft.last_now
+    for gateway in list(draft.gateways.values()):
+        draft.put_gateway(replace(gateway, seen_at=min(draft.now, gateway.seen_at + outage_s)))
+    for model_id, model in list(draft.models.items()):
         for record in list(draft.replicas_of(model_id).values()):
+            excused = record if record.phase in ENDED else lifecycle.excuse(record, outage_s)
             if record.retry_at is not None:
-                draft.put_replica(replace(record, retry_at=draft.now))
+                excused = replace(excused, retry_at=draft.now)
+            if excused != record:
+                draft.put_replica(excused)
+        if model.snapshot is not None:
+            draft.put_model(replace(model, snapshot=replace(model.snapshot, sequence=0)))
         draft.dirty.add(model_id)

@@ -13,11 +13,12 @@ from broker.control.draft import Draft
 from broker.control.reasons import Reason
 from broker.model.identity import replica_name
 from broker.model.observation import PauseScope
-from broker.model.replica import ENDED, ON_ITS_WAY, Replica, ReplicaPhase, StopMode, Tier
+from broker.model.replica import ENDED, Replica, ReplicaPhase, StopMode, Tier
 from broker.model.snapshot import ModelSnapshot, Supply
 from broker.model.spec import PoolSpec
 from broker.model.state import ModelState
 
+SCALE_IN = "scale_in"
 _MINUTE_S, _HOUR_S = 60.0, 3600.0
 
 
@@ -58,7 +59,10 @@ def _reclaim(draft: Draft, model: ModelState, allocation: Allocation, wanted: in
     draining = [
         record
         for record in draft.replicas_of(model.model_id).values()
-        if record.phase is ReplicaPhase.DRAINING and record.drain is not None and record.drain.reason == "scale_in"
+        if record.phase is ReplicaPhase.DRAINING
+        and record.drain is not None
+        and record.drain.reason == SCALE_IN
+        and record.missing_since is None
     ]
     draining.sort(key=lambda record: (-record.phase_since, record.replica_id))
     allocation.reclaimed = draining[:wanted]
@@ -69,10 +73,10 @@ def _launch(
     draft: Draft, model: ModelState, allocation: Allocation, wanted: int, baseline: int, counted: list[Replica]
 ) -> None:
     now, limits = draft.now, draft.limits
-    breaker = model.breaker
-    if breaker.open_until is not None and now < breaker.open_until:
-        allocation.wake.append(breaker.open_until)
-        words = f"starts failed too often; the next try is in {breaker.open_until - now:.0f} s"
+    open_until = model.breaker.open_until
+    if open_until is not None and lifecycle.breaker_is_open(model.breaker, now):
+        allocation.wake.append(open_until)
+        words = f"starts failed too often; the next try is in {open_until - now:.0f} s"
         allocation.blocked.append((Reason.BREAKER_OPEN, words))
         return
     allowed = _rate_left(
@@ -84,42 +88,45 @@ def _launch(
         Reason.START_RATE,
         allocation,
     )
-    loading = sum(record.phase in ON_ITS_WAY for record in draft.replicas_of(model.model_id).values())
+    loading = draft.loading()
     if loading + allowed > limits.concurrent_loads:
         allowed = max(0, limits.concurrent_loads - loading)
         words = f"at most {limits.concurrent_loads} load at once"
         allocation.blocked.append((Reason.CONCURRENT_LOADS, words))
     taken = {r.ordinal for r in draft.replicas_of(model.model_id).values() if r.phase not in ENDED}
     taken.update(record.ordinal for record in allocation.reclaimed)
-    baselines = sum(record.tier is Tier.BASELINE for record in counted)
+    have = sum(record.tier is Tier.BASELINE for record in (*counted, *allocation.reclaimed))
+    dedicated = min(wanted, max(0, baseline - have))
     planned: dict[str, int] = {}
-    for index in range(allowed):
-        tier = Tier.BASELINE if baselines < baseline else Tier.ELASTIC
-        pool = _pool_for(draft, model, tier, planned)
-        if pool is None:
-            allocation.blocked.append((Reason.NO_POOL, _why_no_pool(draft, model, tier)))
-            full = [p.full_until for p in draft.pools.values() if p.full_until is not None and p.full_until > now]
-            allocation.wake.extend(full)
-            return
-        planned[pool.pool_id] = planned.get(pool.pool_id, 0) + model.spec.gpus
-        baselines += tier is Tier.BASELINE
-        ordinal = next(n for n in range(len(taken) + 1) if n not in taken)
-        taken.add(ordinal)
-        generation = model.next_generation + index
-        allocation.launches.append(
-            Replica(
-                replica_id=replica_name(model.model_id, ordinal, generation),
-                model_id=model.model_id,
-                pool_id=pool.pool_id,
-                ordinal=ordinal,
-                generation=generation,
-                tier=tier,
-                gpus=model.spec.gpus,
-                phase=ReplicaPhase.REQUESTED,
-                phase_since=now,
-                requested_at=now,
-            )
-        )
+    for tier, count in ((Tier.BASELINE, dedicated), (Tier.ELASTIC, wanted - dedicated)):
+        for _ in range(min(count, allowed - len(allocation.launches))):
+            pool = _pool_for(draft, model, tier, planned)
+            if pool is None:
+                allocation.blocked.append((Reason.NO_POOL, _why_no_pool(draft, model, tier, planned)))
+                full = [p.full_until for p in draft.pools.values() if p.full_until is not None and p.full_until > now]
+                allocation.wake.extend(full)
+                break  # the other tier may have room
+            planned[pool.pool_id] = planned.get(pool.pool_id, 0) + model.spec.gpus
+            ordinal = next(n for n in range(len(taken) + 1) if n not in taken)
+            taken.add(ordinal)
+            allocation.launches.append(_new_replica(model, pool, tier, ordinal, len(allocation.launches), now))
+
+
+def _new_replica(model: ModelState, pool: PoolSpec, tier: Tier, ordinal: int, index: int, now: float) -> Replica:
+    """The ``index``-th launch of a step gets the ``index``-th of the generations not used yet."""
+    generation = model.next_generation + index
+    return Replica(
+        replica_id=replica_name(model.model_id, ordinal, generation),
+        model_id=model.model_id,
+        pool_id=pool.pool_id,
+        ordinal=ordinal,
+        generation=generation,
+        tier=tier,
+        gpus=model.spec.gpus,
+        phase=ReplicaPhase.REQUESTED,
+        phase_since=now,
+        requested_at=now,
+    )
 
 
 def _rate_left(
@@ -134,54 +141,54 @@ def _rate_left(
     """How many of ``wanted`` fit the sliding minute and hour."""
     allowed = wanted
     for limit, span_s, word in ((per_minute, _MINUTE_S, "minute"), (per_hour, _HOUR_S, "hour")):
-        recent = [at for at in times if at > now - span_s]
+        recent = [at for at in times if now < at + span_s]
         if len(recent) + allowed > limit:
             allowed = max(0, limit - len(recent))
             allocation.blocked.append((reason, f"at most {limit} per {word}"))
-            if recent:
-                allocation.wake.append(recent[0] + span_s)
+            allocation.wake.append((recent[0] if recent else now) + span_s)
     return allowed
 
 
 def _candidates(draft: Draft, model: ModelState, tier: Tier) -> list[PoolSpec]:
     declared = {pool.pool_id: pool for pool in draft.site.pools}
-    named = [declared[name] for name in model.spec.pools if name in declared] or list(draft.site.pools)
-    return [pool for pool in named if tier in pool.tiers]
+    named = [declared[name] for name in model.spec.pools if name in declared]
+    return [pool for pool in (named if model.spec.pools else declared.values()) if tier in pool.tiers]
 
 
 def _pool_for(draft: Draft, model: ModelState, tier: Tier, planned: dict[str, int]) -> PoolSpec | None:
     """The first pool, in the order declared, that takes the tier, is known, and has room within our share."""
     for pool in _candidates(draft, model, tier):
-        if _pool_problem(draft, pool, model.spec.gpus + planned.get(pool.pool_id, 0)) is None:
+        if _pool_problem(draft, pool, model.spec.gpus, planned.get(pool.pool_id, 0)) is None:
             return pool
     return None
 
 
-def _pool_problem(draft: Draft, pool: PoolSpec, gpus: int) -> str | None:
+def _pool_problem(draft: Draft, pool: PoolSpec, gpus: int, planned: int) -> str | None:
     state = draft.pools[pool.pool_id]
     now = draft.now
-    if paused(draft, PauseScope.POOL, pool.pool_id):
+    if draft.paused(PauseScope.POOL, pool.pool_id):
         return "is paused"
     if state.known_at is None:
         return "has not been listed yet"
-    if state.unknown_since is not None or now - state.known_at > draft.limits.pool_patience_s:
+    if not draft.pool_known(pool.pool_id):
         return f"cannot be listed ({state.error or 'no answer'})"
     if state.full_until is not None and now < state.full_until:
         return "refused a start for want of room"
     total = min(pool.gpus, state.gpus_total) if state.gpus_total is not None else pool.gpus
     share = int(total * draft.limits.pool_share + 1e-9)
-    used = draft.gpus_in_use().get(pool.pool_id, 0)
-    if used + gpus > share:
-        return f"has {share - used} of {share} GPUs left"
+    left = share - draft.gpus_in_use().get(pool.pool_id, 0) - planned
+    if gpus > left:
+        return f"has {max(0, left)} of {share} GPUs left"
     return None
 
 
-def _why_no_pool(draft: Draft, model: ModelState, tier: Tier) -> str:
+def _why_no_pool(draft: Draft, model: ModelState, tier: Tier, planned: dict[str, int]) -> str:
     candidates = _candidates(draft, model, tier)
     if not candidates:
         return f"no pool accepts {tier} replicas"
-    problems = [f"{pool.pool_id} {_pool_problem(draft, pool, model.spec.gpus) or 'is full'}" for pool in candidates]
-    return "; ".join(problems)
+    gpus = model.spec.gpus
+    problems = ((p.pool_id, _pool_problem(draft, p, gpus, planned.get(p.pool_id, 0))) for p in candidates)
+    return "; ".join(f"{name} {problem}" for name, problem in problems)
 
 
 def _leave(draft: Draft, model: ModelState, allocation: Allocation, surplus: int, counted: list[Replica]) -> None:
@@ -204,19 +211,16 @@ def _leave(draft: Draft, model: ModelState, allocation: Allocation, surplus: int
             -record.generation,
         )
     )
-    allocation.leaving = [record for record in counted if not paused(draft, PauseScope.POOL, record.pool_id)][:allowed]
+    free = [record for record in counted if not draft.paused(PauseScope.POOL, record.pool_id)]
+    allocation.leaving = free[:allowed]
+    if len(free) < allowed:
+        allocation.blocked.append((Reason.PAUSED, "what is left runs in a paused pool"))
 
 
 def _loads(snapshot: ModelSnapshot | None) -> dict[str, float]:
     if snapshot is None:
         return {}
     return {load.replica_id: load.requests_running + load.requests_waiting for load in snapshot.replicas}
-
-
-def paused(draft: Draft, scope: PauseScope, name: str) -> bool:
-    return any(
-        pause.scope is PauseScope.ALL or (pause.scope is scope and pause.name == name) for pause in draft.control.pauses
-    )
 
 
 def carry_out(draft: Draft, model: ModelState, allocation: Allocation) -> None:
@@ -231,7 +235,7 @@ def carry_out(draft: Draft, model: ModelState, allocation: Allocation) -> None:
         draft.note_starts(len(allocation.launches))
     for record in allocation.leaving:
         if record.phase is ReplicaPhase.READY:
-            lifecycle.begin_drain(draft, record, "scale_in")
+            lifecycle.begin_drain(draft, record, SCALE_IN)
         else:
             lifecycle.stop(draft, record, "no longer wanted", StopMode.GRACEFUL)
     if allocation.leaving:

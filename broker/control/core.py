@@ -17,7 +17,7 @@ from broker.model.observation import Observation
 from broker.model.ports import Epoch, Log
 from broker.model.replica import ReplicaPhase
 from broker.model.signals import MetricSample, RequestSummary
-from broker.model.snapshot import ModelSnapshot, WindowNeed
+from broker.model.snapshot import WindowNeed
 from broker.model.spec import Limits, ModelSpec
 from signals.window import SignalWindow
 
@@ -38,6 +38,7 @@ class BrokerCore:
         self._windows: dict[str, SignalWindow] = {}
         self._specs: dict[str, tuple[ModelSpec, Limits]] = {}
         self._snapshot_at: dict[str, float] = {}
+        self._next_snapshot_at = math.inf
         self._urgent: set[str] = set()
         self.loop = ControlLoop(log, policies, dispatch)
 
@@ -47,43 +48,56 @@ class BrokerCore:
         self._follow_state(self.loop.state.models, now)
         return epoch
 
-    def offer(self, observation: Observation) -> None:
-        self.loop.offer(observation)
+    def offer(self, observation: Observation) -> bool:
+        """Something was learned. True if the next run is due earlier than before."""
+        return self.loop.offer(observation)
 
     def observe(self, sample: MetricSample | RequestSummary) -> bool:
         """A measurement of a model; unknown models are ignored. True if it matters so much that a snapshot is due at
-        once."""
-        window = self._windows.get(sample.model_id)
-        if window is None or not window.observe(sample):
+        once, earlier than before."""
+        model_id = sample.model_id
+        window = self._windows.get(model_id)
+        if window is None or not window.observe(sample) or sample.received_at >= self._snapshot_at[model_id]:
             return False
-        self._snapshot_at[sample.model_id] = min(self._snapshot_at[sample.model_id], sample.received_at)
-        self._urgent.add(sample.model_id)
+        self._urgent.add(model_id)
+        self._snapshot_at[model_id] = sample.received_at
+        self._next_snapshot_at = min(self._next_snapshot_at, sample.received_at)
         return True
 
     def due_at(self) -> float | None:
-        times = [at for at in (self.loop.due_at(), min(self._snapshot_at.values(), default=None)) if at is not None]
-        return max(min(times), self.loop.rested_at) if times else None
+        """When ``run`` should be called next, None while there is nothing to wait for."""
+        due = self.loop.due_at()
+        if not self._snapshot_at:
+            return due
+        snapshots_due = self.loop.coalesced(self._next_snapshot_at)
+        return snapshots_due if due is None else min(due, snapshots_due)
 
     async def run(self, now: float) -> Ran | None:
         """Emit the snapshots that are due, then step if something is pending. Raises ``LogError`` (nothing lost)."""
-        if now < self.loop.rested_at:
-            return None
-        for snapshot in self._due_snapshots(now):
-            self.loop.offer(snapshot)
         due = self.loop.due_at()
-        if due is None or due > now:
+        if not self._emit_snapshots(now) and (due is None or due > now):
             return None
         ran = await self.loop.run(now)
-        self._follow_state(ran.touched, now)
+        if ran.touched:
+            self._follow_state(ran.touched, now)
         return ran
 
-    def _due_snapshots(self, now: float) -> list[ModelSnapshot]:
-        due = [(model_id not in self._urgent, at, model_id) for model_id, at in self._snapshot_at.items() if at <= now]
-        chosen = sorted(model_id for _, _, model_id in sorted(due)[:SNAPSHOTS_AT_ONCE])
-        self._urgent.difference_update(chosen)
-        for model_id in chosen:
-            self._snapshot_at[model_id] = _next_snapshot_at(model_id, now)
-        return [self._windows[model_id].snapshot(now, now) for model_id in chosen]
+    def _emit_snapshots(self, now: float) -> bool:
+        """Offer the snapshots that are due; True if there were any."""
+        horizon = now + SNAPSHOT_INTERVAL_S  # what is further ahead was set before the clock went back
+        if self.loop.coalesced(self._next_snapshot_at) > now and self._next_snapshot_at <= horizon:
+            return False
+        due = [(model_id not in self._urgent, at, model_id) for model_id, at in self._snapshot_at.items()]
+        due = sorted(entry for entry in due if entry[1] <= now or entry[1] > horizon)[:SNAPSHOTS_AT_ONCE]
+        for model_id in sorted(model_id for _, _, model_id in due):
+            self.loop.offer(self._windows[model_id].snapshot(now, now))
+            self._snapshot_at[model_id] = _moment_after(model_id, now)
+            self._urgent.discard(model_id)
+        self._find_next_snapshot()
+        return bool(due)
+
+    def _find_next_snapshot(self) -> None:
+        self._next_snapshot_at = min(self._snapshot_at.values(), default=math.inf)
 
     def _follow_state(self, model_ids: Iterable[str], now: float) -> None:
         """Give each model on record a window with its policies' needs and the replicas that should report."""
@@ -102,13 +116,14 @@ class BrokerCore:
                 self._configure(model.spec, limits, now)
             ready = [name for name, r in state.replicas_of(model_id).items() if r.phase is ReplicaPhase.READY]
             self._windows[model_id].expect(ready, now)
+        self._find_next_snapshot()
 
     def _configure(self, spec: ModelSpec, limits: Limits, now: float) -> None:
         needs = self._needs(spec)
         window = self._windows.get(spec.model_id)
         if window is None:
             self._windows[spec.model_id] = SignalWindow(spec.model_id, needs, limits.signal_patience_s)
-            self._snapshot_at[spec.model_id] = _next_snapshot_at(spec.model_id, now)
+            self._snapshot_at[spec.model_id] = _moment_after(spec.model_id, now)
         else:
             window.reconfigure(needs)
 
@@ -120,7 +135,7 @@ class BrokerCore:
         return tuple(needs)
 
 
-def _next_snapshot_at(model_id: str, now: float) -> float:
-    """The model's next moment after ``now``. Half a slot off the whole second, where listings and timers fall."""
-    slot = (zlib.crc32(model_id.encode()) % SNAPSHOT_SLOTS + 0.5) / SNAPSHOT_SLOTS * SNAPSHOT_INTERVAL_S
-    return slot + SNAPSHOT_INTERVAL_S * (math.floor((now - slot) / SNAPSHOT_INTERVAL_S) + 1)
+def _moment_after(model_id: str, now: float) -> float:
+    """The model's next moment. Half a slot off the whole second, where listings and timers fall."""
+    moment = (zlib.crc32(model_id.encode()) % SNAPSHOT_SLOTS + 0.5) / SNAPSHOT_SLOTS * SNAPSHOT_INTERVAL_S
+    return moment + SNAPSHOT_INTERVAL_S * (math.floor((now - moment) / SNAPSHOT_INTERVAL_S) + 1)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from broker.control import shaping
-from broker.control.allocate import Allocation, allocate, carry_out, paused
+from broker.control.allocate import Allocation, allocate, carry_out
 from broker.control.draft import Draft
 from broker.control.reasons import Reason
 from broker.control.shaping import Trail
@@ -47,14 +47,16 @@ def decide(draft: Draft, model_id: str, policies: Policies) -> Decision | None:
         trail.steps.append(
             DecisionStep("mode", before, Reason.OBSERVE_MODE, "mode is observe: recorded, not carried out")
         )
-    codes = "/".join(step.code for step in trail.steps)
+    codes = "/".join((*(step.code for step in trail.steps), *(told if observing else ())))
     wake = [*trail.wake, *allocation.wake]
     if recommendation.valid_until is not None:
         wake.append(recommendation.valid_until)
-    quiet = codes == model.last_code and target == model.target and not told
+    quiet = codes == model.last_code and target == model.target and (observing or not told)
+    moves = shaping.recent_moves(model.moves, draft.now)
     model = replace(
         model,
         target=target,
+        moves=(*moves, TimedTarget(draft.now, before)) if target != before and not observing else moves,
         baseline=baseline,
         memory=memory,
         shadow_memory=shadow_memory,
@@ -103,7 +105,7 @@ def supply_of(draft: Draft, model: ModelState) -> Supply:
 def fleet_snapshot(draft: Draft, model: ModelState, supply: Supply) -> FleetSnapshot:
     """What the policy may know: the latest signals, doubted if they are late."""
     snapshot = model.snapshot or ModelSnapshot(model.model_id, 0, draft.now, draft.now)
-    if draft.now - snapshot.received_at > draft.limits.signal_patience_s:
+    if not shaping.in_time(snapshot, draft.now, draft.limits.signal_patience_s):
         snapshot = _doubted(snapshot)
     times = sorted(model.start_times_s)
     return FleetSnapshot(
@@ -150,25 +152,27 @@ def _shape(
         return trail, model.history, override
     shaping.credit_supply(trail, recommendation, supply)
     history = shaping.stabilise(trail, recommendation, before, model.spec, model.history, draft.now)
-    shaping.limit_step(trail, before, model.spec)
+    shaping.limit_step(trail, before, model.spec, model.moves, draft.now)
     patience_s = draft.limits.signal_patience_s
     if trail.value < before and not shaping.signals_allow_scale_in(
         model.snapshot, recommendation, draft.now, patience_s
     ):
         trail.set("signals", before, Reason.HOLD_NO_SIGNALS, "no scale-in while the signals are stale or absent")
     shaping.bound(trail, model.spec)
-    if model.snapshot is not None and draft.now - model.snapshot.received_at <= patience_s:
+    if model.snapshot is not None and shaping.in_time(model.snapshot, draft.now, patience_s):
         trail.wake.append(model.snapshot.received_at + patience_s)
     return trail, history, override
 
 
 def _frozen(draft: Draft, model: ModelState) -> bool:
-    return paused(draft, PauseScope.MODEL, model.model_id)
+    return draft.paused(PauseScope.MODEL, model.model_id)
 
 
 def _pause_words(draft: Draft, model: ModelState) -> str:
     pause = next(
-        pause for pause in draft.control.pauses if pause.scope is PauseScope.ALL or pause.name == model.model_id
+        pause
+        for pause in draft.control.pauses
+        if pause.scope is PauseScope.ALL or (pause.scope is PauseScope.MODEL and pause.name == model.model_id)
     )
     return f"paused by {pause.author}: {pause.because}"
 
@@ -204,12 +208,15 @@ def _retire(draft: Draft, model: ModelState, supply: Supply) -> Decision | None:
     if not draft.replicas_of(model.model_id):
         draft.drop_model(model.model_id)
         return None
-    allocation = allocate(draft, model, supply, 0, 0)
-    told = _actions_told(allocation, observing=draft.site.mode is Mode.OBSERVE)
-    draft.put_model(replace(model, target=0, last_code=Reason.RETIRED, wake_at=None))
-    if draft.site.mode is Mode.ACT:
+    observing = draft.site.mode is Mode.OBSERVE
+    allocation = Allocation() if _frozen(draft, model) else allocate(draft, model, supply, 0, 0)
+    told = _actions_told(allocation, observing)
+    code = "/".join((Reason.RETIRED, *told))
+    wake_at = min(allocation.wake, default=None)
+    draft.put_model(replace(model, target=0, baseline=0, last_code=code, wake_at=wake_at))
+    if not observing:
         carry_out(draft, model, allocation)
-    if not told:
+    if not told or (observing and code == model.last_code):
         return None
     step = DecisionStep("spec", 0, Reason.RETIRED, "the model is no longer declared")
     return Decision(

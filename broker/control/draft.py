@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from broker.model.identity import action_id
+from broker.model.observation import PauseScope
 from broker.model.plan import Action, Launch, Publish, Stop, Withdraw
-from broker.model.replica import ENDED, EndpointRecord, GatewaySessionKey, Replica, ReplicaPhase, StopMode
-from broker.model.spec import Limits, SiteSpec
+from broker.model.replica import ENDED, ON_ITS_WAY, EndpointRecord, GatewaySessionKey, Replica, ReplicaPhase, StopMode
+from broker.model.spec import Limits, Mode, SiteSpec
 from broker.model.state import (
     BrokerState,
     Changes,
@@ -29,6 +30,7 @@ class Draft:
 
     def __init__(self, state: BrokerState, now: float) -> None:
         self.now = now
+        self.last_now = state.control.last_now
         self.control: ControlState = replace(state.control, last_now=now)
         self.models: dict[str, ModelState] = dict(state.models)
         self.pools: dict[str, PoolState] = dict(state.pools)
@@ -39,6 +41,7 @@ class Draft:
         self._replicas: dict[str, dict[str, Replica]] = {}
         self._changes: dict[EntityKey, Entity | None] = {}
         self._gpus_in_use: dict[str, int] | None = None
+        self._loading = 0
 
     # -- reading
 
@@ -60,19 +63,50 @@ class Draft:
         return own
 
     def live_gateways(self) -> list[GatewayState]:
-        horizon = self.now - self.limits.gateway_session_s
-        return [gateway for gateway in self.gateways.values() if gateway.seen_at > horizon]
+        session_s = self.limits.gateway_session_s
+        return [gateway for gateway in self.gateways.values() if self.now < gateway.seen_at + session_s]
+
+    def paused(self, scope: PauseScope, name: str) -> bool:
+        return any(
+            pause.scope is PauseScope.ALL or (pause.scope is scope and pause.name == name)
+            for pause in self.control.pauses
+        )
+
+    def frozen(self, replica: Replica) -> bool:
+        """Whether this replica must be left alone: neither started nor told to exit."""
+        return (
+            self.site.mode is Mode.OBSERVE
+            or self.paused(PauseScope.MODEL, replica.model_id)
+            or self.paused(PauseScope.POOL, replica.pool_id)
+        )
+
+    def pool_known(self, pool_id: str) -> bool:
+        """Whether the pool was listed in time, so that something may be submitted to it."""
+        pool = self.pools.get(pool_id)
+        return (
+            pool is not None
+            and pool.known_at is not None
+            and pool.unknown_since is None
+            and self.now < pool.known_at + self.limits.pool_patience_s
+        )
 
     def gpus_in_use(self) -> dict[str, int]:
         """GPUs held by replicas that have not ended, by pool; counted once a step, then kept up to date."""
         if self._gpus_in_use is None:
             used: dict[str, int] = {}
+            self._loading = 0
             for model_id in self._base_replicas.keys() | self._replicas.keys():
                 for replica in self.replicas_of(model_id).values():
+                    self._loading += replica.phase in ON_ITS_WAY
                     if replica.phase not in ENDED:
                         used[replica.pool_id] = used.get(replica.pool_id, 0) + replica.gpus
             self._gpus_in_use = used
         return self._gpus_in_use
+
+    def loading(self) -> int:
+        """Replicas of all models on their way to ready; counted with the GPUs."""
+        self.gpus_in_use()
+        return self._loading
 
     # -- writing
 
@@ -108,6 +142,8 @@ class Draft:
             before = own.get(replica.replica_id)
             held = before.gpus if before is not None and before.phase not in ENDED else 0
             holds = replica.gpus if replica.phase not in ENDED else 0
+            self._loading += replica.phase in ON_ITS_WAY
+            self._loading -= before is not None and before.phase in ON_ITS_WAY
             self._gpus_in_use[replica.pool_id] = self._gpus_in_use.get(replica.pool_id, 0) + holds - held
         own[replica.replica_id] = replica
         self._changes["replica", replica.replica_id] = replica
@@ -133,7 +169,7 @@ class Draft:
     def _into_registry(self, replica: Replica, reason: str) -> Replica:
         revision = self.control.revision + 1
         self.control = replace(self.control, revision=revision)
-        replica = replace(replica, revision=revision, published=replica.phase not in (ENDED | {ReplicaPhase.STOPPING}))
+        replica = replace(replica, revision=revision, published=replica.phase not in ENDED)
         self.put_replica(replica)
         record = endpoint_record(replica)
         self.actions.append(Withdraw(record, reason) if reason else Publish(record))
@@ -141,6 +177,8 @@ class Draft:
 
     def launch(self, replica: Replica) -> None:
         spec = self.models[replica.model_id].spec
+        if spec.gpus != replica.gpus:  # declared anew since the intent was written: what was counted is what is asked
+            spec = replace(spec, gpus=replica.gpus)
         replica = replace(replica, retry_at=self.now + self.limits.effect_patience_s)
         self.put_replica(replica)
         cluster = self.site.cluster
@@ -159,10 +197,16 @@ class Draft:
         )
 
     def stop(self, replica: Replica) -> None:
-        """Emit the stop that the record already asks for (``stop_mode``)."""
+        """Emit the stop that the record already asks for (``stop_mode``); a frozen replica's waits for the thaw."""
+        if self.frozen(replica):
+            self.put_replica(replace(replica, retry_at=self.now, stop_acknowledged=False))
+            return
         mode = replica.stop_mode or StopMode.GRACEFUL
-        replica = replace(replica, retry_at=self.now + self.limits.effect_patience_s, stop_acknowledged=False)
-        self.put_replica(replica)
+        deadline_at = replica.stop_deadline_at
+        if deadline_at is None:
+            deadline_at = self.now + self.models[replica.model_id].spec.stop_grace_s
+        retry_at = self.now + self.limits.effect_patience_s
+        self.put_replica(replace(replica, retry_at=retry_at, stop_deadline_at=deadline_at, stop_acknowledged=False))
         cluster = self.site.cluster
         verb = "stop" if mode is StopMode.GRACEFUL else "kill"
         name = action_id(verb, cluster, replica.model_id, replica.ordinal, replica.generation)
@@ -178,7 +222,7 @@ class Draft:
 
     def _recent(self, times: tuple[float, ...], count: int) -> tuple[float, ...]:
         """Bounded by the hourly limits that count them."""
-        return (*(at for at in times if at > self.now - 3600.0), *[self.now] * count)
+        return (*(at for at in times if self.now < at + 3600.0), *[self.now] * count)
 
     # -- leaving
 
@@ -190,7 +234,9 @@ class Draft:
 
 def endpoint_record(replica: Replica) -> EndpointRecord:
     """What gateways are told of a replica: ready, draining, or gone."""
-    phase = replica.phase if replica.phase in (ReplicaPhase.READY, ReplicaPhase.DRAINING) else ReplicaPhase.GONE
+    phase = ReplicaPhase.GONE if replica.phase in ENDED else ReplicaPhase.DRAINING
+    if replica.phase is ReplicaPhase.READY:
+        phase = ReplicaPhase.READY
     return EndpointRecord(
         endpoint_id=replica.replica_id,
         model_id=replica.model_id,

@@ -36,7 +36,9 @@ def become_ready(draft: Draft, record: Replica) -> None:
     )
     draft.publish(ready)
     model = draft.models[record.model_id]
-    times = (*model.start_times_s, draft.now - record.requested_at)[-_START_TIMES_KEPT:]
+    times = model.start_times_s
+    if not record.adopted:  # nobody knows when that one was asked for
+        times = (*times, draft.now - record.requested_at)[-_START_TIMES_KEPT:]
     draft.put_model(replace(model, start_times_s=times, breaker=Breaker()))
     draft.dirty.add(record.model_id)
 
@@ -47,12 +49,14 @@ def begin_drain(draft: Draft, record: Replica, reason: str) -> None:
     if not record.published:
         stop(draft, record, reason, StopMode.GRACEFUL)
         return
+    live = sorted((gateway.key for gateway in draft.live_gateways()), key=lambda k: (k.gateway_id, k.boot_id))
     drain = Drain(
         reason=reason,
         began_at=draft.now,
         deadline_at=draft.now + model.spec.drain_limit_s,
         revision=draft.control.revision + 1,
-        awaiting=tuple(sorted((g.key for g in draft.live_gateways()), key=lambda k: (k.gateway_id, k.boot_id))),
+        awaiting=tuple(live),
+        acknowledged_at=None if live else draft.now,
     )
     record = replace(record, phase=ReplicaPhase.DRAINING, phase_since=draft.now, drain=drain)
     draft.withdraw(record, reason)
@@ -68,15 +72,15 @@ def undo_drain(draft: Draft, record: Replica) -> None:
 
 
 def stop(draft: Draft, record: Replica, detail: str, mode: StopMode, *, in_flight: int = 0) -> None:
-    """Tell it to exit, with a deadline after which it is killed."""
-    grace_s = draft.models[record.model_id].spec.stop_grace_s
+    """Tell it to exit, with a deadline after which it is killed. What was not drained is withdrawn first."""
     was_published = record.published
     record = replace(
         record,
         phase=ReplicaPhase.STOPPING,
         phase_since=draft.now,
         stop_mode=mode,
-        stop_deadline_at=draft.now + grace_s,
+        stop_deadline_at=None,
+        missing_since=None,
         in_flight_at_stop=in_flight,
         detail=detail,
     )
@@ -88,14 +92,14 @@ def stop(draft: Draft, record: Replica, detail: str, mode: StopMode, *, in_fligh
 
 def give_up(draft: Draft, record: Replica, failure: str, detail: str, mode: StopMode) -> None:
     """It will not serve (again): stop it, count the failure."""
-    count_failure(draft, record.model_id)
+    count_failure(draft, record)
     stop(draft, replace(record, failure=failure), detail or failure, mode)
 
 
 def end(draft: Draft, record: Replica, failure: str, detail: str) -> None:
     """It is over: GONE if that was wanted, FAILED otherwise. Its tombstone is written only now."""
     if failure and not record.failure:
-        count_failure(draft, record.model_id)
+        count_failure(draft, record)
     ended = replace(
         record,
         phase=ReplicaPhase.FAILED if failure else ReplicaPhase.GONE,
@@ -111,10 +115,16 @@ def end(draft: Draft, record: Replica, failure: str, detail: str) -> None:
     draft.dirty.add(record.model_id)
 
 
-def count_failure(draft: Draft, model_id: str) -> None:
-    """Open the breaker after too many failures in a row, each time for twice as long."""
-    model = draft.models[model_id]
+def count_failure(draft: Draft, record: Replica) -> None:
+    """Open the breaker after too many failed starts in a row, each time for twice as long.
+
+    One that had served did not fail to start: a node's end, which takes several at once, must not hinder their
+    replacement. Nor does a start count that was under way when the breaker opened: one burst opens it once.
+    """
+    model = draft.models[record.model_id]
     spec = draft.limits.breaker
+    if record.ready_at is not None or breaker_is_open(model.breaker, draft.now):
+        return
     failures = model.breaker.failures + 1
     breaker = replace(model.breaker, failures=failures)
     if failures >= spec.failures:
@@ -123,9 +133,13 @@ def count_failure(draft: Draft, model_id: str) -> None:
     draft.put_model(replace(model, breaker=breaker))
 
 
+def breaker_is_open(breaker: Breaker, now: float) -> bool:
+    return breaker.open_until is not None and now < breaker.open_until
+
+
 def advance(draft: Draft, model_id: str) -> None:
-    """Let time act on this model's replicas."""
-    for record in _timed(draft, model_id):
+    """Let time act on this model's replicas, in the order of their names: a restored state may have another."""
+    for record in sorted(_timed(draft, model_id), key=lambda record: record.replica_id):
         _advance_one(draft, record)
 
 
@@ -143,7 +157,7 @@ def _timed(draft: Draft, model_id: str) -> list[Replica]:
     return [
         record
         for record in draft.replicas_of(model_id).values()
-        if record.phase is not ready or record.unhealthy_since is not None or record.missing_since is not None
+        if record.phase is not ready or record.unhealthy_since is not None
     ]
 
 
@@ -153,12 +167,10 @@ def _advance_one(draft: Draft, record: Replica) -> None:
         if now >= record.phase_since + limits.ended_kept_s:
             draft.drop_replica(record)
         return
-    if record.missing_since is not None and now >= record.missing_since + limits.pool_patience_s:
-        end(draft, record, "" if record.phase is ReplicaPhase.STOPPING else "vanished", "its pool no longer lists it")
-        return
     match record.phase:
         case ReplicaPhase.REQUESTED if record.retry_at is not None and now >= record.retry_at:
-            draft.launch(record)
+            if _may_launch(draft, record):
+                draft.launch(record)
         case ReplicaPhase.STARTING | ReplicaPhase.LOADING:
             limit_s = draft.models[record.model_id].spec.load_timeout_s
             if record.started_at is not None and now >= record.started_at + limit_s:
@@ -187,6 +199,8 @@ def _advance_drain(draft: Draft, record: Replica) -> None:
     if drain != record.drain:
         record = replace(record, drain=drain)
         draft.put_replica(record)
+    if draft.frozen(record):
+        return
     in_flight = in_flight_of(draft, record)
     if drain.acknowledged_at is not None and in_flight == 0:
         stop(draft, record, drain.reason, StopMode.GRACEFUL)
@@ -223,7 +237,14 @@ def engine_in_flight(snapshot: ModelSnapshot | None, record: Replica, horizon: f
     return None
 
 
+def _may_launch(draft: Draft, record: Replica) -> bool:
+    """What was asked for before may be asked again: not in a pause, and not of a pool that nobody can see into."""
+    return not draft.frozen(record) and draft.pool_known(record.pool_id)
+
+
 def _advance_stop(draft: Draft, record: Replica) -> None:
+    if draft.frozen(record):
+        return
     if (
         record.stop_mode is StopMode.GRACEFUL
         and record.stop_deadline_at is not None
@@ -240,24 +261,42 @@ def _deadlines(draft: Draft, record: Replica) -> list[float]:
     if record.phase in ENDED:
         return [record.phase_since + limits.ended_kept_s]
     found: list[float] = []
-    if record.missing_since is not None:
-        found.append(record.missing_since + limits.pool_patience_s)
-    if record.retry_at is not None:
-        found.append(record.retry_at)
+    frozen = draft.frozen(record)
     match record.phase:
+        case ReplicaPhase.REQUESTED if record.retry_at is not None and _may_launch(draft, record):
+            found.append(record.retry_at)
         case ReplicaPhase.STARTING | ReplicaPhase.LOADING if record.started_at is not None:
             found.append(record.started_at + draft.models[record.model_id].spec.load_timeout_s)
         case ReplicaPhase.READY if record.unhealthy_since is not None:
             found.append(record.unhealthy_since + limits.unhealthy_after_s)
-        case ReplicaPhase.DRAINING if record.drain is not None:
+        case ReplicaPhase.DRAINING if record.drain is not None and not frozen:
             found.append(record.drain.deadline_at)
-            live = {gateway.key: gateway.seen_at for gateway in draft.live_gateways()}
-            found.extend(live[key] + limits.gateway_session_s for key in record.drain.awaiting if key in live)
-        case ReplicaPhase.STOPPING if record.stop_mode is StopMode.GRACEFUL and record.stop_deadline_at is not None:
-            found.append(record.stop_deadline_at)
+            found.extend(gateway.seen_at + limits.gateway_session_s for gateway in draft.live_gateways())
+        case ReplicaPhase.STOPPING if not frozen:
+            if record.retry_at is not None:
+                found.append(record.retry_at)
+            if record.stop_mode is StopMode.GRACEFUL and record.stop_deadline_at is not None:
+                found.append(record.stop_deadline_at)
         case _:
             pass
     return found
+
+
+def excuse(record: Replica, outage_s: float) -> Replica:
+    """The record with its clocks set on by a time in which no broker led: nobody could probe, list or stop it then."""
+
+    def later(at: float | None) -> float | None:
+        return None if at is None else at + outage_s
+
+    drain = record.drain
+    return replace(
+        record,
+        started_at=later(record.started_at) if record.phase in ON_ITS_WAY else record.started_at,
+        unhealthy_since=later(record.unhealthy_since),
+        missing_since=later(record.missing_since),
+        stop_deadline_at=later(record.stop_deadline_at),
+        drain=None if drain is None else replace(drain, deadline_at=drain.deadline_at + outage_s),
+    )
 
 
 def counts_towards_target(record: Replica) -> bool:

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 from broker.control.decide import Policies
 from broker.control.reconcile import Dispatch, Reconciler
-from broker.control.step import step
+from broker.control.step import StepResult, step
 from broker.model.observation import LeadershipTaken, Observation
-from broker.model.plan import Effect, Plan, Publish, Withdraw
+from broker.model.plan import Effect, Plan
 from broker.model.ports import Checkpoint, Epoch, Log, StepRecord
 from broker.model.replica import EndpointRecord, Replica
+from broker.model.snapshot import ModelSnapshot
 from broker.model.state import BrokerState, Changes
 
 COALESCE_S = 0.02
@@ -46,6 +47,8 @@ class ControlLoop:
         self._coalesce_s = coalesce_s
         self._checkpoint_every_s = checkpoint_every_s
         self._pending: list[Observation] = []
+        self._snapshots: dict[str, ModelSnapshot] = {}
+        self._pending_since: float | None = None
         self._number = 0
         self._last_run_at = float("-inf")
         self._checkpoint_at = float("-inf")
@@ -61,43 +64,76 @@ class ControlLoop:
         self.offer(LeadershipTaken(self.epoch.number, holder, now))
         return self.epoch
 
-    def offer(self, observation: Observation) -> None:
-        """Something was learned; it is decided on by the next run."""
-        self._pending.append(observation)
+    def offer(self, observation: Observation) -> bool:
+        """Something was learned; it is decided on by the next run. True if that is due earlier than before.
+
+        Of a model's snapshots only the newest waits: while the log refuses to write they must not pile up.
+        """
+        if isinstance(observation, ModelSnapshot):
+            self._snapshots[observation.model_id] = observation
+        else:
+            self._pending.append(observation)
+        if self._pending_since is not None:
+            return False
+        self._pending_since = observation.received_at
+        return True
 
     def due_at(self) -> float | None:
         """When ``run`` should be called next, None while there is nothing to wait for."""
-        times = [] if self._wake_at is None else [self._wake_at]
-        if self._pending:
-            times.append(self._pending[0].received_at)
-        return max(min(times), self.rested_at) if times else None
+        times = [at for at in (self._wake_at, self._pending_since) if at is not None]
+        if not times:
+            return None
+        due = max(min(times), self._last_run_at + self._coalesce_s)
+        return due if self._pending_since is None else min(due, self.coalesced(self._pending_since))
 
-    @property
-    def rested_at(self) -> float:
-        """Before this ``run`` should not be called again: what comes meanwhile is decided together."""
-        return self._last_run_at + self._coalesce_s
+    def coalesced(self, at: float) -> float:
+        """When something of ``at`` should be run, together with what comes meanwhile. It waits no longer than it takes
+        to coalesce, even if the clock was set back since the last run."""
+        return min(max(at, self._last_run_at + self._coalesce_s), at + self._coalesce_s)
 
     async def run(self, now: float) -> Ran:
         """One step on all that is pending. If the log refuses it (``LogError``), nothing happened: the observations
         stay pending, the state is as before, and no effect was carried out."""
         if self.epoch is None:
             raise RuntimeError("the loop was not opened")
-        observations = tuple(self._pending)
-        result = step(self.state, observations, self._policies, now)
-        registry = tuple(a.record for a in result.plan.actions if isinstance(a, Publish | Withdraw))
-        record = StepRecord(
-            number=self._number + 1, epoch=self.epoch.number, now=result.plan.now, observations=observations,
-            changes=result.changes, decisions=result.plan.decisions, effects=result.plan.effects, registry=registry,
-        )  # fmt: skip
-        await self._log.commit(record)
-        del self._pending[: len(observations)]
+        # Before the step, not after it: a checkpoint that fails must not keep a committed plan from being carried out.
+        await self._checkpoint_if_due(now)
+        pending, snapshots, since = self._pending, self._snapshots, self._pending_since
+        self._pending, self._snapshots, self._pending_since = [], {}, None
+        try:
+            observations = (*pending, *snapshots.values())
+            result = step(self.state, observations, self._policies, now)
+            record = _record(self._number + 1, self.epoch, observations, result)
+            await self._log.commit(record)
+        except BaseException:
+            self._pending, self._snapshots = pending + self._pending, snapshots | self._snapshots
+            self._pending_since = self._pending_since if since is None else since
+            raise
         self.state, self._wake_at, self._number = result.state, result.wake_at, record.number
         self._last_run_at = now
-        if now >= self._checkpoint_at:
-            await self._log.checkpoint(Checkpoint(self._number, result.plan.now, self.state))
-            self._checkpoint_at = now + self._checkpoint_every_s
         held = self._reconciler.carry_out(self.state, self._pending, result.plan.effects)
-        return Ran(result.plan, registry, _touched(result.changes), tuple(held))
+        return Ran(result.plan, record.registry, _touched(result.changes), tuple(held))
+
+    async def _checkpoint_if_due(self, now: float) -> None:
+        if now < self._checkpoint_at:
+            return
+        if self._number:
+            await self._log.checkpoint(Checkpoint(self._number, self.state.control.last_now, self.state))
+        self._checkpoint_at = now + self._checkpoint_every_s
+
+
+def _record(number: int, epoch: Epoch, observations: tuple[Observation, ...], result: StepResult) -> StepRecord:
+    plan = result.plan
+    return StepRecord(
+        number=number,
+        epoch=epoch.number,
+        now=plan.now,
+        observations=observations,
+        changes=result.changes,
+        decisions=plan.decisions,
+        effects=plan.effects,
+        registry=plan.registry,
+    )
 
 
 def _touched(changes: Changes) -> frozenset[str]:

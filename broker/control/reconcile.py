@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from broker.model.observation import Observation, PauseChanged, PauseScope, PoolSnapshot
+from broker.model.observation import Observation, PauseChanged, PauseScope, PoolSnapshot, SpecChanged
 from broker.model.plan import Effect, Launch
 from broker.model.replica import ReplicaPhase
+from broker.model.spec import Mode
 from broker.model.state import BrokerState
 
 Dispatch = Callable[[Effect], None]
@@ -19,8 +20,7 @@ Dispatch = Callable[[Effect], None]
 
 def objection(state: BrokerState, newest: Sequence[Observation], effect: Effect) -> str | None:
     """Why ``effect`` must not happen now, given the state that asked for it and what was observed since. Pure."""
-    model_id = effect.model.model_id if isinstance(effect, Launch) else effect.model_id
-    record = state.replicas_of(model_id).get(effect.replica_id)
+    record = state.replicas_of(effect.model_id).get(effect.replica_id)
     if record is None or record.generation != effect.generation:
         return "its replica is no longer on record"
     wanted = ReplicaPhase.REQUESTED if isinstance(effect, Launch) else ReplicaPhase.STOPPING
@@ -30,8 +30,10 @@ def objection(state: BrokerState, newest: Sequence[Observation], effect: Effect)
         match observation:
             case PoolSnapshot(pool_id=pool_id, known=False) if pool_id == effect.pool_id and isinstance(effect, Launch):
                 return f"{pool_id} cannot be listed any more"
-            case PauseChanged(paused=True) if _covers(observation, model_id, effect.pool_id):
+            case PauseChanged(paused=True) if _covers(observation, effect.model_id, effect.pool_id):
                 return f"paused by {observation.author}"
+            case SpecChanged(site=site) if site.mode is Mode.OBSERVE:
+                return "mode is observe now"
             case _:
                 pass
     return None

@@ -14,6 +14,8 @@ from broker.model.spec import ModelSpec
 from broker.model.state import TimedTarget
 
 _HISTORY_KEPT = 64
+_STEP_S = 15.0
+"""The time to which ``max_step_out`` and ``max_step_in`` belong: Kubernetes' HPA allows its steps in as much."""
 
 
 @dataclass(slots=True)
@@ -29,11 +31,16 @@ class Trail:
         self.steps.append(DecisionStep(stage, value, code, words))
 
 
+def in_time(snapshot: ModelSnapshot | None, now: float, patience_s: float) -> bool:
+    """Whether somebody still watches: what the newest snapshot says may be believed."""
+    return snapshot is not None and now < snapshot.received_at + patience_s
+
+
 def signals_allow_scale_in(
     snapshot: ModelSnapshot | None, recommendation: Recommendation, now: float, patience_s: float
 ) -> bool:
     """Capacity is taken away only on what is known: a snapshot in time, something usable in it, every input usable."""
-    if snapshot is None or now - snapshot.received_at > patience_s:
+    if snapshot is None or not in_time(snapshot, now, patience_s):
         return False
     if not any(reading.usable for reading in snapshot.readings.values()):
         return False
@@ -72,11 +79,11 @@ def stabilise(
     kept_s = max(shape.scale_in_s, shape.scale_out_s)
     if recommendation.relative:
         history = (*history, TimedTarget(now, wish)) if wish > before else history
-        history = tuple(entry for entry in history if entry.at > now - kept_s)
+        history = _since(history, kept_s, now)
     else:
         history = history if history and history[-1].target == wish else (*history, TimedTarget(now, wish))
-        history = _in_force(history, now - kept_s)
-    history = history[-_HISTORY_KEPT:]
+        history = _in_force(history, kept_s, now)
+    history = _bounded(history)
     if recommendation.shaped or wish == before:
         return history
     if wish < before:
@@ -86,9 +93,25 @@ def stabilise(
     return history
 
 
-def _in_force(history: tuple[TimedTarget, ...], start: float) -> tuple[TimedTarget, ...]:
-    """The wishes that stood at some time since ``start``: the last one made by then, and all later ones."""
-    later = tuple(entry for entry in history if entry.at > start)
+def _since(history: tuple[TimedTarget, ...], span_s: float, now: float) -> tuple[TimedTarget, ...]:
+    """Told by ``at + span_s``, at which a wake is set: ``now - span_s`` would be rounded otherwise."""
+    return tuple(entry for entry in history if now < entry.at + span_s)
+
+
+def _bounded(history: tuple[TimedTarget, ...]) -> tuple[TimedTarget, ...]:
+    """At most so many wishes: of those closest in time the higher one stands for both, so that a wish that changes
+    at every look blurs the window but does not shorten it."""
+    while len(history) > _HISTORY_KEPT:
+        at = min(range(len(history) - 2), key=lambda i: history[i + 1].at - history[i].at)
+        first, second = history[at], history[at + 1]
+        merged = TimedTarget(first.at, max(first.target, second.target))
+        history = (*history[:at], merged, *history[at + 2 :])
+    return history
+
+
+def _in_force(history: tuple[TimedTarget, ...], span_s: float, now: float) -> tuple[TimedTarget, ...]:
+    """The wishes that stood at some time in the span: the last one made before it, and all later ones."""
+    later = _since(history, span_s, now)
     return history[len(history) - len(later) - 1 :] if len(later) < len(history) else later
 
 
@@ -96,10 +119,10 @@ def _hold_in(
     trail: Trail, before: int, history: tuple[TimedTarget, ...], now: float, scale_in_s: float, *, relative: bool
 ) -> None:
     if relative:
-        span = tuple(entry for entry in history if entry.at > now - scale_in_s)
+        span = _since(history, scale_in_s, now)
         floor, free_at = (before, span[-1].at + scale_in_s) if span else (trail.value, now)
     else:
-        span = _in_force(history, now - scale_in_s)
+        span = _in_force(history, scale_in_s, now)
         floor = min(before, max(entry.target for entry in span))
         free_at = span[1].at + scale_in_s if len(span) > 1 else now
     if floor > trail.value:
@@ -109,8 +132,8 @@ def _hold_in(
 
 
 def _hold_out(trail: Trail, before: int, history: tuple[TimedTarget, ...], now: float, scale_out_s: float) -> None:
-    span = _in_force(history, now - scale_out_s)
-    wished_long_enough = span[0].at <= now - scale_out_s
+    span = _in_force(history, scale_out_s, now)
+    wished_long_enough = span[0].at + scale_out_s <= now
     ceiling = max(before, min(entry.target for entry in span)) if wished_long_enough else before
     if ceiling < trail.value:
         trail.wake.append((span[1] if wished_long_enough else span[0]).at + scale_out_s)
@@ -118,14 +141,27 @@ def _hold_out(trail: Trail, before: int, history: tuple[TimedTarget, ...], now: 
         trail.set("stabilise", ceiling, Reason.STABILISING_OUT, words)
 
 
-def limit_step(trail: Trail, before: int, spec: ModelSpec) -> None:
+def limit_step(trail: Trail, before: int, spec: ModelSpec, moves: tuple[TimedTarget, ...], now: float) -> None:
+    """At most so many more (fewer) than the least (most) that was the target within the step time."""
     shape = spec.stabilisation
-    if trail.value > before + shape.max_step_out:
-        words = f"at most {shape.max_step_out} more at once"
-        trail.set("step", before + shape.max_step_out, Reason.MAX_STEP_OUT, words)
-    elif trail.value < before - shape.max_step_in:
-        words = f"at most {shape.max_step_in} fewer at once"
-        trail.set("step", before - shape.max_step_in, Reason.MAX_STEP_IN, words)
+    recent = recent_moves(moves, now)
+    targets = [before, *(move.target for move in recent)]
+    most = max(before, min(targets) + shape.max_step_out)
+    least = min(before, max(targets) - shape.max_step_in)
+    if least <= trail.value <= most:
+        return
+    trail.wake.append((recent[0].at if recent else now) + _STEP_S)
+    if trail.value > most:
+        words = f"at most {shape.max_step_out} more within {_STEP_S:g} s"
+        trail.set("step", most, Reason.MAX_STEP_OUT, words)
+    else:
+        words = f"at most {shape.max_step_in} fewer within {_STEP_S:g} s"
+        trail.set("step", least, Reason.MAX_STEP_IN, words)
+
+
+def recent_moves(moves: tuple[TimedTarget, ...], now: float) -> tuple[TimedTarget, ...]:
+    """The targets that were given up within the step time, each with the time of that."""
+    return _since(moves, _STEP_S, now)
 
 
 def bound(trail: Trail, spec: ModelSpec) -> None:

@@ -21,7 +21,6 @@ from broker.control.draft import Draft
 from broker.model.observation import Observation
 from broker.model.plan import Decision, Plan
 from broker.model.replica import ReplicaPhase
-from broker.model.spec import Mode
 from broker.model.state import BrokerState, Changes
 
 
@@ -58,15 +57,13 @@ def step(state: BrokerState, observations: Sequence[Observation], policies: Poli
 def _advance_and_decide(draft: Draft, model_id: str, policies: Policies) -> Decision | None:
     if draft.control.site is None:
         return None
-    acting = draft.site.mode is Mode.ACT
-    if acting:
-        lifecycle.advance(draft, model_id)
+    lifecycle.advance(draft, model_id)
     decision = decide(draft, model_id, policies)
     model = draft.models.get(model_id)
     if model is None:
         return decision
     # Asked after deciding, which may have begun drains and stops.
-    timed = lifecycle.next_deadline(draft, model_id) if acting else None
+    timed = lifecycle.next_deadline(draft, model_id)
     wake = min((at for at in (timed, model.wake_at) if at is not None), default=None)
     draining = any(record.phase is ReplicaPhase.DRAINING for record in draft.replicas_of(model_id).values())
     if (wake, draining) != (model.wake_at, model.draining):
@@ -80,3 +77,4 @@ def _drop_dead_gateways(draft: Draft) -> None:
     for gateway in list(draft.gateways.values()):
         if gateway.key not in live:
             draft.drop_gateway(gateway.key)
+            draft.dirty.update(model_id for model_id, model in draft.models.items() if model.draining)

@@ -77,7 +77,7 @@ class Replica:
     revision that last changed its endpoint record, 0 if it was never published. ``missing_since``: good listings do
     not show it since then. ``retry_at``: when an effect that nobody answered is tried again. ``failure`` says why it
     was given up, empty while it was not. ``in_flight_at_stop`` is what was still open when it was told to exit: 0
-    after a clean drain, the cut requests otherwise.
+    after a clean drain, the cut requests otherwise. ``adopted``: found in its pool without a record.
     """
 
     replica_id: str
@@ -106,6 +106,7 @@ class Replica:
     in_flight_at_stop: int = 0
     failure: str = ""
     detail: str = ""
+    adopted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

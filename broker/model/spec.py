@@ -32,13 +32,14 @@ class PolicySpec:
 
 
 PLACEHOLDERS = ("python", "host", "port", "model", "replica")
-"""What stands in braces in a command; ``{python}`` is the broker's own interpreter."""
+"""What may stand in braces in an engine's command; ``{python}`` is the broker's own interpreter."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """How one replica is started. ``command`` is an argument list in which ``PLACEHOLDERS`` are replaced; the API key
-    comes by environment (``VLLM_API_KEY``), never by command line."""
+    """How one replica is started. ``command`` is an argument list in which ``{python}``, ``{host}``, ``{port}``,
+    ``{model}`` and ``{replica}`` are replaced; the API key comes by environment (``VLLM_API_KEY``), never by command
+    line."""
 
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)

@@ -33,7 +33,10 @@ class TimedTarget:
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
-    """All that is remembered of one model beside its replicas. ``wake_at`` is when it must be looked at again."""
+    """All that is remembered of one model beside its replicas. ``wake_at`` is when it must be looked at again.
+
+    ``history`` are the policy's latest wishes, ``moves`` the targets that were lately given up for another.
+    """
 
     model_id: str
     spec: ModelSpec
@@ -46,6 +49,7 @@ class ModelState:
     memory: Memory = field(default_factory=dict)
     shadow_memory: Mapping[str, Memory] = field(default_factory=dict)
     history: tuple[TimedTarget, ...] = ()
+    moves: tuple[TimedTarget, ...] = ()
     override: Override | None = None
     breaker: Breaker = Breaker()
     start_times_s: tuple[float, ...] = ()

@@ -59,9 +59,6 @@ _JSON = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 _SCHEMA = re.compile(r"tidegate\.([a-z_]+)/([1-9][0-9]{0,5})")
 
 
-# --- envelope -------------------------------------------------------------------------------------------------------
-
-
 def dumps(value: Any, hint: Any = None, *, upgrades: Upgrades = UPGRADES) -> str:
     """One line of JSON with its schema's name and version. ``hint`` as for ``encode``."""
     name = schema_name(type(value) if hint is None else hint)
@@ -115,9 +112,6 @@ def schema_name(hint: Any) -> str:
 def schema_version(name: str, upgrades: Upgrades = UPGRADES) -> int:
     """The version that is written now: 1, and one more for each upgrade."""
     return 1 + max((version for schema, version in upgrades if schema == name), default=0)
-
-
-# --- values ---------------------------------------------------------------------------------------------------------
 
 
 def encode(value: Any, hint: Any = None) -> Any:
@@ -192,9 +186,6 @@ def is_json_value(hint: Any) -> bool:
 def has_text_keys(hint: Any) -> bool:
     """Whether a mapping with keys of type ``hint`` is a JSON object (else it is a list of pairs)."""
     return isinstance(hint, type) and issubclass(hint, str)
-
-
-# --- leaves ---------------------------------------------------------------------------------------------------------
 
 
 def _same(value: Any) -> Any:
@@ -289,9 +280,6 @@ def _encode_histogram(histogram: Histogram) -> Any:
 def _decode_histogram(data: Any) -> Any:
     finite = _PLAIN_HISTOGRAM.decode(data)
     return replace(finite, bounds=(*finite.bounds, math.inf))
-
-
-# --- compounds ------------------------------------------------------------------------------------------------------
 
 
 def _enum(cls: type[enum.Enum]) -> Codec:

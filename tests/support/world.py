@@ -13,6 +13,9 @@ from broker.model.observation import (
     GatewayReport,
     Observation,
     Outcome,
+    Override,
+    PauseChanged,
+    PauseScope,
     PoolSnapshot,
     Probe,
     ProbeVerdict,
@@ -20,7 +23,7 @@ from broker.model.observation import (
     SpecChanged,
 )
 from broker.model.plan import Decision, Input, Launch, Publish, Recommendation, Stop, Withdraw
-from broker.model.reading import Freshness, Reading, fresh
+from broker.model.reading import Reading, fresh
 from broker.model.replica import ObservedReplica, Replica, ReplicaPhase
 from broker.model.signals import Signal
 from broker.model.snapshot import FleetSnapshot, ModelSnapshot, ReplicaLoad, WindowNeed
@@ -42,9 +45,11 @@ NO_HYSTERESIS = StabilisationSpec(scale_out_s=0.0, scale_in_s=0.0, max_step_out=
 
 @dataclass(frozen=True, slots=True)
 class FakePolicy:
-    """Wants as many replicas as the arrival rate says: one per request a second. Holds without that signal."""
+    """Wants as many replicas as the arrival rate says: one per request a second. Holds without that signal, or wants
+    none if ``blind``."""
 
     relative: bool = False
+    blind: bool = False
     kind: str = "fake"
 
     def needs(self) -> tuple[WindowNeed, ...]:
@@ -55,6 +60,8 @@ class FakePolicy:
         seen: JsonValue = memory.get("seen", 0)
         memory = {"seen": (seen if isinstance(seen, int) else 0) + 1}
         inputs = (Input(Signal.ARRIVAL_RATE, reading.value, reading.freshness),)
+        if self.blind and reading.current is None:
+            return Recommendation(0, snapshot.minimum, "blind", "it looks at nothing"), memory
         if reading.current is None:
             held = Recommendation(
                 snapshot.supply.target, snapshot.minimum, "no_rate", "the arrival rate is unknown", inputs, hold=True
@@ -66,10 +73,10 @@ class FakePolicy:
 
 
 def fake_policies(spec: PolicySpec) -> FakePolicy:
-    return FakePolicy(relative=spec.kind == "fake_relative")
+    return FakePolicy(relative=spec.kind == "fake_relative", blind=spec.kind == "fake_blind")
 
 
-def model_spec(model_id: str = "chat", **changes: object) -> ModelSpec:
+def model_spec(model_id: str = "chat", /, **changes: object) -> ModelSpec:
     values: dict[str, object] = {
         "engine": EngineSpec(("serve", "{port}")),
         "policy": PolicySpec("fake"),
@@ -96,10 +103,33 @@ class World:
     loads: dict[str, float] = field(default_factory=dict)
 
     def begin(self) -> World:
-        site = SiteSpec("test", self.pools, self.mode, self.limits)
         listings = [PoolSnapshot(pool.pool_id, self.now, self.now, True, (), pool.gpus) for pool in self.pools]
-        self.see(SpecChanged(site, self.models, self.now), *listings, self.snapshot())
+        snapshots = [self.snapshot(model.model_id) for model in self.models]
+        self.see(self.declared(), *listings, *snapshots)
         return self
+
+    def declared(self) -> SpecChanged:
+        return SpecChanged(SiteSpec("test", self.pools, self.mode, self.limits), self.models, self.now)
+
+    def declare(self, *models: ModelSpec, mode: Mode | None = None) -> StepResult:
+        """The operator's files change."""
+        self.models = models or self.models
+        self.mode = mode or self.mode
+        return self.see(self.declared())
+
+    def pause(self, scope: PauseScope = PauseScope.ALL, name: str = "", *, paused: bool = True) -> StepResult:
+        return self.see(PauseChanged(scope, name, paused, "ann", "maintenance", self.now))
+
+    def override(self, target: int | None, for_s: float, model_id: str = "chat") -> StepResult:
+        return self.see(Override(model_id, "ann", "a demo", self.now, self.now + for_s, target))
+
+    def wake(self) -> float:
+        """Let the time come that the last step asked for; how many seconds that took."""
+        assert self.result is not None
+        assert self.result.wake_at is not None
+        before, self.now = self.now, self.result.wake_at
+        self.see()
+        return self.now - before
 
     def see(self, *observations: Observation) -> StepResult:
         self.result = step(self.state, observations, fake_policies, self.now)
@@ -160,7 +190,7 @@ class World:
         """Every launch of the last plan is accepted, listed, and proves itself."""
         launches = self.launches()
         self.see(*(self.accept(launch) for launch in launches))
-        self.see(self.listing())
+        self.see(*(self.listing(pool.pool_id) for pool in self.pools))
         self.see(*(self.probe(launch.replica_id, model_id=launch.model.model_id) for launch in launches))
         return self
 
@@ -178,6 +208,9 @@ class World:
     def stops(self) -> list[Stop]:
         return [action for action in self._actions() if isinstance(action, Stop)]
 
+    def replica(self, replica_id: str = "chat-0-g1") -> Replica:
+        return next(replica for replica in self.replicas() if replica.replica_id == replica_id)
+
     def registry(self) -> list[tuple[str, str]]:
         """(endpoint id, phase) in the order in which the last plan changed the registry."""
         return [
@@ -188,15 +221,18 @@ class World:
         assert self.result is not None
         return next(d for d in self.result.plan.decisions if d.model_id == model_id)
 
+    def decided(self) -> bool:
+        return self.result is not None and bool(self.result.plan.decisions)
+
     def codes(self, model_id: str = "chat") -> list[str]:
         return [decision_step.code for decision_step in self.decision(model_id).trail]
 
     def target(self, model_id: str = "chat") -> int:
         return self.state.models[model_id].target
 
+    def count(self, *phases: ReplicaPhase) -> int:
+        return sum(replica.phase in phases for replica in self.replicas())
+
     def _actions(self) -> tuple[object, ...]:
         assert self.result is not None
         return self.result.plan.actions
-
-
-STALE = Freshness.STALE

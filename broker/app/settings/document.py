@@ -19,6 +19,7 @@ from broker.model.errors import ConfigError, ConfigErrors
 Location = tuple[str | int, ...]
 
 LARGEST_BYTES = 2 * 2**20
+DEEPEST = 100
 MOST_VALUES = 200_000
 """An alias costs nothing to write and all it stands for to read: nine lines can make a billion values."""
 
@@ -93,12 +94,17 @@ def read_document(path: Path) -> Document:
 
 
 def _compose(text: str) -> yaml.Node | None:
-    loader = _Loader(text)
-    try:
-        node: yaml.Node | None = loader.get_single_node()
-        return node
-    finally:
-        loader.dispose()
+    """The root node; raises ``RecursionError`` for what is nested beyond ``DEEPEST``.
+
+    The depth is counted on the events first: libyaml composes by recursion in C and takes the process down with it.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise RecursionError
+    node: yaml.Node | None = yaml.compose(text, Loader=_Loader)
+    return node
 
 
 def _syntax_words(error: yaml.MarkedYAMLError, text: str) -> str:

@@ -32,10 +32,22 @@ class Called:
     write: Callable[[Any], str] = str
 
 
+def name_in_file(name: str) -> str:
+    """``interval_s`` -> ``interval``: in a file the value carries its unit; ``from_`` -> ``from``."""
+    return re.sub(r"(_s|_bytes|_)$", "", name)
+
+
 class Section(BaseModel):
     """One group of fields of a file. Values are taken as they stand: ``"3"`` is not 3, an unknown field is an error."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, validate_default=True)
+    model_config = ConfigDict(
+        alias_generator=name_in_file,
+        allow_inf_nan=False,
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        validate_default=True,
+    )
 
 
 def _name(value: Any) -> Any:
@@ -67,7 +79,7 @@ def _path(value: Any, info: ValidationInfo) -> Path:
         value = Path(value)
     if not isinstance(value, Path):
         raise ValueError(f"{value!r} is not a path")
-    folder = (info.context or {}).get(FOLDER)
+    folder: Path | None = (info.context or {}).get(FOLDER)
     path = value.expanduser() if str(value).startswith("~") else value
     return path if folder is None else folder / path
 
@@ -100,7 +112,7 @@ def _date(value: Any) -> str:
         raise ValueError(f"{value!r} is not a date; write for example 2030-12-24") from None
 
 
-_DURATION_SCHEMA = {
+DURATION_SCHEMA = {
     "anyOf": [
         {"type": "number", "minimum": 0},
         {"type": "string", "pattern": r"^\s*(\d+(\.\d+)?\s*(ms|s|m|h|d|w)\s*)+$"},
@@ -117,7 +129,7 @@ Name = Annotated[
     str, BeforeValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{NAME.pattern}$"}), Called("name")
 ]
 Duration = Annotated[
-    float, BeforeValidator(_duration), WithJsonSchema(_DURATION_SCHEMA), Called("duration", format_duration)
+    float, BeforeValidator(_duration), WithJsonSchema(DURATION_SCHEMA), Called("duration", format_duration)
 ]
 Size = Annotated[
     int, BeforeValidator(_size), Field(ge=1), WithJsonSchema(_SIZE_SCHEMA), Called("size", lambda n: f"{n >> 20}MiB")

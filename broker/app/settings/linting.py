@@ -68,7 +68,7 @@ def _of_site(site: SiteSettings) -> Warnings:
         yield ("api", "host"), f"{site.api.host} can be reached by others, and tokens travel in the clear"
     if site.mode is Mode.ACT and isinstance(site.log, MemoryLog):
         yield ("log", "kind"), "after a restart the broker will not know what it started; use sqlite"
-    if site.limits.signal_patience < 3 * site.scrape.interval:
+    if site.limits.signal_patience_s < 3 * site.scrape.interval_s:
         yield ("limits", "signal_patience"), "is less than three scrape intervals: one lost scrape makes signals stale"
     if not any(Tier.BASELINE in pool.tiers for pool in site.pools.values()):
         yield ("pools",), "no pool takes the baseline tier, so no model can have its min"
@@ -115,7 +115,7 @@ def _of_threshold(policy: ThresholdPolicy) -> Warnings:
     if not any(rule.change > 0 for rule in policy.rules):
         yield ("rules",), "no rule adds replicas: the model stays at its min"
     for index, rule in enumerate(policy.rules):
-        if rule.change < 0 and rule.for_ == 0:
+        if rule.change < 0 and rule.for_s == 0:
             yield ("rules", index), "removes replicas at the first quiet moment; give it a for, such as 5m"
 
 

@@ -53,7 +53,7 @@ def spec_changed(site: SiteSpec, models: Sequence[ModelSpec], received_at: float
 def read_section(section: type[SectionT], document: Document) -> SectionT:
     """Raises ``ConfigErrors`` with all problems of the document by line."""
     try:
-        value = section.model_validate(document.data, context={FOLDER: document.path.parent})
+        value = section.model_validate(document.data, context={FOLDER: document.path.parent.absolute()})
     except ValidationError as error:
         problems = [*document.problems, *problems_of(document, section, error)]
         raise ConfigErrors(sorted(problems, key=lambda problem: problem.line or 0)) from None

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
 
-from broker.app.settings.fields import Date, Duration, Name, Section, TimeOfDay, TimeZone
+from broker.app.settings.fields import DURATION_SCHEMA, Called, Date, Duration, Name, Section, TimeOfDay, TimeZone
 from broker.app.settings.words import Misplaced, choices
 from broker.model.signals import Signal
 from broker.model.spec import PLACEHOLDERS, EngineSpec, JsonValue, ModelSpec, PolicySpec, StabilisationSpec
@@ -24,6 +24,7 @@ PROJECTABLE = frozenset({Signal.REQUESTS_PER_REPLICA, Signal.KV_CACHE_USE})
 
 Count = Annotated[int, Field(ge=0)]
 AtLeastOne = Annotated[int, Field(ge=1)]
+Bound = Annotated[float, WithJsonSchema(DURATION_SCHEMA), Called("number or duration", "{:g}".format)]
 PositiveDuration = Annotated[Duration, Field(gt=0)]
 
 
@@ -50,9 +51,9 @@ class Rule(Section):
         default=None, min_length=1, description="By which decisions tell of it; by default made of signal and bound."
     )
     signal: Annotated[Signal, Field(strict=False)] = Field(description="What is looked at.")
-    above: float | None = Field(default=None, ge=0, description="The rule holds above this; a duration for times.")
-    below: float | None = Field(default=None, gt=0, description="The rule holds below this; a duration for times.")
-    for_: Duration = Field(alias="for", default=0.0, description="How long without a break it must hold.")
+    above: Bound | None = Field(default=None, ge=0, description="The rule holds above this.")
+    below: Bound | None = Field(default=None, gt=0, description="The rule holds below this.")
+    for_s: Duration = Field(default=0.0, description="How long without a break it must hold.")
     change: int = Field(description="Replicas to add (`+1`, with `above`) or remove (`-1`, with `below`).")
     projected: bool = Field(
         default=False, description="Remove only if the load stays below the bound on the replicas that would remain."
@@ -122,7 +123,7 @@ class ThresholdPolicy(Section):
                 "signal": rule.signal.value,
                 "above": rule.above,
                 "below": rule.below,
-                "for_s": rule.for_,
+                "for_s": rule.for_s,
                 "change": rule.change,
                 "projected": rule.projected,
             }
@@ -142,11 +143,16 @@ class Bounds(Section):
         _refuse_crossing(self.floor, self.ceiling)
         return self
 
+    def around(self, minimum: int, maximum: int) -> tuple[int, int]:
+        """Floor and ceiling; one that is not given is the model's, moved if the other lies beyond it."""
+        floor = min(minimum, maximum if self.ceiling is None else self.ceiling) if self.floor is None else self.floor
+        return floor, max(maximum, floor) if self.ceiling is None else self.ceiling
+
 
 class DateRange(Section):
     """From one day to another, both included."""
 
-    from_: Date | None = Field(alias="from", default=None, description="The first day, as `2030-12-24`.")
+    from_: Date | None = Field(default=None, description="The first day, as `2030-12-24`.")
     to: Date | None = Field(default=None, description="The last day.")
 
     @model_validator(mode="after")
@@ -164,7 +170,6 @@ class ScheduleEntry(Section):
         default=[], description="Days on which it begins; none: every day."
     )
     from_: TimeOfDay = Field(
-        alias="from",
         default=0,
         validate_default=False,
         json_schema_extra={"default": "00:00"},
@@ -212,8 +217,7 @@ class SchedulePolicy(Section):
         return self
 
     def to_spec(self, model: ModelSettings) -> PolicySpec:
-        floor = model.minimum if self.default.floor is None else self.default.floor
-        ceiling = model.maximum if self.default.ceiling is None else self.default.ceiling
+        floor, ceiling = self.default.around(model.minimum, model.maximum)
         within = self.within.to_spec(model) if self.within is not None else None
         entries: list[JsonValue] = [
             {
@@ -232,7 +236,7 @@ class SchedulePolicy(Section):
             self.kind,
             {
                 "time_zone": self.time_zone,
-                "default": {"floor": min(floor, ceiling), "ceiling": max(floor, ceiling)},
+                "default": {"floor": floor, "ceiling": ceiling},
                 "entries": entries,
                 "within": {"kind": within.kind, "parameters": dict(within.parameters)} if within is not None else None,
             },
@@ -278,17 +282,17 @@ class EngineSettings(Section):
 class StabilisationSettings(Section):
     """Hysteresis, for policies that do not shape themselves (`threshold` does, by `for`)."""
 
-    scale_out: Duration = Field(
+    scale_out_s: Duration = Field(
         default=_STABILISATION.scale_out_s, description="A higher target must be wanted for this long."
     )
-    scale_in: Duration = Field(
+    scale_in_s: Duration = Field(
         default=_STABILISATION.scale_in_s, description="A lower target must be wanted for this long."
     )
     max_step_out: AtLeastOne = Field(default=_STABILISATION.max_step_out, description="Replicas added at once.")
     max_step_in: AtLeastOne = Field(default=_STABILISATION.max_step_in, description="Replicas removed at once.")
 
     def to_spec(self) -> StabilisationSpec:
-        return StabilisationSpec(self.scale_out, self.scale_in, self.max_step_out, self.max_step_in)
+        return StabilisationSpec(**self.model_dump())
 
 
 class ModelSettings(Section):
@@ -299,13 +303,13 @@ class ModelSettings(Section):
     minimum: Count = Field(alias="min", default=_MODEL.minimum, description="Replicas at least.")
     maximum: Count = Field(alias="max", default=_MODEL.maximum, description="Replicas at most.")
     pools: list[str] = Field(default=[], description="Pools it may run in, the preferred first; none: all of the site.")
-    load_timeout: PositiveDuration = Field(
+    load_timeout_s: PositiveDuration = Field(
         default=_MODEL.load_timeout_s, description="A replica not ready by then has failed."
     )
-    drain_limit: Duration = Field(
+    drain_limit_s: Duration = Field(
         default=_MODEL.drain_limit_s, description="How long a withdrawn replica may finish its requests."
     )
-    stop_grace: Duration = Field(
+    stop_grace_s: Duration = Field(
         default=_MODEL.stop_grace_s, description="From the request to exit until the replica is killed."
     )
     stabilisation: StabilisationSettings = Field(default=StabilisationSettings(), description="Hysteresis.")
@@ -334,9 +338,9 @@ class ModelSettings(Section):
             maximum=self.maximum,
             gpus=self.gpus,
             pools=tuple(self.pools),
-            load_timeout_s=self.load_timeout,
-            drain_limit_s=self.drain_limit,
-            stop_grace_s=self.stop_grace,
+            load_timeout_s=self.load_timeout_s,
+            drain_limit_s=self.drain_limit_s,
+            stop_grace_s=self.stop_grace_s,
             stabilisation=self.stabilisation.to_spec(),
             shadows={name: shadow.to_spec(self) for name, shadow in self.shadows.items()},
         )

@@ -172,7 +172,9 @@ def _default_words(info: FieldInfo) -> str:
     default = info.default
     write = next((mark.write for mark in info.metadata if isinstance(mark, Called)), None)
     if isinstance(default, Section):
-        return f"`kind: {kind}`" if (kind := kind_of(type(default))) else "as below"
+        return "as below"
+    if isinstance(default, dict) and "kind" in default:
+        return f"`kind: {default['kind']}`"
     if default is None or default == {} or default == []:
         return "none"
     if write is not None:

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from broker.app.settings.fields import Duration, LocalPath, Name, Section, Size
 from broker.app.settings.words import Misplaced
 from broker.model.replica import Tier
-from broker.model.spec import BreakerSpec, Limits, Mode, PoolSpec, SiteSpec
+from broker.model.spec import BreakerSpec, JsonValue, Limits, Mode, PoolSpec, SiteSpec
 from broker.model.units import format_duration
 
 _LIMITS = Limits()
@@ -33,7 +33,7 @@ class LocalPool(Section):
         default=Path("var/replicas"), description="Where the identity of each process is kept, for the next broker."
     )
     log_dir: LocalPath = Field(default=Path("var/log"), description="Where each replica's output is kept.")
-    log_limit: Size = Field(default=16 * 2**20, description="The most that is kept of one replica's output.")
+    log_limit_bytes: Size = Field(default=16 * 2**20, description="The most that is kept of one replica's output.")
     host: str = Field(default="127.0.0.1", description="The address that engines listen on.")
     gpu_ids: list[Annotated[int, Field(ge=0)] | str] = Field(
         default=[],
@@ -52,8 +52,12 @@ class LocalPool(Section):
         return self
 
     def to_spec(self, pool_id: str) -> PoolSpec:
-        """``options`` are the fields that only the actuator understands; those that are not set are left out."""
-        options: dict[str, Any] = self.model_dump(mode="json", exclude={"kind", "gpus", "tiers"}, exclude_none=True)
+        """What the core and the actuator share; where files lie stays here, so that no decision depends on it."""
+        options: dict[str, JsonValue] = {}
+        if self.gpu_ids:
+            options["gpu_ids"] = list(self.gpu_ids)
+        if self.ports is not None:
+            options["ports"] = list(self.ports)
         return PoolSpec(pool_id, self.kind, self.gpus, tuple(self.tiers), options)
 
 
@@ -63,17 +67,17 @@ class BreakerSettings(Section):
     failures: Annotated[int, Field(ge=1)] = Field(
         default=_BREAKER.failures, description="Failed starts in a row that open the breaker."
     )
-    open: PositiveDuration = Field(default=_BREAKER.open_s, description="How long it stays open, doubled each time.")
-    max_open: PositiveDuration = Field(default=_BREAKER.max_open_s, description="The longest that it stays open.")
+    open_s: PositiveDuration = Field(default=_BREAKER.open_s, description="How long it stays open, doubled each time.")
+    max_open_s: PositiveDuration = Field(default=_BREAKER.max_open_s, description="The longest that it stays open.")
 
     @model_validator(mode="after")
     def _order(self) -> BreakerSettings:
-        if self.max_open < self.open:
-            raise Misplaced(f"is shorter than open, which is {format_duration(self.open)}", "max_open")
+        if self.max_open_s < self.open_s:
+            raise Misplaced(f"is shorter than open, which is {format_duration(self.open_s)}", "max_open")
         return self
 
     def to_spec(self) -> BreakerSpec:
-        return BreakerSpec(self.failures, self.open, self.max_open)
+        return BreakerSpec(**self.model_dump())
 
 
 class LimitSettings(Section):
@@ -89,34 +93,31 @@ class LimitSettings(Section):
     pool_share: Annotated[float, Field(gt=0, le=1)] = Field(
         default=_LIMITS.pool_share, description="The share of each pool's GPUs that may be used."
     )
-    signal_patience: PositiveDuration = Field(
+    signal_patience_s: PositiveDuration = Field(
         default=_LIMITS.signal_patience_s, description="A signal older than this is stale: nothing is scaled in on it."
     )
-    pool_patience: PositiveDuration = Field(
+    pool_patience_s: PositiveDuration = Field(
         default=_LIMITS.pool_patience_s, description="A pool not listed for this long is unknown: nothing is started."
     )
-    gateway_session: PositiveDuration = Field(
+    gateway_session_s: PositiveDuration = Field(
         default=_LIMITS.gateway_session_s, description="A gateway silent for this long has ended its session."
     )
-    unhealthy_after: PositiveDuration = Field(
+    unhealthy_after_s: PositiveDuration = Field(
         default=_LIMITS.unhealthy_after_s, description="A replica unreachable for this long is withdrawn."
+    )
+    effect_patience_s: PositiveDuration = Field(
+        default=_LIMITS.effect_patience_s, description="A start or stop that nobody answered is repeated after this."
+    )
+    full_pool_s: PositiveDuration = Field(
+        default=_LIMITS.full_pool_s, description="A pool that said it is full is not asked again for this long."
+    )
+    ended_kept_s: PositiveDuration = Field(
+        default=_LIMITS.ended_kept_s, description="How long the record of an ended replica is kept."
     )
     breaker: BreakerSettings = Field(default=BreakerSettings(), description="When starts fail again and again.")
 
     def to_spec(self) -> Limits:
-        return Limits(
-            starts_per_minute=self.starts_per_minute,
-            starts_per_hour=self.starts_per_hour,
-            stops_per_minute=self.stops_per_minute,
-            stops_per_hour=self.stops_per_hour,
-            concurrent_loads=self.concurrent_loads,
-            pool_share=self.pool_share,
-            signal_patience_s=self.signal_patience,
-            pool_patience_s=self.pool_patience,
-            gateway_session_s=self.gateway_session,
-            unhealthy_after_s=self.unhealthy_after,
-            breaker=self.breaker.to_spec(),
-        )
+        return Limits(**self.model_dump(exclude={"breaker"}), breaker=self.breaker.to_spec())
 
 
 class SqliteLog(Section):
@@ -124,15 +125,18 @@ class SqliteLog(Section):
 
     kind: Literal["sqlite"] = Field(description="`sqlite`: one durable file.")
     path: LocalPath = Field(default=Path("var/tidegate.sqlite"), description="The file.")
-    retention: PositiveDuration = Field(default=30 * 86400.0, description="How long decisions and records are kept.")
+    retention_s: PositiveDuration = Field(default=30 * 86400.0, description="How long decisions and records are kept.")
 
 
 class MemoryLog(Section):
     """The broker's memory, gone when it ends: for trials."""
 
     kind: Literal["memory"] = Field(description="`memory`: nothing is written; a restart forgets.")
-    retention: PositiveDuration = Field(default=86400.0, description="How long decisions and records are kept.")
+    retention_s: PositiveDuration = Field(default=86400.0, description="How long decisions and records are kept.")
 
+
+_DEFAULT_LOG: Any = {"kind": "sqlite"}
+"""Read like what stands in a file, so that its path starts from the folder too: a ready section is not read again."""
 
 LogSettings = Annotated[SqliteLog | MemoryLog, Field(discriminator="kind")]
 
@@ -150,8 +154,8 @@ class ApiSettings(Section):
 class ScrapeSettings(Section):
     """How the replicas' metrics are read."""
 
-    interval: PositiveDuration = Field(default=1.0, description="Time between two readings of one replica.")
-    timeout: PositiveDuration = Field(default=1.0, description="How long one reading may take.")
+    interval_s: PositiveDuration = Field(default=1.0, description="Time between two readings of one replica.")
+    timeout_s: PositiveDuration = Field(default=1.0, description="How long one reading may take.")
 
 
 class OutputSettings(Section):
@@ -171,7 +175,7 @@ class SiteSettings(Section):
     )
     pools: dict[Name, LocalPool] = Field(min_length=1, description="Capacity by name.")
     limits: LimitSettings = Field(default=LimitSettings(), description="What holds after every policy.")
-    log: LogSettings = Field(default=SqliteLog(kind="sqlite"), description="The broker's durable memory.")
+    log: LogSettings = Field(default=_DEFAULT_LOG, description="The broker's durable memory.")
     api: ApiSettings = Field(default=ApiSettings(), description="The HTTP API.")
     scrape: ScrapeSettings = Field(default=ScrapeSettings(), description="Reading of replicas' metrics.")
     outputs: OutputSettings = Field(default=OutputSettings(), description="What is published beside the API.")

@@ -20,7 +20,7 @@ def test_every_profile_loads_by_its_name_and_says_where_its_numbers_come_from(na
 
 
 def test_an_unknown_profile_is_refused_with_the_names_there_are() -> None:
-    with pytest.raises(ConfigError, match="no engine profile 'h200'; there are demo, h100"):
+    with pytest.raises(ConfigError, match="no engine profile 'h200'; there are demo, demo-trace, h100"):
         load_profile("h200")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,11 @@ DIRECTORY = REPOSITORY / "docs" / "schemas"
 RECEIPT = Receipt("launch-1", "chat-0-g1", "chat", Outcome.ACCEPTED, 1.0, 2.0)
 
 
+@functools.cache
+def validator_of(hint: Any) -> jsonschema.Draft202012Validator:
+    return validator(schema_of(hint))
+
+
 def validator(schema: dict[str, Any]) -> jsonschema.Draft202012Validator:
     jsonschema.Draft202012Validator.check_schema(schema)
     return jsonschema.Draft202012Validator(schema)
@@ -38,7 +44,7 @@ def test_the_committed_schemas_are_current(name: str) -> None:
 @given(data=st.data())
 def test_what_is_written_fits_its_schema(hint: Any, data: st.DataObject) -> None:
     value = data.draw(values_of(hint))
-    validator(schema_of(hint)).validate(json.loads(json.dumps(encode(value, hint))))
+    validator_of(hint).validate(json.loads(json.dumps(encode(value, hint))))
 
 
 @pytest.mark.parametrize(
@@ -52,11 +58,11 @@ def test_what_is_written_fits_its_schema(hint: Any, data: st.DataObject) -> None
     ],
 )
 def test_what_does_not_fit_the_codec_does_not_fit_the_schema(hint: Any, data: Any) -> None:
-    assert not validator(schema_of(hint)).is_valid(data)
+    assert not validator_of(hint).is_valid(data)
 
 
 def test_unknown_fields_fit_as_readers_ignore_them() -> None:
-    assert validator(schema_of(Receipt)).is_valid(encode(RECEIPT) | {"invented_later": 1})
+    assert validator_of(Receipt).is_valid(encode(RECEIPT) | {"invented_later": 1})
 
 
 def test_the_envelope_has_a_schema_too() -> None:

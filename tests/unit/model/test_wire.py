@@ -67,7 +67,7 @@ def test_plain_json_in_a_policys_parameters_comes_back_exactly(value: Any) -> No
         lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     )
 )
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_whatever_is_sent_as_a_gateway_session_is_read_or_refused_never_a_crash(sent: Any) -> None:
     with contextlib.suppress(WireError):
         decode(GatewaySession, sent)

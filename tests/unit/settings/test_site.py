@@ -1,0 +1,194 @@
+"""site.yaml becomes the site that it declares, or every problem is named."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from broker.app.settings import load_site
+from broker.app.settings.site import BreakerSettings, LimitSettings, MemoryLog, SiteSettings, SqliteLog
+from broker.model.errors import ConfigError
+from broker.model.replica import Tier
+from broker.model.spec import BreakerSpec, JsonValue, Limits, Mode, PoolSpec, SiteSpec
+from tests.unit.settings.files import SITE, refusal, site_of_data, written
+
+
+def test_the_least_that_a_site_says_is_its_cluster_and_a_pool(tmp_path: Path) -> None:
+    site = load_site(written(tmp_path, SITE))
+    assert site.spec == SiteSpec("demo", (PoolSpec("local", "local", 4),), Mode.ACT, Limits())
+    assert site.api.host == "127.0.0.1"
+    assert isinstance(site.log, SqliteLog)
+
+
+def test_everything_that_can_be_said_arrives(tmp_path: Path) -> None:
+    site = load_site(
+        written(
+            tmp_path,
+            """
+            cluster: demo
+            mode: observe
+            pools:
+              big: {kind: local, gpus: 2, tiers: [elastic], gpu_ids: [3, GPU-8a], ports: [20000, 20099],
+                log_limit: 2MiB}
+            limits:
+              pool_share: 0.5
+              signal_patience: 1m30s
+              breaker: {failures: 5, open: 30s, max_open: 5m}
+            log: {kind: memory, retention: 2h}
+            api: {host: "::1", port: 0, read_token_file: /etc/tidegate/read}
+            scrape: {interval: 500ms, timeout: 2}
+            outputs: {endpoints_file: out/endpoints.json}
+            secret_file: secret
+            """,
+        )
+    )
+    options: dict[str, JsonValue] = {"gpu_ids": [3, "GPU-8a"], "ports": [20000, 20099]}
+    assert site.spec == SiteSpec(
+        "demo",
+        (PoolSpec("big", "local", 2, (Tier.ELASTIC,), options),),
+        Mode.OBSERVE,
+        Limits(pool_share=0.5, signal_patience_s=90.0, breaker=BreakerSpec(5, 30.0, 300.0)),
+    )
+    assert site.pools["big"].log_limit_bytes == 2 * 2**20
+    assert isinstance(site.log, MemoryLog)
+    assert site.log.retention_s == 7200.0
+    assert (site.scrape.interval_s, site.scrape.timeout_s) == (0.5, 2.0)
+    assert site.api.read_token_file == Path("/etc/tidegate/read")
+    assert site.outputs.endpoints_file == tmp_path / "out" / "endpoints.json"
+    assert site.secret_file == tmp_path / "secret"
+
+
+def test_paths_start_from_the_files_folder_defaults_too(tmp_path: Path) -> None:
+    site = load_site(written(tmp_path, SITE))
+    assert site.pools["local"].state_dir == tmp_path / "var" / "replicas"
+    assert isinstance(site.log, SqliteLog)
+    assert site.log.path == tmp_path / "var" / "tidegate.sqlite"
+
+
+def test_what_the_core_sees_does_not_depend_on_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    assert load_site(written(tmp_path, SITE)).spec == load_site(written(tmp_path / "other", SITE)).spec
+
+
+@pytest.mark.parametrize(
+    ("section", "spec"), [(LimitSettings, Limits), (BreakerSettings, BreakerSpec)], ids=["limits", "breaker"]
+)
+def test_every_limit_of_the_core_can_be_set(section: type[LimitSettings], spec: type[Limits]) -> None:
+    assert set(section.model_fields) == {field.name for field in dataclasses.fields(spec)}
+    assert section().to_spec() == spec()
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        pytest.param("polls: {}", "4: polls: unknown field; did you mean pools?", id="a mistyped field"),
+        pytest.param("mode: watch", "4: mode: 'watch' is not known here; known: observe, act", id="an unknown mode"),
+        pytest.param("scrape:", "4: scrape: is empty; give it a value or leave it out", id="an empty section"),
+        pytest.param("scrape: 1s", "4: scrape: '1s' is not a group of fields", id="a value for a section"),
+        pytest.param(
+            "scrape: {interval: 0}", "4: scrape.interval: 0 is too little; it must be more than 0", id="no time"
+        ),
+        pytest.param(
+            "scrape: {interval: 5 minutes}",
+            "4: scrape.interval: '5 minutes' is not a duration; write for example 30s, 5m or 1h30m",
+            id="a duration in words",
+        ),
+        pytest.param(
+            "scrape: {interval: [1s]}", "4: scrape.interval: ['1s'] is not a duration", id="a list for a duration"
+        ),
+        pytest.param("scrape: {interval: -1s}", "4: scrape.interval: '-1s' is not a duration", id="time going back"),
+        pytest.param("api: {port: 70000}", "4: api.port: 70000 is too much; the most is 65535", id="no such port"),
+        pytest.param('api: {port: "80"}', "4: api.port: '80' is not a whole number", id="text for a number"),
+        pytest.param("api: {port: true}", "4: api.port: True is not a whole number", id="a truth for a number"),
+        pytest.param("api: {host: 1}", "4: api.host: 1 is not text; put it in quotes", id="a number for text"),
+        pytest.param("secret_file: ''", "4: secret_file: '' is not a path", id="an empty path"),
+        pytest.param("log: {path: x}", "4: log.kind: this field is missing; known: sqlite, memory", id="no kind"),
+        pytest.param("log: {kind: kafka}", "4: log.kind: 'kafka' is not known here; known: sqlite, memory", id="kind"),
+        pytest.param(
+            "log: {kind: memory, path: x}",
+            "4: log.path: unknown field; known: kind, retention",
+            id="another kind's field",
+        ),
+        pytest.param("limits: {pool_share: 1.5}", "4: limits.pool_share: 1.5 is too much; the most is 1", id="share"),
+        pytest.param(
+            "limits: {breaker: {open: 1h, max_open: 5m}}",
+            "4: limits.breaker.max_open: is shorter than open, which is 1h",
+            id="a breaker that closes before it opens",
+        ),
+    ],
+)
+def test_a_wrong_field_is_named_with_its_line_and_what_would_be_right(tmp_path: Path, text: str, problem: str) -> None:
+    problems = refusal(load_site, written(tmp_path, SITE + " " * 4 + text))
+    assert len(problems) == 1
+    assert problems[0].startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("pool", "problem"),
+    [
+        pytest.param("{gpus: 1}", "pools.local.kind: this field is missing: What starts", id="no kind"),
+        pytest.param("{kind: slurm, gpus: 1}", "pools.local.kind: 'slurm' is not known here; known: local", id="kind"),
+        pytest.param(
+            "{kind: local, gpus: -1}", "pools.local.gpus: -1 is too little; the least is 0", id="less than none"
+        ),
+        pytest.param("{kind: local, gpus: 1.5}", "pools.local.gpus: 1.5 is not a whole number", id="half a GPU"),
+        pytest.param("{kind: local, gpus: 1, tiers: []}", "pools.local.tiers: needs at least 1", id="no tier"),
+        pytest.param(
+            "{kind: local, gpus: 1, tiers: [elastik]}",
+            "pools.local.tiers[0]: 'elastik' is not known here; did you mean elastic?",
+            id="a mistyped tier",
+        ),
+        pytest.param(
+            "{kind: local, gpus: 2, gpu_ids: [0]}", "pools.local.gpu_ids: 1 devices for 2 gpus", id="too few devices"
+        ),
+        pytest.param(
+            "{kind: local, gpus: 1, gpu_ids: [-1]}", "pools.local.gpu_ids[0]: -1 is too little", id="no such device"
+        ),
+        pytest.param(
+            "{kind: local, gpus: 1, ports: [9, 8]}", "pools.local.ports: [9, 8] is not [first, last]", id="ports"
+        ),
+        pytest.param(
+            "{kind: local, gpus: 1, log_limit: much}",
+            "pools.local.log_limit: 'much' is not a size; write for example 500kB or 20MiB",
+            id="a size in words",
+        ),
+    ],
+)
+def test_a_wrong_pool_is_named(tmp_path: Path, pool: str, problem: str) -> None:
+    problems = refusal(load_site, written(tmp_path, f"cluster: demo\npools:\n  local: {pool}\n"))
+    assert problems[0].startswith(f"3: {problem}")
+
+
+def test_a_name_that_no_job_can_have_is_named(tmp_path: Path) -> None:
+    problems = refusal(load_site, written(tmp_path, "cluster: My Cluster\npools:\n  A_B: {kind: local, gpus: 1}\n"))
+    assert problems[0].startswith("1: cluster: 'My Cluster' cannot name jobs")
+    assert problems[1].startswith("3: pools.A_B: 'A_B' cannot name jobs")
+
+
+def test_all_problems_are_told_at_once_by_line(tmp_path: Path) -> None:
+    problems = refusal(
+        load_site, written(tmp_path, "mode: watch\npools: {}\nlimits:\n  pool_share: 2\n  pool_share: 3\nmode: act\n")
+    )
+    assert [problem.partition(": ")[0] for problem in problems] == ["1", "1", "2", "4", "5", "6"]
+
+
+@pytest.mark.parametrize("text", ["[]", "demo", "3"], ids=["list", "text", "number"])
+def test_a_file_that_is_no_group_of_fields_is_told(tmp_path: Path, text: str) -> None:
+    assert refusal(load_site, written(tmp_path, text))[0].endswith("is not a group of fields")
+
+
+def test_the_errors_are_of_the_one_tree_and_show_the_first_as_their_own(tmp_path: Path) -> None:
+    path = written(tmp_path, "cluster: demo\npools: {}\nmode: watch\n")
+    with pytest.raises(ConfigError) as caught:
+        load_site(path)
+    assert (caught.value.path, caught.value.line, caught.value.field) == (str(path), 2, "pools")
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_a_site_can_be_made_without_a_file() -> None:
+    make = partial(site_of_data, mode="observe")
+    assert make().spec.mode is Mode.OBSERVE
+    assert isinstance(make(), SiteSettings)
