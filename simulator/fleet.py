@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from broker.model.errors import CapacityUnavailable
@@ -28,6 +28,7 @@ class SimulatedReplica:
     exit_code: int | None = None
     ended_at: float | None = None
     open_requests: set[str] = field(default_factory=set)
+    shown: ObservedReplica | None = None
 
     @property
     def replica_id(self) -> str:
@@ -35,6 +36,18 @@ class SimulatedReplica:
 
     def serves(self, now: float) -> bool:
         return now >= self.loaded_at and self.phase in (ReplicaPhase.STARTING, ReplicaPhase.STOPPING)
+
+    def listed(self, now: float) -> ObservedReplica:
+        """As its pool shows it; the same object until something changes, which makes listings cheap to compare."""
+        url = f"http://{self.replica_id}" if now >= self.loaded_at else None
+        shown = self.shown
+        if shown is None or (shown.phase, shown.url) != (self.phase, url):
+            launch = self.launch
+            shown = self.shown = ObservedReplica(
+                self.replica_id, launch.model.model_id, launch.generation, self.phase, url,
+                started_at=self.started_at, exit_code=self.exit_code,
+            )  # fmt: skip
+        return shown
 
 
 class SimulatedPool:
@@ -55,20 +68,9 @@ class SimulatedPool:
     async def observe(self) -> PoolSnapshot:
         now = self._now()
         self._forget_before(now - ENDED_KEPT_S)
-        return PoolSnapshot(self.pool_id, now, now, True, tuple(self._listed(now)), self._pool.gpus)
-
-    def _listed(self, now: float) -> Iterator[ObservedReplica]:
-        for replica in self.replicas.values():
-            launch = replica.launch
-            yield ObservedReplica(
-                replica.replica_id,
-                launch.model.model_id,
-                launch.generation,
-                replica.phase,
-                url=f"http://{replica.replica_id}" if now >= replica.loaded_at else None,
-                started_at=replica.started_at,
-                exit_code=replica.exit_code,
-            )
+        return PoolSnapshot(
+            self.pool_id, now, now, True, tuple(r.listed(now) for r in self.replicas.values()), self._pool.gpus
+        )
 
     async def start(self, launch: Launch) -> Receipt:
         now = self._now()

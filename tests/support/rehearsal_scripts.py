@@ -18,11 +18,12 @@ START = 1_700_000_000.0
 
 
 class _Times:
-    """Every interval, phase and deadline of a rehearsal is a whole number of 10 ms. Each moment has its own remainder
-    below that, so what follows from one moment cannot tie with what follows from another."""
+    """Every interval, phase and deadline of a rehearsal is a whole number of 10 ms, or of 1/64 s (snapshots). Each
+    moment has its own remainder in microseconds, none of them one of a 64th: so what follows from one moment cannot
+    tie with what follows from another, nor with a tick."""
 
     def __init__(self, rng: random.Random) -> None:
-        self._remainders = iter(rng.sample(range(1, 10_000), 2_000))
+        self._remainders = iter(rng.sample([rest for rest in range(10_000) if rest % 5], 2_000))
 
     def near(self, second: float) -> float:
         return START + round(second * 100) / 100 + next(self._remainders) * 1e-6
