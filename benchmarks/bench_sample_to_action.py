@@ -129,6 +129,8 @@ async def _fire(
     runtime: Runtime, actuator: TimedActuator, models: tuple[ModelSpec, ...], scrapes_per_s: int
 ) -> Measurement:
     traffic = Traffic(runtime, models, actuator.waited_for)
+    if scrapes_per_s:
+        traffic.scrape_all()
     background = asyncio.create_task(traffic.run(scrapes_per_s))
     try:
         await asyncio.sleep(SETTLE_S)
@@ -184,6 +186,11 @@ class Traffic:
                 scraped += 1
             self.fed_share = reported / max(1.0, elapsed_s * world.MODELS)
             await asyncio.sleep(TICK_S)
+
+    def scrape_all(self) -> None:
+        """Each replica once: the first word of each is urgent news."""
+        for number, (model_id, name) in enumerate(self._names):
+            self._runtime.observe(self._sample(model_id, name, number))
 
     def report(self, model_id: str) -> RequestSummary:
         now = self._runtime.clock.now()

@@ -143,6 +143,18 @@ def advance(draft: Draft, model_id: str) -> None:
         _advance_one(draft, record)
 
 
+def repeat_launches(draft: Draft, model_id: str) -> None:
+    """Ask again for what was asked for and not answered in time. After deciding: it may not be wanted any more."""
+    due = [
+        record
+        for record in _timed(draft, model_id)
+        if record.phase is ReplicaPhase.REQUESTED and record.retry_at is not None and draft.now >= record.retry_at
+    ]
+    for record in sorted(due, key=lambda record: record.replica_id):
+        if _may_launch(draft, record):
+            draft.launch(record)
+
+
 def next_deadline(draft: Draft, model_id: str) -> float | None:
     """When time will next act on this model's replicas if nothing is observed."""
     wake: list[float] = []
@@ -168,9 +180,6 @@ def _advance_one(draft: Draft, record: Replica) -> None:
             draft.drop_replica(record)
         return
     match record.phase:
-        case ReplicaPhase.REQUESTED if record.retry_at is not None and now >= record.retry_at:
-            if _may_launch(draft, record):
-                draft.launch(record)
         case ReplicaPhase.STARTING | ReplicaPhase.LOADING:
             limit_s = draft.models[record.model_id].spec.load_timeout_s
             if record.started_at is not None and now >= record.started_at + limit_s:

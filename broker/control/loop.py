@@ -84,10 +84,12 @@ class ControlLoop:
         if not times:
             return None
         due = max(min(times), self._last_run_at + self._coalesce_s)
-        if self._pending_since is None:
-            return due
-        # No observation waits longer than it takes to coalesce, even if the clock was set back since the last run.
-        return min(due, self._pending_since + self._coalesce_s)
+        return due if self._pending_since is None else min(due, self.coalesced(self._pending_since))
+
+    def coalesced(self, at: float) -> float:
+        """When something of ``at`` should be run, together with what comes meanwhile. It waits no longer than it takes
+        to coalesce, even if the clock was set back since the last run."""
+        return min(max(at, self._last_run_at + self._coalesce_s), at + self._coalesce_s)
 
     async def run(self, now: float) -> Ran:
         """One step on all that is pending. If the log refuses it (``LogError``), nothing happened: the observations

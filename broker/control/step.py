@@ -62,6 +62,7 @@ def _advance_and_decide(draft: Draft, model_id: str, policies: Policies) -> Deci
     model = draft.models.get(model_id)
     if model is None:
         return decision
+    lifecycle.repeat_launches(draft, model_id)
     # Asked after deciding, which may have begun drains and stops.
     timed = lifecycle.next_deadline(draft, model_id)
     wake = min((at for at in (timed, model.wake_at) if at is not None), default=None)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from secrets import token_hex
 from typing import Annotated
 
 import aiohttp
@@ -97,7 +98,7 @@ class _Demo:
         self._scenario = scenario
         self._live = live
         self._as_json = as_json
-        cluster = f"demo-{folder.name[-8:]}"
+        cluster = f"demo-{token_hex(4)}"
         self._stack = Stack(
             folder, site_yaml(cluster), policies_yaml(scenario.profile), (MODEL_ID,), cluster
         )  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from broker.control.decide import Policies
 from broker.control.step import StepResult, step
 from broker.model.observation import (
     GatewayReport,
@@ -101,6 +102,7 @@ class World:
     rate: float | None = 1.0
     sequence: int = 0
     loads: dict[str, float] = field(default_factory=dict)
+    policies: Policies = fake_policies
 
     def begin(self) -> World:
         listings = [PoolSnapshot(pool.pool_id, self.now, self.now, True, (), pool.gpus) for pool in self.pools]
@@ -132,11 +134,11 @@ class World:
         return self.now - before
 
     def see(self, *observations: Observation) -> StepResult:
-        self.result = step(self.state, observations, fake_policies, self.now)
+        self.result = step(self.state, observations, self.policies, self.now)
         self.state = self.result.state
         return self.result
 
-    def snapshot(self, model_id: str = "chat", **readings: Reading) -> ModelSnapshot:
+    def snapshot(self, model_id: str = "chat", /, **readings: Reading) -> ModelSnapshot:
         """The rate is fresh, or absent if it is None; loads are those of ``self.loads``, 0 where none is set."""
         self.sequence += 1
         known: dict[Signal, Reading] = {Signal(name): reading for name, reading in readings.items()}

@@ -208,7 +208,7 @@ def test_a_pause_freezes_drains_under_way(scope: PauseScope, name: str) -> None:
     world.pause(scope, name)
     for _ in range(30):
         world.after(1).see(world.snapshot())
-        assert world.stops() == []
+        assert (world.stops(), world.count(ReplicaPhase.DRAINING)) == ([], 1)
     world.pause(scope, name, paused=False)
     assert len(world.stops()) == 1
 

@@ -409,9 +409,13 @@ def test_time_alone_comes_to_rest(happenings: list[Event]) -> None:
 
 _ONE_STORY = """
 import hashlib
+from tests.support.world import World, model_spec
 from tests.unit.control.test_invariants import EVENTS, story, written
 told = story([(name, 0.3 * (i % 5), i % 10) for i, name in enumerate(EVENTS * 4)])
 lines = [written(seen, now, result) for (seen, now), result in zip(told.batches, told.results)]
+world = World(models=tuple(model_spec(f"model-{i}") for i in range(9))).begin()
+world.models = ()
+lines.append(repr(list(world.see(world.declared()).changes)))
 print(hashlib.sha256("\\n".join(lines).encode()).hexdigest())
 """
 

@@ -61,6 +61,17 @@ def test_a_launch_that_nobody_answered_is_asked_for_again_under_the_same_name() 
     assert world.phases() == {FIRST: "requested"}
 
 
+def test_an_unanswered_launch_that_is_not_wanted_any_more_is_not_asked_for_again() -> None:
+    world = World(rate=3.0).begin()
+    world.after(15).see(world.listing())
+    world.after(15).see(world.listing(), world.snapshot())
+    assert len(world.launches()) == 3
+    world.rate = 1.0
+    world.after(15).see(world.listing(), world.snapshot())
+    assert [launch.replica_id for launch in world.launches()] == [FIRST]
+    assert [stop.replica_id for stop in world.stops()] == ["chat-2-g3", "chat-1-g2"]
+
+
 def test_a_transient_refusal_is_tried_again_after_the_time_it_named() -> None:
     world = World().begin()
     launch = world.launches()[0]

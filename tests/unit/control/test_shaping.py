@@ -87,6 +87,21 @@ def test_scale_in_never_goes_below_the_highest_wish_of_the_window(
         assert targets[index] >= max([wish, *in_window])
 
 
+@given(st.floats(1e9, 2e9), st.floats(0.001, 3600.0), st.booleans())
+def test_at_the_time_that_stabilisation_names_it_lets_go(at: float, scale_in_s: float, relative: bool) -> None:
+    """The wake must not come too early by a rounding, and then never again."""
+    spec = model_spec(stabilisation=StabilisationSpec(scale_in_s=scale_in_s), maximum=1000)
+    history: tuple[TimedTarget, ...] = (TimedTarget(at, 5),)
+    now = at if relative else at + 1.0
+    trail = Trail(2)
+    wish = Recommendation(2, 0, "code", "words", relative=relative)
+    history = stabilise(trail, wish, 5, spec, history, now)
+    assert trail.value == 5
+    later = Trail(2)
+    stabilise(later, wish, 5, spec, history, trail.wake[0])
+    assert later.value == 2
+
+
 def test_a_wish_that_jitters_for_ever_still_lets_the_target_down() -> None:
     wishes = [(0.0, 50), *((float(t), 3 + t % 2) for t in range(1, 1000))]
     targets = followed(wishes, start=50, scale_in_s=300.0)
