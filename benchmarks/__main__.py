@@ -1,4 +1,4 @@
-"""``python -m benchmarks [--list] [NAME ...]``: run benchmarks, print one JSON line for each figure."""
+"""``python -m benchmarks [--list] [--check] [NAME ...]``: run benchmarks, print one JSON line for each figure."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ def names() -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="which to run (default: all)")
-    parser.add_argument("--list", action="store_true", help="name all benchmarks and exit")
+    parser.add_argument("--list", action="store_true", help="name all benchmarks, run none")
+    parser.add_argument("--check", action="store_true", help="exit with status 1 if a figure misses its target")
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.names) - set(names()))
     if unknown:
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(names())}")
+    missed: list[str] = []
     for name in arguments.names or names():
         module = importlib.import_module(f"benchmarks.bench_{name}")
         if arguments.list:
@@ -33,6 +35,11 @@ def main() -> int:
             continue
         for measurement in module.run():
             print(measurement.line(), flush=True)
+            if not measurement.met:
+                missed.append(measurement.name)
+    if missed and arguments.check:
+        print(f"missed: {', '.join(missed)}", file=sys.stderr)
+        return 1
     return 0
 
 

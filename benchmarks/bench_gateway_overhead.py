@@ -139,6 +139,7 @@ class _User(asyncio.Protocol):
         seen = self._seen
         if seen.measuring:
             seen.chunks += 1
+            seen.failed += data.startswith(b"data:")  # a chunk without its frame
             if not self._begun:
                 seen.first_token_s.append(time.perf_counter() - self._asked_at)
                 seen.failed += not data.startswith(b"HTTP/1.1 200")

@@ -60,7 +60,7 @@ def _records() -> dict[str, object]:
     large = site(phase=ReplicaPhase.PENDING)
 
     def observe(sequence: int, now: float) -> list[Observation]:
-        listed = world.listing(large.models, now, ReplicaPhase.STARTING)
+        listed = world.listing(large.models, now, ReplicaPhase.STARTING, started_at=now)
         return [*large.snapshots(large.models, sequence, now), listed]
 
     timings = timed(large, REPETITIONS // 2, observe, interval_s=1.0, again=True)

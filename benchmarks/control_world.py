@@ -131,7 +131,9 @@ def needs_of(model: ModelSpec) -> tuple[WindowNeed, ...]:
     return tuple(dict.fromkeys(need for policy in policies for need in build(policy).needs()))
 
 
-def listing(models: Iterable[ModelSpec], at: float, phase: ReplicaPhase = ReplicaPhase.STARTING) -> PoolSnapshot:
+def listing(
+    models: Iterable[ModelSpec], at: float, phase: ReplicaPhase = ReplicaPhase.STARTING, started_at: float | None = None
+) -> PoolSnapshot:
     """All replicas as their pool shows them: new objects each time, as from a real listing."""
     shown = tuple(
         ObservedReplica(
@@ -140,7 +142,7 @@ def listing(models: Iterable[ModelSpec], at: float, phase: ReplicaPhase = Replic
             ordinal + 1,
             phase,
             url=None if phase is ReplicaPhase.PENDING else _url(name),
-            started_at=START_AT - 690.0,
+            started_at=started_at,
         )
         for model in models
         for ordinal, name in enumerate(names_of(model.model_id))

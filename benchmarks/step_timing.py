@@ -44,7 +44,8 @@ def site(*, shadows: bool = False, phase: ReplicaPhase = ReplicaPhase.READY) -> 
     state = step(BrokerState(), [world.spec_changed(models)], policies, world.START_AT).state
     state = world.with_replicas(state, models, phase)
     made = Site(models, policies, state, world.START_AT)
-    listed = world.listing(models, world.START_AT, ReplicaPhase.PENDING if phase is ReplicaPhase.PENDING else phase)
+    shown = ReplicaPhase.PENDING if phase is ReplicaPhase.PENDING else ReplicaPhase.STARTING
+    listed = world.listing(models, world.START_AT, shown)
     first = [*made.snapshots(models, 1, world.START_AT), listed]
     return Site(models, policies, step(state, first, policies, world.START_AT).state, world.START_AT)
 

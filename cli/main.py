@@ -1,60 +1,27 @@
-"""The ``tidegate`` command."""
+"""The ``tidegate`` command: what stands between it and the shell."""
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
-from broker.app.service import release
-from cli import operate
-from cli.demo.command import demo
-from cli.gateway import gateway
-from cli.policy import policy
-from cli.serve import run
-from cli.simulate import simulate
-from cli.state import state
-from cli.trace import trace
-
-app = typer.Typer(
-    name="tidegate",
-    help="Keep the right number of ready vLLM replicas behind every model.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-app.command()(demo)
-app.command()(run)
-app.command()(gateway)
-app.command()(simulate)
-app.command()(operate.explain)
-app.command()(operate.decisions)
-app.command()(operate.endpoints)
-app.add_typer(operate.replicas, name="replicas")
-app.command()(operate.scale)
-app.command()(operate.hold)
-app.command()(operate.pause)
-app.command()(operate.resume)
-app.add_typer(policy, name="policy")
-app.add_typer(state, name="state")
-app.add_typer(trace, name="trace")
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"tidegate {release()}")
-        raise typer.Exit
-
-
-@app.callback()
-def root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
-) -> None:
-    """Options that stand before any command."""
+import sys
 
 
 def main() -> None:
-    app()
+    """Ends the process with a status of ``cli.output.Exit``, and without a traceback for what is no mistake of ours."""
+    try:
+        from cli.app import app  # takes a second, in which Ctrl-C must be as quiet as later
+
+        app(prog_name="tidegate")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    finally:
+        _flush()
+
+
+def _flush() -> None:
+    """Before the interpreter does it, who would complain about a reader that went away."""
+    try:
+        sys.stdout.flush()
+    except (BrokenPipeError, ValueError):
+        from cli.output import discard_output
+
+        discard_output()

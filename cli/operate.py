@@ -3,73 +3,121 @@
 from __future__ import annotations
 
 import getpass
-from collections import deque
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from actuators.local.logs import log_path, read_log
+from broker.app.settings import load_site
 from broker.model.units import format_duration, parse_duration_s
-from cli.client import DEFAULT_BROKER, BrokerClient
-from cli.output import Exit, console, fail, print_json, table
+from cli.client import OPERATING, BrokerClient
+from cli.output import Exit, fail, print_json, table, tell, told_errors
+from cli.site import HERE, Site
 
-Broker = Annotated[str, typer.Option("--broker", envvar="TIDEGATE_BROKER", help="The broker's address.")]
-Token = Annotated[
-    str | None, typer.Option("--token", help="Bearer token (default: TIDEGATE_TOKEN).", show_default=False)
+Broker = Annotated[
+    str | None,
+    typer.Option(
+        "--broker",
+        envvar="TIDEGATE_BROKER",
+        help="The broker's address (default: the site file's, else http://127.0.0.1:8600).",
+        show_default=False,
+    ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of tables.")]
-Author = Annotated[str | None, typer.Option("--author", help="Who orders it (default: your user name).")]
+Token = Annotated[
+    str | None,
+    typer.Option("--token", help="Bearer token (default: TIDEGATE_TOKEN, else the site file's).", show_default=False),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document for scripts.")]
+Author = Annotated[
+    str | None, typer.Option("--author", help="Who orders it (default: your user name).", show_default=False)
+]
+For = Annotated[str, typer.Option("--for", help="How long, such as 30m or 2h.")]
 
 
 def _author(given: str | None) -> str:
-    return given or getpass.getuser()
+    if given:
+        return given
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a user without a name, as containers have
+        return f"uid {os.getuid()}"
 
 
-def _clock(at: float | None) -> str:
-    return "" if at is None else datetime.fromtimestamp(at, UTC).astimezone().strftime("%H:%M:%S")
+def _time(at: float, form: str = "%H:%M:%S") -> str:
+    return datetime.fromtimestamp(at, UTC).astimezone().strftime(form)
 
 
 def _duration(text: str) -> float:
     try:
         return parse_duration_s(text)
     except ValueError as error:
-        raise fail(str(error), Exit.USAGE) from None
+        raise fail(f"--for: {error}", Exit.USAGE) from None
 
 
 def explain(
     model: Annotated[str, typer.Argument(help="The model to explain.")],
-    broker: Broker = DEFAULT_BROKER, token: Token = None, as_json: Json = False,
+    broker: Broker = None, token: Token = None, site: Site = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Tell why the last decision on a model was taken, and what would have changed it."""
-    body = BrokerClient(broker, token, timeout_s=60.0).get(f"/v1/explain/{model}")
+    with told_errors():
+        body = BrokerClient(broker, token, site, timeout_s=60.0).get("v1", "explain", model)
     if as_json:
         print_json(body)
         return
     for words in body["words"]:
-        console.print(words, soft_wrap=True, markup=False, highlight=False)
+        tell(words)
 
 
 def decisions(
-    model: Annotated[str | None, typer.Argument(help="Only of this model.")] = None,
-    limit: Annotated[int, typer.Option(help="How many, newest first.")] = 20,
-    broker: Broker = DEFAULT_BROKER, token: Token = None, as_json: Json = False,
+    model: Annotated[str | None, typer.Argument(help="Only of this model.", show_default=False)] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="How many, newest first.")] = 20,
+    broker: Broker = None, token: Token = None, site: Site = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """List the latest decisions with their reasons."""
-    body = BrokerClient(broker, token).get("/v1/decisions", model=model, limit=limit)
+    with told_errors():
+        body = BrokerClient(broker, token, site).get("v1", "decisions", model=model, limit=limit)
     if as_json:
         print_json(body)
         return
     rows = [
-        (_clock(d["now"]), d["model_id"], f"{d['before']} -> {d['target']}", d["code"], d["words"])
+        (_time(d["now"]), d["model_id"], f"{d['before']} -> {d['target']}", d["code"], d["words"])
         for d in body["decisions"]
     ]
     table("Decisions", ("time", "model", "target", "reason", "in words"), rows)
 
 
-def endpoints(broker: Broker = DEFAULT_BROKER, token: Token = None, as_json: Json = False) -> None:
+def models(broker: Broker = None, token: Token = None, site: Site = None, as_json: Json = False) -> None:
+    """List the models: targets, replicas by phase, overrides."""
+    with told_errors():
+        body = BrokerClient(broker, token, site).get("v1", "models")
+    if as_json:
+        print_json(body)
+        return
+    table(
+        "Models",
+        ("model", "target", "min..max", "replicas", "policy", "override", "last reason"),
+        [_model_row(model) for model in body["models"]],
+    )
+
+
+def _model_row(model: dict[str, Any]) -> tuple[object, ...]:
+    phases = ", ".join(f"{count} {phase}" for phase, count in sorted(model["phases"].items()))
+    override = model["override"]
+    ordered = ""
+    if override is not None:
+        what = "hold" if override["target"] is None else f"{override['target']}"
+        ordered = f"{what} by {override['author']} until {_time(override['until'])}"
+    bounds = "retired" if model["retired"] else f"{model['minimum']}..{model['maximum']}"
+    return (model["model_id"], model["target"], bounds, phases, model["policy"], ordered, model["last_code"])
+
+
+def endpoints(broker: Broker = None, token: Token = None, site: Site = None, as_json: Json = False) -> None:
     """List the published endpoints, as gateways see them."""
-    body = BrokerClient(broker, token).get("/v1/endpoints")
+    with told_errors():
+        body = BrokerClient(broker, token, site).get("v1", "endpoints")
     if as_json:
         print_json(body)
         return
@@ -77,19 +125,23 @@ def endpoints(broker: Broker = DEFAULT_BROKER, token: Token = None, as_json: Jso
     table(f"Endpoints at revision {body['revision']}", ("endpoint", "model", "phase", "tier", "url"), rows)
 
 
-replicas = typer.Typer(help="Replicas on record, and their logs.", invoke_without_command=True, no_args_is_help=False)
+replicas = typer.Typer(
+    help="Replicas on record (without a command: list them), and their logs.",
+    invoke_without_command=True, no_args_is_help=False,
+)  # fmt: skip
 
 
 @replicas.callback()
 def list_replicas(
     context: typer.Context,
-    model: Annotated[str | None, typer.Option("--model", help="Only of this model.")] = None,
-    broker: Broker = DEFAULT_BROKER, token: Token = None, as_json: Json = False,
+    model: Annotated[str | None, typer.Option("--model", help="Only of this model.", show_default=False)] = None,
+    broker: Broker = None, token: Token = None, site: Site = None, as_json: Json = False,
 ) -> None:  # fmt: skip
-    """List the broker's record of each replica."""
+    """List the broker's record of each replica; `tidegate replicas logs` shows what one wrote."""
     if context.invoked_subcommand is not None:
         return
-    body = BrokerClient(broker, token).get("/v1/replicas", model=model)
+    with told_errors():
+        body = BrokerClient(broker, token, site).get("v1", "replicas", model=model)
     if as_json:
         print_json(body)
         return
@@ -108,86 +160,111 @@ def _replica_row(replica: dict[str, Any], now: float) -> tuple[str, ...]:
 @replicas.command("logs")
 def replica_logs(
     replica: Annotated[str, typer.Argument(help="The replica's id, as `tidegate replicas` shows it.")],
-    tail: Annotated[int, typer.Option("--tail", "-n", help="How many of the last lines.")] = 100,
-    log_dir: Annotated[Path, typer.Option("--log-dir", help="The local pool's log_dir.")] = Path("var/log"),
-) -> None:
-    """Print the end of a local replica's output."""
-    if "/" in replica or replica.startswith("."):
-        raise fail(f"{replica!r} is no replica's id", Exit.USAGE)
-    path = log_dir / f"{replica}.log"
-    try:
-        with path.open(errors="replace") as stream:
-            for line in deque(stream, maxlen=max(1, tail)):
-                typer.echo(line, nl=False)
-    except OSError as error:
-        raise fail(f"no log of {replica}: {error}. Is --log-dir the local pool's log_dir?") from None
+    tail: Annotated[int, typer.Option("--tail", "-n", min=1, help="How many of the last lines.")] = 100,
+    site: Annotated[Path, typer.Option("--site", envvar="TIDEGATE_SITE", help="The site file, whose pools say where logs lie.")] = HERE,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Print the end of what a local replica wrote. Needs no broker, but must run on the pool's machine."""
+    with told_errors():
+        folders = [pool.log_dir for pool in load_site(site).pools.values()]
+        written = [folder for folder in folders if log_path(folder, replica).exists()]
+        if not written:
+            looked = ", ".join(str(folder) for folder in folders)
+            raise fail(f"there is no log of {replica!r} in {looked}; `tidegate replicas` lists the replicas")
+        lines = read_log(written[0], replica, tail)
+    if as_json:
+        print_json({"replica_id": replica, "lines": lines})
+        return
+    for line in lines:
+        tell(line)
 
 
 def scale(
     model: Annotated[str, typer.Argument(help="The model.")],
     target: Annotated[int, typer.Argument(min=0, help="Replicas wanted; bounds and limits still hold.")],
-    for_: Annotated[str, typer.Option("--for", help="How long, such as 30m or 2h.")],
+    for_: For,
     because: Annotated[str, typer.Option("--because", help="Why; kept with every decision it causes.")],
-    author: Author = None, broker: Broker = DEFAULT_BROKER, token: Token = None,
+    author: Author = None, broker: Broker = None, token: Token = None, site: Site = None, as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Override a model's target for a time."""
-    _override(model, target, for_, because, author, broker, token)
+    """Override a model's target for a time. Done when it is durable; `hold --release` takes it back."""
+    body = _order(model, target, for_, because, author)
+    with told_errors():
+        taken = BrokerClient(broker, token, site, scopes=OPERATING).post("v1", "overrides", body=body)
+    if as_json:
+        print_json(taken)
+        return
+    bounded = (
+        "" if taken["target"] == target else f" (its target is {taken['target']} now; `tidegate explain` tells why)"
+    )
+    tell(f"{model}: set to {target} until {_time(taken['until'], '%F %T')}{bounded}.")
 
 
 def hold(
     model: Annotated[str, typer.Argument(help="The model.")],
-    for_: Annotated[str, typer.Option("--for", help="How long, such as 30m or 2h.")] = "1h",
+    for_: For = "1h",
     because: Annotated[str, typer.Option("--because", help="Why.")] = "held by an operator",
-    release: Annotated[bool, typer.Option("--release", help="Take an override or hold back.")] = False,
-    author: Author = None, broker: Broker = DEFAULT_BROKER, token: Token = None,
+    release: Annotated[bool, typer.Option("--release", help="Take an override or hold back instead.")] = False,
+    author: Author = None, broker: Broker = None, token: Token = None, site: Site = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Hold a model's present target for a time, or release it."""
-    if release:
-        BrokerClient(broker, token).delete(f"/v1/overrides/{model}", author=_author(author))
-        console.print(f"{model}: the policy decides again.")
-        return
-    _override(model, None, for_, because, author, broker, token)
+    body = _order(model, None, for_, because, author)
+    with told_errors():
+        client = BrokerClient(broker, token, site, scopes=OPERATING)
+        if release:
+            taken = client.delete("v1", "overrides", model, author=_author(author))
+        else:
+            taken = client.post("v1", "overrides", body=body)
+    if as_json:
+        print_json(taken)
+    elif release:
+        tell(f"{model}: the policy decides again.")
+    else:
+        tell(f"{model}: held at {taken['target']} until {_time(taken['until'], '%F %T')}.")
 
 
-def _override(
-    model: str, target: int | None, for_: str, because: str, author: str | None, broker: str, token: str | None
-) -> None:
-    body = {
+def _order(model: str, target: int | None, for_: str, because: str, author: str | None) -> dict[str, Any]:
+    return {
         "model_id": model, "target": target, "for_s": _duration(for_), "because": because, "author": _author(author),
     }  # fmt: skip
-    until = BrokerClient(broker, token).post("/v1/overrides", body)["until"]
-    what = "held at its present target" if target is None else f"set to {target}"
-    console.print(f"{model}: {what} until {_clock(until)}.")
-
-
-def _pause(
-    scope: str, name: str, paused: bool, because: str, author: str | None, broker: str, token: str | None
-) -> None:
-    if scope not in ("all", "pool", "model") or (scope == "all") != (name == ""):
-        raise fail("say `all`, `pool NAME` or `model NAME`", Exit.USAGE)
-    body = {"scope": scope, "name": name, "paused": paused, "because": because, "author": _author(author)}
-    BrokerClient(broker, token).post("/v1/pauses", body)
-    frozen = "starts and stops are frozen; what serves keeps serving" if paused else "starts and stops go on"
-    console.print(f"{scope} {name}".strip() + f": {frozen}.")
 
 
 Scope = Annotated[str, typer.Argument(help="all, pool or model.")]
-Name = Annotated[str, typer.Argument(help="The pool's or model's name.")]
+Name = Annotated[str, typer.Argument(help="The pool's or model's name.", show_default=False)]
 
 
 def pause(
     scope: Scope, name: Name = "",
     because: Annotated[str, typer.Option("--because", help="Why.")] = "paused by an operator",
-    author: Author = None, broker: Broker = DEFAULT_BROKER, token: Token = None,
+    author: Author = None, broker: Broker = None, token: Token = None, site: Site = None, as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Freeze starts and stops of everything, one pool or one model."""
-    _pause(scope, name, True, because, author, broker, token)
+    """Freeze starts and stops of everything, one pool or one model. What serves keeps serving."""
+    taken = _pause(scope, name, True, because, author, broker, token, site)
+    _tell_pause(taken, as_json, "starts and stops are frozen; what serves keeps serving")
 
 
 def resume(
     scope: Scope, name: Name = "",
     because: Annotated[str, typer.Option("--because", help="Why.")] = "resumed by an operator",
-    author: Author = None, broker: Broker = DEFAULT_BROKER, token: Token = None,
+    author: Author = None, broker: Broker = None, token: Token = None, site: Site = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Take a pause back."""
-    _pause(scope, name, False, because, author, broker, token)
+    taken = _pause(scope, name, False, because, author, broker, token, site)
+    _tell_pause(taken, as_json, "starts and stops go on")
+
+
+def _pause(
+    scope: str, name: str, paused: bool, because: str, author: str | None, broker: str | None, token: str | None,
+    site: Path | None,
+) -> Any:  # fmt: skip
+    if scope not in ("all", "pool", "model") or (scope == "all") != (name == ""):
+        raise fail("say `all`, `pool NAME` or `model NAME`", Exit.USAGE)
+    body = {"scope": scope, "name": name, "paused": paused, "because": because, "author": _author(author)}
+    with told_errors():
+        return BrokerClient(broker, token, site, scopes=OPERATING).post("v1", "pauses", body=body)
+
+
+def _tell_pause(taken: Any, as_json: bool, words: str) -> None:
+    if as_json:
+        print_json(taken)
+    else:
+        tell(f"{taken['scope']} {taken['name']}".strip() + f": {words}.")

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from broker.app.settings import lint as look
 from broker.app.settings import policies_json_schema, site_json_schema
-from cli.output import Exit, console, errors, print_json, told_errors
+from cli.output import Exit, errors, fail, print_json, tell, told_errors
 
 policy = typer.Typer(help="Check site and policy files; print their JSON Schemas.", no_args_is_help=True)
 
@@ -32,11 +33,11 @@ def lint(
         )
     else:
         for problem in found.problems:
-            errors.print(f"[red]problem[/] {problem}", soft_wrap=True, highlight=False)
+            errors.print(f"[red]problem[/] {escape(str(problem))}", soft_wrap=True, highlight=False)
         for warning in found.warnings:
-            errors.print(f"[yellow]warning[/] {warning}", soft_wrap=True, highlight=False)
+            errors.print(f"[yellow]warning[/] {escape(str(warning))}", soft_wrap=True, highlight=False)
         if not (found.problems or found.warnings):
-            console.print("nothing to say against " + ", ".join(str(path) for path in files))
+            tell("nothing to say against " + ", ".join(str(path) for path in files))
     if found.problems or (strict and found.warnings):
         raise typer.Exit(int(Exit.FAILED))
 
@@ -48,5 +49,5 @@ def schema(
     """Print the JSON Schema that editors complete and check with."""
     schemas = {"policies": policies_json_schema, "site": site_json_schema}
     if which not in schemas:
-        raise typer.BadParameter(f"{which!r} is neither policies nor site")
+        raise fail(f"{which!r} is neither policies nor site", Exit.USAGE)
     print_json(schemas[which]())

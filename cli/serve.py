@@ -13,7 +13,8 @@ import structlog
 import typer
 
 from broker.app.service import ServiceFiles, run_broker
-from cli.output import console, told_errors
+from broker.model.errors import ConfigError
+from cli.output import Exit, fail, tell, told_errors
 
 
 def configure_logging() -> None:
@@ -33,19 +34,25 @@ def configure_logging() -> None:
 
 def write_address(path: Path | None, address: str) -> None:
     """For those who started us with port 0; whole or not at all."""
-    if path is not None:
-        partial = path.with_suffix(".partial")
+    if path is None:
+        return
+    try:
+        partial = path.with_name(f".{path.name}.partial")
         partial.write_text(address)
         os.replace(partial, path)
+    except OSError as error:
+        raise ConfigError(f"cannot be written: {error.strerror or error}", path=str(path)) from None
 
 
 def run(
-    site: Annotated[Path, typer.Option("--site", help="The site file.")] = Path("site.yaml"),
+    site: Annotated[Path, typer.Option("--site", envvar="TIDEGATE_SITE", help="The site file.")] = Path("site.yaml"),
     policies: Annotated[Path, typer.Option("--policies", help="The policies file; hot-reloaded.")] = Path("policies.yaml"),
-    address_file: Annotated[Path | None, typer.Option("--address-file", help="Write the API's address here.")] = None,
+    address_file: Annotated[Path | None, typer.Option("--address-file", help="Write the API's address here.", show_default=False)] = None,
 ) -> None:  # fmt: skip
     """Run the broker until SIGTERM or SIGINT. Replicas live on and are found again by the next one."""
     configure_logging()
+    if not site.exists():
+        raise fail(f"there is no {site}; `tidegate init` makes a site, --site names yours", Exit.USAGE)
     with told_errors():
         asyncio.run(_run(ServiceFiles(site, policies), address_file))
 
@@ -58,6 +65,6 @@ async def _run(files: ServiceFiles, address_file: Path | None) -> None:
     def ready(address: str) -> None:
         write_address(address_file, address)
         if sys.stdout.isatty():
-            console.print(f"tidegate broker at {address} (Ctrl-C stops it; replicas live on)")
+            tell(f"tidegate broker at {address} (Ctrl-C stops it; replicas live on)")
 
     await run_broker(files, stop, ready=ready)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -14,11 +15,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from broker.app.settings import load_policies, load_site
 from broker.log.memory import MemoryLog
 from broker.model import wire
-from broker.model.errors import ConfigError
+from broker.model.errors import ConfigError, WireError
 from broker.model.spec import ModelSpec, PoolSpec, SiteSpec
 from cli.output import Exit, console, errors, print_json, told_errors
 from policies.registry import cached
-from simulator.report.render import render
+from simulator.report.compare import compare
+from simulator.report.render import render, render_comparison
 from simulator.report.summary import RunSummary, TraceCounts
 from simulator.simulation import Simulation, SimulationSettings
 from traces.describe import describe
@@ -38,10 +40,12 @@ def simulate(
     tail: Annotated[float, typer.Option("--tail", min=0, help="Seconds to run on after the last arrival.")] = 60.0,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Count malformed rows instead of stopping.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the scaling.")] = 1,
+    against: Annotated[Path | None, typer.Option("--against", help="Stand beside this run: the JSON of a demo or simulation.", show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The summary as one JSON document.")] = False,
 ) -> None:  # fmt: skip
     """Replay a trace through the same core that runs in production, in seconds, and print the demo's summary."""
     with told_errors():
+        other = _read_summary(against) if against is not None else None
         reader = open_trace(trace, skip_bad=skip_bad)
         settings = load_site(site) if site is not None else None
         models = load_policies(policies, settings)
@@ -57,9 +61,22 @@ def simulate(
         print_json(wire.encode(summary) | {"wall_s": wall_s})
     else:
         render(summary, console)
+        if other is not None:
+            render_comparison(compare(other, summary), console)
         errors.print(f"simulated in {wall_s:.2f} s: {summary.duration_s / max(wall_s, 1e-9):,.0f} times real time")
     if not summary.requests.sent:
         raise typer.Exit(int(Exit.FAILED))
+
+
+def _read_summary(path: Path) -> RunSummary:
+    """A run's JSON. Raises ``ConfigError`` for a file that is none."""
+    try:
+        summary: RunSummary = wire.decode(RunSummary, json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", path=str(path)) from None
+    except (ValueError, WireError) as error:
+        raise ConfigError(f"is not what `demo --json` or `simulate --json` prints: {error}", path=str(path)) from None
+    return summary
 
 
 def _run(

@@ -9,73 +9,107 @@ from typing import Annotated
 
 import typer
 
+from broker.app.settings.site import SqliteLog as SqliteSettings
 from broker.control.replay import replay
 from broker.log.sqlite import SqliteLog
 from broker.log.transfer import export_state, import_state
-from cli.output import Exit, console, errors, fail, told_errors
-from policies.registry import build
+from broker.model.errors import ConfigError
+from cli.output import Exit, errors, fail, print_json, tell, told_errors
+from cli.site import Site, chosen_site
+from policies.registry import cached
 
 state = typer.Typer(help="Back up, restore and replay the broker's log.", no_args_is_help=True)
 
-LogPath = Annotated[Path, typer.Option("--log", help="The log's file (log.path of site.yaml).")]
+LogPath = Annotated[
+    Path | None, typer.Option("--log", help="The log's file (default: the site file's).", show_default=False)
+]
 DEFAULT_LOG = Path("var/tidegate.sqlite")
+
+
+def _log_of(log: Path | None, site: Path | None) -> Path:
+    """The named log, else the site file's. Raises ``ConfigError``."""
+    settings = chosen_site(site, needed=log is None)
+    if log is not None or settings is None:
+        return log or DEFAULT_LOG
+    if not isinstance(settings.log, SqliteSettings):
+        raise ConfigError("the site keeps its log in memory: there is no file", field="log.kind")
+    return settings.log.path
 
 
 @state.command("export")
 def export(
     target: Annotated[str, typer.Argument(help="The backup's file, - for standard output.")] = "-",
-    log: LogPath = DEFAULT_LOG,
+    log: LogPath = None,
+    site: Site = None,
 ) -> None:
     """Write a consistent backup, also while a broker runs."""
     with told_errors():
-        if target == "-":
-            number = export_state(log, sys.stdout)
-        else:
-            try:
-                with Path(target).open("x", encoding="utf-8") as stream:
-                    number = export_state(log, stream)
-            except FileExistsError:
-                raise fail(f"{target} is there already; name a new file", Exit.USAGE) from None
-            except OSError as error:
-                raise fail(f"cannot write {target}: {error.strerror}") from None
+        path = _log_of(log, site)
+        number = export_state(path, sys.stdout) if target == "-" else _export_to(path, Path(target))
     errors.print(f"exported as of step {number}")
+
+
+def _export_to(log: Path, target: Path) -> int:
+    """Raises ``TidegateError``; nothing is left of a backup that failed."""
+    try:
+        stream = target.open("x", encoding="utf-8")
+    except FileExistsError:
+        raise fail(f"{target} is there already; name a new file", Exit.USAGE) from None
+    except OSError as error:
+        raise fail(f"cannot write {target}: {error.strerror}") from None
+    try:
+        with stream:
+            return export_state(log, stream)
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
 
 
 @state.command("import")
 def restore(
     source: Annotated[str, typer.Argument(help="The backup's file, - for standard input.")],
-    log: LogPath = DEFAULT_LOG,
+    log: LogPath = None,
+    site: Site = None,
     force: Annotated[bool, typer.Option("--force", help="Set an existing log aside as PATH.replaced.")] = False,
 ) -> None:
     """Make a log from a backup: all of it or nothing."""
     with told_errors():
+        path = _log_of(log, site)
         if source == "-":
-            number = import_state(log, sys.stdin, force=force)
+            number = import_state(path, sys.stdin, force=force)
         else:
             try:
                 with Path(source).open(encoding="utf-8", errors="replace") as stream:
-                    number = import_state(log, stream, force=force)
+                    number = import_state(path, stream, force=force)
             except OSError as error:
                 raise fail(f"cannot read {source}: {error.strerror}", Exit.USAGE) from None
-    console.print(f"{log} stands at step {number}")
+    tell(f"{path} stands at step {number}")
 
 
 @state.command("replay")
-def prove(log: LogPath = DEFAULT_LOG) -> None:
+def prove(
+    log: LogPath = None,
+    site: Site = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document for scripts.")] = False,
+) -> None:
     """Decide every kept step again from its recorded observations, and compare."""
     with told_errors():
-        if not log.exists():
-            raise fail(f"there is no log {log}", Exit.USAGE)
-        steps, different = asyncio.run(_replay(log))
+        path = _log_of(log, site)
+        if not path.exists():
+            raise fail(f"there is no log {path}", Exit.USAGE)
+        steps, different = asyncio.run(_replay(path))
+    if as_json:
+        print_json({"steps": steps, "different": different})
     if different is not None:
         raise fail(f"step {different} decides otherwise when replayed; was it recorded by another version?")
-    console.print(f"{steps} steps replayed: the same decisions, effects and state, byte for byte")
+    if not as_json:
+        tell(f"{steps} steps replayed: the same decisions, effects and state, byte for byte")
 
 
 async def _replay(path: Path) -> tuple[int, int | None]:
-    log, steps = SqliteLog(path), 0
+    log, policies, steps = SqliteLog(path), cached(), 0
     try:
-        async for replayed in replay(log, build):
+        async for replayed in replay(log, policies):
             if not replayed.same:
                 return steps, replayed.record.number
             steps += 1

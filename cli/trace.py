@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from broker.model import wire
 from broker.model.units import format_duration
-from cli.output import console, print_json, table, told_errors
+from cli.output import errors, print_json, table, tell, told_errors
 from traces.describe import describe
 from traces.schema import TokenStatistics
 
@@ -28,7 +29,7 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
     """Rates, burstiness, token lengths, failed and bad rows of a trace."""
-    with told_errors(), console.status(f"reading {path.name}"):
+    with told_errors(), errors.status(f"reading {escape(path.name)}"):
         found = describe(path, skip_bad=skip_bad)
     if as_json:
         print_json(wire.encode(found))
@@ -47,7 +48,7 @@ def info(
     ]
     table(str(path), ("what", "figure"), rows)
     if found.first_bad:
-        console.print(f"first malformed row: {found.first_bad}", markup=False)
+        tell(f"first malformed row: {found.first_bad}")
 
 
 def _number(value: float | None, meaning: str) -> str:

@@ -20,7 +20,7 @@ from gateway.keys import EngineKeys, UserKeys
 from gateway.openai import ApiError
 from gateway.proxy import Proxy
 from gateway.registry_client import RegistryClient
-from gateway.session import GatewaySession
+from gateway.session import BrokerSession
 from gateway.settings import GatewaySettings
 from gateway.table import RoutingTable
 from gateway.tally import Tallies
@@ -58,7 +58,7 @@ class Gateway:
         self.tallies = Tallies()
         for model_id in settings.models:
             self.tallies.of(model_id)
-        self.session = GatewaySession(
+        self.session = BrokerSession(
             self._client,
             settings.broker_url,
             settings.token,
@@ -217,7 +217,7 @@ class Gateway:
 
 
 async def run_gateway(settings: GatewaySettings, *, ready: Callable[[str], None] | None = None) -> None:
-    """Serve until SIGTERM or SIGINT, then stop in order. A second signal does not wait for open requests.
+    """Serve until SIGTERM or SIGINT, then stop in order.
 
     ``ready`` is told the address once it listens.
     """

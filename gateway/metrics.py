@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from broker.model.sketch import bucket_of, bucket_value
 from gateway.proxy import Proxy
 from gateway.registry_client import RegistryClient
-from gateway.session import GatewaySession
+from gateway.session import BrokerSession
 from gateway.table import RoutingTable
 from gateway.tally import ModelTally, Outcome, Tallies
 
@@ -34,7 +34,7 @@ class Family:
 
 
 def render(
-    table: RoutingTable, tallies: Tallies, registry: RegistryClient, session: GatewaySession, proxy: Proxy
+    table: RoutingTable, tallies: Tallies, registry: RegistryClient, session: BrokerSession, proxy: Proxy
 ) -> str:
     families = [
         *_of_models(tallies),
@@ -88,9 +88,8 @@ def _of_models(tallies: Tallies) -> Iterator[Family]:
             for outcome in Outcome
         ],
     )
-    yield gauge(
-        "tidegate_gateway_requests_in_flight", "Requests at an engine.", (tally.in_flight for _, tally in models)
-    )
+    yield gauge("tidegate_gateway_requests_in_flight", "Open requests.", (tally.in_flight for _, tally in models))
+    yield gauge("tidegate_gateway_requests_held", "Requests without an endpoint.", (tally.held for _, tally in models))
     yield gauge("tidegate_gateway_requests_waiting", "Requests without a first token.", (t.waiting for _, t in models))
     yield Family(
         "tidegate_gateway_time_to_first_token_seconds",

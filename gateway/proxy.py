@@ -74,13 +74,6 @@ class Passage:
         self.outcome = Outcome.FAILED
         self.prompt_tokens: int | None = None
         self.output_tokens: int | None = None
-        self.held = False
-
-    def hold(self) -> None:
-        self.tally.wait_again(self.number, self.arrived_at)
-        if not self.held:
-            self.held = True
-            self.tally.held += 1
 
     def end(self) -> None:
         self.tally.end(self.number, self.outcome, self.prompt_tokens, self.output_tokens)
@@ -153,7 +146,6 @@ class Proxy:
             if record is None:
                 break
             self.retries += attempt > 0
-            passage.tally.in_flight += 1
             try:
                 return await self._attempt(request, call, passage, record)
             except Refused as error:
@@ -165,7 +157,6 @@ class Proxy:
                     tried.add(record.endpoint_id)
                     give_up_at = min(give_up_at, _now() + self._limits.retry_s)
             finally:
-                passage.tally.in_flight -= 1
                 if self._table.release(record.endpoint_id):
                     self._emptied()
         if refused is None:
@@ -177,19 +168,24 @@ class Proxy:
         self, call: Call, passage: Passage, tried: set[str], give_up_at: float
     ) -> EndpointRecord | None:
         """An endpoint with the request counted as open there; None if none could be had until ``give_up_at``."""
-        record = self._choose(call, tried)
-        if record is None:
-            passage.hold()
-        try:
-            async with asyncio.timeout_at(give_up_at):
-                while record is None:
-                    await self._changed.wait()
-                    record = self._choose(call, tried)
-        except TimeoutError:
-            return None
-        if not call.streamed:
+        record = self._choose(call, tried) or await self._held(call, passage, tried, give_up_at)
+        if record is not None and not call.streamed:
             passage.tally.no_longer_waiting(passage.number)
         return record
+
+    async def _held(self, call: Call, passage: Passage, tried: set[str], give_up_at: float) -> EndpointRecord | None:
+        passage.tally.wait_again(passage.number, passage.arrived_at)
+        passage.tally.held += 1
+        try:
+            async with asyncio.timeout_at(give_up_at):
+                while True:
+                    await self._changed.wait()
+                    if (record := self._choose(call, tried)) is not None:
+                        return record
+        except TimeoutError:
+            return None
+        finally:
+            passage.tally.held -= 1
 
     def _choose(self, call: Call, tried: set[str]) -> EndpointRecord | None:
         return self._table.choose(call.model_id, call.capability, self._clock.now(), tried=tried)
@@ -232,6 +228,8 @@ class Proxy:
     ) -> web.StreamResponse:
         passage.tally.first_token(passage.number, _now() - call.arrived_at)
         user = web.StreamResponse(status=head.status, headers=_answer_headers(head, call))
+        if request.version >= (1, 1):
+            user.enable_chunked_encoding()
         watch = StreamWatch()
         try:
             await user.prepare(request)

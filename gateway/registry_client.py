@@ -18,10 +18,11 @@ from typing import Any
 import aiohttp
 import structlog
 
+from broker.model.api import EndpointsSnapshot
 from broker.model.errors import TidegateError, WireError
 from broker.model.wire import decode
 from gateway.sse import EventReader, ServerSentEvent
-from gateway.table import RegistryChange, RegistrySnapshot, RoutingTable
+from gateway.table import RegistryChange, RoutingTable
 
 log = structlog.get_logger(__name__)
 
@@ -72,6 +73,7 @@ class RegistryClient:
         self._lease_at: float | None = None
         self._heard_at = float("-inf")
         self._failures = 0
+        self._leased_revision = 0
 
     @property
     def away(self) -> bool:
@@ -113,8 +115,9 @@ class RegistryClient:
     def _take(self, event: ServerSentEvent, begun: bool) -> bool:
         """Apply one event; whether the stream's snapshot has been seen."""
         if event.kind == "snapshot":
-            self._replace(decode(RegistrySnapshot, _json(event.data)))
+            self._replace(decode(EndpointsSnapshot, _json(event.data)))
             self._failures = 0
+            self._leased_revision = 0
             return True
         if not begun:
             raise RegistryUnusable(f"{self._url}/stream began with {event.kind!r} in place of a snapshot")
@@ -126,8 +129,10 @@ class RegistryClient:
         elif event.kind == "lease":
             lease = decode(RegistryLease, _json(event.data))
             self._hear(lease.at)
-            if lease.revision > self._table.applied_revision:
+            # A lease may overtake a change that is being committed; by the next one it must have come.
+            if self._leased_revision > self._table.applied_revision:
                 raise RegistryUnusable("the lease is ahead of the stream")
+            self._leased_revision = lease.revision
         return True
 
     async def _poll(self) -> bool:
@@ -135,13 +140,13 @@ class RegistryClient:
         try:
             async with self._client.get(self._url, headers=self._headers, timeout=timeout) as response:
                 _refuse(response)
-                self._replace(decode(RegistrySnapshot, _json(await response.text())))
+                self._replace(decode(EndpointsSnapshot, _json(await response.text())))
         except (aiohttp.ClientError, OSError, UnicodeDecodeError, TidegateError) as error:
             log.warning("registry_poll_failed", problem=_words(error))
             return False
         return True
 
-    def _replace(self, snapshot: RegistrySnapshot) -> None:
+    def _replace(self, snapshot: EndpointsSnapshot) -> None:
         if self._cluster is None:
             self._cluster = snapshot.cluster
         if snapshot.cluster != self._cluster:

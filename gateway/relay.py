@@ -56,8 +56,8 @@ class _StreamSink:
             raise Broken(watch.fault)
         self._write(part)
         now = self._time()
-        events = watch.events - self._seen
-        if events and not watch.done:
+        events = watch.events - self._seen - watch.done
+        if events > 0:
             if self._seen:
                 self._tally.tokens_between(now - self.last_at, events)
             self._seen = watch.events

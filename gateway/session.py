@@ -8,13 +8,15 @@ count it exactly once however often it arrives.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
-from typing import Any
 
 import aiohttp
 import structlog
 
+from broker.model.api import GatewaySession
 from broker.model.signals import RequestSummary
+from broker.model.spec import JsonValue
 from broker.model.wire import encode
 from gateway.clock import WallClock
 from gateway.table import RoutingTable
@@ -28,7 +30,7 @@ SUMMARIES_KEPT = 6_000
 SUMMARIES_PER_REPORT = 500
 
 
-class GatewaySession:
+class BrokerSession:
     """``run`` until cancelled, then ``close``. ``boot_id`` names this run: a restart is another session."""
 
     def __init__(
@@ -99,17 +101,17 @@ class GatewaySession:
     async def _report(self, *, closed: bool) -> None:
         self._wake.clear()
         self._sequence += 1
-        sent = [self._unacknowledged[index] for index in range(min(len(self._unacknowledged), SUMMARIES_PER_REPORT))]
-        body: dict[str, Any] = {
-            "boot_id": self._boot_id,
-            "sequence": self._sequence,
-            "applied_revision": self._table.applied_revision,
-            "observed_at": self._clock.now(),
-            "in_flight": self._table.in_flight(),
-            "closed": closed,
-            "summaries": [encode(summary) for summary in sent],
-        }
-        problem = await self._put(body)
+        sent = tuple(itertools.islice(self._unacknowledged, SUMMARIES_PER_REPORT))
+        report = GatewaySession(
+            boot_id=self._boot_id,
+            sequence=self._sequence,
+            applied_revision=self._table.applied_revision,
+            observed_at=self._clock.now(),
+            in_flight=self._table.in_flight(),
+            closed=closed,
+            summaries=sent,
+        )
+        problem = await self._put(encode(report))
         if not problem:
             for _ in sent:
                 self._unacknowledged.popleft()
@@ -117,7 +119,7 @@ class GatewaySession:
             self._acknowledged = not problem
             log.info("broker_session", acknowledged=self._acknowledged, problem=problem)
 
-    async def _put(self, body: dict[str, Any]) -> str:
+    async def _put(self, body: JsonValue) -> str:
         """Why the broker did not take the report; empty if it did."""
         try:
             async with self._client.put(self._url, json=body, headers=self._headers, timeout=self._timeout) as response:

@@ -69,8 +69,8 @@ class GatewaySettings:
 
     @property
     def name(self) -> str:
-        """The gateway's id in its session: as given, or host and port."""
-        return self.gateway_id or f"{socket.gethostname()}-{self.port}"
+        """The gateway's id in its session: as given, or host and port (the process, where any port may be taken)."""
+        return self.gateway_id or f"{socket.gethostname()}-{self.port or os.getpid()}"
 
 
 def secret_from(environment: Mapping[str, str], secret_file: Path | None) -> bytes:

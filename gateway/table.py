@@ -11,17 +11,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
+from broker.model.api import EndpointsSnapshot
 from broker.model.replica import EndpointRecord, ReplicaPhase
-
-
-@dataclass(frozen=True, slots=True)
-class RegistrySnapshot:
-    """The whole registry of ``cluster`` at ``revision``, tombstones left out; ``at`` is the broker's lease time."""
-
-    revision: int
-    cluster: str
-    at: float
-    endpoints: tuple[EndpointRecord, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +54,7 @@ class RoutingTable:
         """Whether a change was applied while an earlier one is missing: time for a new snapshot."""
         return bool(self._ahead)
 
-    def replace(self, snapshot: RegistrySnapshot) -> None:
+    def replace(self, snapshot: EndpointsSnapshot) -> None:
         """Take over a snapshot. One of a lower revision than ours is a registry that began anew: it replaces all.
 
         Otherwise records that are newer than the snapshot (changes that overtook it) stay.

@@ -1,8 +1,8 @@
 """What this gateway sees of each model's requests, cut into one ``RequestSummary`` a second. Pure.
 
-What the fields mean here. ``waiting`` are streamed requests without a first token, and any request held for want of
-an endpoint; a request that is not streamed shows no first token, so it counts as waiting only while held. ``held``
-counts the requests that began to be held. ``finished`` are answers that came through whole (also an engine's 4xx)
+What the fields mean here. ``in_flight`` are all open requests, ``held`` those of them that have no endpoint now.
+``waiting`` are the held ones and streamed ones without a first token; a request that is not streamed shows no first
+token, so it counts as waiting only while held. ``finished`` are answers that came through whole (also an engine's 4xx)
 and requests whose user went away; ``failed`` were cut or refused by engines; ``rejected`` found no endpoint in time.
 """
 
@@ -41,7 +41,6 @@ class ModelTally:
         self.arrived = 0
         self.held = 0
         self.ended: Counter[Outcome] = Counter()
-        self.in_flight = 0
         self.time_to_first_token: Counter[int] = Counter()
         self._waiting: dict[int, float] = {}
         self._inter_token: Counter[int] = Counter()
@@ -49,6 +48,10 @@ class ModelTally:
         self._prompt_tokens: Counter[int] = Counter()
         self._output_tokens: Counter[int] = Counter()
         self._at_last_cut: Counter[str] = Counter()
+
+    @property
+    def in_flight(self) -> int:
+        return self.arrived - self.ended.total()
 
     @property
     def waiting(self) -> int:
@@ -89,7 +92,6 @@ class ModelTally:
         """The summary since the last cut."""
         totals = Counter(
             arrived=self.arrived,
-            held=self.held,
             finished=self.ended[Outcome.FINISHED] + self.ended[Outcome.ABANDONED],
             failed=self.ended[Outcome.FAILED],
             rejected=self.ended[Outcome.REJECTED],
@@ -108,7 +110,7 @@ class ModelTally:
             finished=since["finished"],
             failed=since["failed"],
             rejected=since["rejected"],
-            held=since["held"],
+            held=self.held,
             in_flight=self.in_flight,
             waiting=len(self._waiting),
             oldest_waiting_since=next(iter(self._waiting.values()), None),

@@ -115,9 +115,8 @@ class ThresholdPolicy:
         return tuple(dict.fromkeys(needs))
 
     def recommend(self, snapshot: FleetSnapshot, memory: Memory) -> tuple[Recommendation, Memory]:
-        remembered: ThresholdMemory = wire.decode(ThresholdMemory, dict(memory))
         judgements = [_judge(rule, snapshot) for rule in self.parameters.rules]
-        outcome = _decide(judgements, remembered.disarmed, snapshot.now)
+        outcome = _decide(judgements, memory, snapshot.now)
         recommendation = Recommendation(
             target=max(0, snapshot.supply.target + outcome.change),
             baseline=snapshot.minimum,
@@ -131,10 +130,17 @@ class ThresholdPolicy:
             hold=outcome.hold,
             valid_until=outcome.valid_until,
         )
+        return recommendation, self._remember(memory, outcome.disarms, snapshot.now)
+
+    def _remember(self, memory: Memory, disarms: Sequence[Judgement], now: float) -> Memory:
         names = {rule.name for rule in self.parameters.rules}
-        kept = {name: entry for name, entry in remembered.disarmed.items() if name in names}
-        used = {judged.rule.name: Disarmed(snapshot.now, judged.evidence_at) for judged in outcome.disarms}
-        return recommendation, wire.encode(ThresholdMemory(kept | used))
+        known = memory.get("disarmed")
+        if not disarms and isinstance(known, dict) and known.keys() <= names:
+            return memory
+        kept = {name: entry for name, entry in _disarmed(memory).items() if name in names}
+        used = {judged.rule.name: Disarmed(now, judged.evidence_at) for judged in disarms}
+        encoded: Memory = wire.encode(ThresholdMemory(kept | used))
+        return encoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,11 +187,17 @@ def _verdict(rule: Rule, value: float | None, bound: float, freshness: Freshness
     return Verdict.HOLDS if beyond else Verdict.QUIET
 
 
-def _decide(judgements: Sequence[Judgement], disarmed: Mapping[str, Disarmed], now: float) -> _Outcome:
+def _disarmed(memory: Memory) -> Mapping[str, Disarmed]:
+    remembered: ThresholdMemory = wire.decode(ThresholdMemory, memory)
+    return remembered.disarmed
+
+
+def _decide(judgements: Sequence[Judgement], memory: Memory, now: float) -> _Outcome:
     increases = [judged for judged in judgements if judged.rule.change > 0]
     decreases = [judged for judged in judgements if judged.rule.change < 0]
     wanting = [judged for judged in increases if judged.verdict is Verdict.HOLDS]
     if wanting:
+        disarmed = _disarmed(memory)
         fired = [judged for judged in wanting if _armed(judged, disarmed, now)]
         if not fired:
             return _rearming(wanting, disarmed, now)
@@ -196,6 +208,7 @@ def _decide(judgements: Sequence[Judgement], disarmed: Mapping[str, Disarmed], n
         return doubt
     sparing = [judged for judged in decreases if judged.verdict is Verdict.HOLDS]
     if sparing:
+        disarmed = _disarmed(memory)
         fired = [judged for judged in sparing if _armed(judged, disarmed, now)]
         if not fired:
             return _rearming(sparing, disarmed, now)

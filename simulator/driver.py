@@ -18,7 +18,7 @@ from actuators.base import Actuator
 from broker.control.answers import actuator_of, refusal, unknown_listing
 from broker.control.core import BrokerCore
 from broker.control.decide import Policies
-from broker.control.listing import POOL_INTERVAL_S, POOL_PHASE_S, ListingFilter
+from broker.control.listing import POOL_INTERVAL_S, ListingFilter, first_listing_at
 from broker.control.loop import Ran
 from broker.model.errors import ActuatorError
 from broker.model.observation import Observation, Receipt
@@ -33,8 +33,7 @@ class Priority(IntEnum):
     """The order of what happens at one instant."""
 
     ENGINE = 0
-    ARRIVAL = 1
-    TICK = 2
+    TICK = 1
 
 
 def drive(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -64,9 +63,9 @@ class Driver:
         drive(self.core.open(holder, self.now))
         for observation in first:
             self.core.offer(observation)
-        for actuator in self._actuators.values():
+        for index, actuator in enumerate(self._actuators.values()):
             look = functools.partial(self._list, actuator, ListingFilter())
-            self.every(POOL_INTERVAL_S, look, first_at=self.now + POOL_PHASE_S)
+            self.every(POOL_INTERVAL_S, look, first_at=first_listing_at(self.now, index))
 
     def listen(self, listener: Callable[[Ran], None]) -> None:
         """``listener`` is told of every step, at its instant."""

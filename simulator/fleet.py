@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from broker.model.errors import CapacityUnavailable
@@ -12,6 +12,8 @@ from broker.model.replica import ENDED, ObservedReplica, ReplicaPhase, StopMode
 from broker.model.spec import PoolSpec
 from simulator.engine.coalesced import CoalescedEngine
 from simulator.engine.profile import EngineProfile, load_profile
+
+ENDED_KEPT_S = 3600.0
 
 
 @dataclass(slots=True)
@@ -24,7 +26,9 @@ class SimulatedReplica:
     loaded_at: float
     phase: ReplicaPhase = ReplicaPhase.STARTING
     exit_code: int | None = None
+    ended_at: float | None = None
     open_requests: set[str] = field(default_factory=set)
+    shown: ObservedReplica | None = None
 
     @property
     def replica_id(self) -> str:
@@ -32,6 +36,18 @@ class SimulatedReplica:
 
     def serves(self, now: float) -> bool:
         return now >= self.loaded_at and self.phase in (ReplicaPhase.STARTING, ReplicaPhase.STOPPING)
+
+    def listed(self, now: float) -> ObservedReplica:
+        """As its pool shows it; the same object until something changes, which makes listings cheap to compare."""
+        url = f"http://{self.replica_id}" if now >= self.loaded_at else None
+        shown = self.shown
+        if shown is None or (shown.phase, shown.url) != (self.phase, url):
+            launch = self.launch
+            shown = self.shown = ObservedReplica(
+                self.replica_id, launch.model.model_id, launch.generation, self.phase, url,
+                started_at=self.started_at, exit_code=self.exit_code,
+            )  # fmt: skip
+        return shown
 
 
 class SimulatedPool:
@@ -47,28 +63,18 @@ class SimulatedPool:
         self._profile_of = profile_of
         self._ended = ended
         self._now = clock
-        self._by_action: dict[str, str] = {}
+        self._actions: set[str] = set()
 
     async def observe(self) -> PoolSnapshot:
         now = self._now()
-        return PoolSnapshot(self.pool_id, now, now, True, tuple(self._listed(now)), self._pool.gpus)
-
-    def _listed(self, now: float) -> Iterator[ObservedReplica]:
-        for replica in self.replicas.values():
-            launch = replica.launch
-            yield ObservedReplica(
-                replica.replica_id,
-                launch.model.model_id,
-                launch.generation,
-                replica.phase,
-                url=f"http://{replica.replica_id}" if now >= replica.loaded_at else None,
-                started_at=replica.started_at,
-                exit_code=replica.exit_code,
-            )
+        self._forget_before(now - ENDED_KEPT_S)
+        return PoolSnapshot(
+            self.pool_id, now, now, True, tuple(r.listed(now) for r in self.replicas.values()), self._pool.gpus
+        )
 
     async def start(self, launch: Launch) -> Receipt:
         now = self._now()
-        if launch.action_id not in self._by_action:
+        if launch.action_id not in self._actions:
             used = sum(r.launch.model.gpus for r in self.replicas.values() if r.phase not in ENDED)
             if used + launch.model.gpus > self._pool.gpus:
                 raise CapacityUnavailable(f"{self.pool_id} has {self._pool.gpus - used} GPUs left")
@@ -76,7 +82,7 @@ class SimulatedPool:
             self.replicas[launch.replica_id] = SimulatedReplica(
                 launch, CoalescedEngine(profile), now, now + profile.load_time_s
             )
-            self._by_action[launch.action_id] = launch.replica_id
+            self._actions.add(launch.action_id)
         return self._accepted(launch.action_id, launch.replica_id, launch.model.model_id)
 
     async def stop(self, order: Stop) -> Receipt:
@@ -95,7 +101,19 @@ class SimulatedPool:
         wanted = replica.phase is ReplicaPhase.STOPPING
         replica.phase = ReplicaPhase.GONE if wanted else ReplicaPhase.FAILED
         replica.exit_code = exit_code
+        replica.ended_at = self._now()
         self._ended(replica)
+
+    def _forget_before(self, horizon: float) -> None:
+        """Ended replicas stay in the listing as long as a real actuator shows them: a run of weeks must not list all
+        that ever were, twice a second."""
+        old = [
+            name
+            for name, replica in self.replicas.items()
+            if replica.ended_at is not None and replica.ended_at < horizon
+        ]
+        for name in old:
+            del self.replicas[name]
 
     def _accepted(self, action_id: str, replica_id: str, model_id: str) -> Receipt:
         now = self._now()

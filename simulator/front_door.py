@@ -25,6 +25,7 @@ class OpenRequest:
     output_tokens: int
     endpoint: str = ""
     first_token_at: float | None = None
+    refused_by: set[str] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -76,14 +77,19 @@ class FrontDoor:
         self._waiting[request.model_id][request.request_id] = request
 
     def route(self, request: OpenRequest) -> str | None:
-        """The endpoint with the fewest requests in flight, the least recently chosen among equals; None: held."""
-        ready = self._ready[request.model_id]
+        """The endpoint with the fewest requests in flight, the least recently chosen among equals; None: held.
+
+        One that refused this request is not asked again.
+        """
+        ready = self._ready[request.model_id].keys() - request.refused_by
         if not ready:
             self._held[request.model_id][request.request_id] = request
             return None
-        endpoint = min(ready, key=lambda name: (self._in_flight.get(name, 0), ready[name], name))
+        endpoint = min(
+            ready, key=lambda name: (self._in_flight.get(name, 0), self._ready[request.model_id][name], name)
+        )
         self._chosen += 1
-        ready[endpoint] = self._chosen
+        self._ready[request.model_id][endpoint] = self._chosen
         self._in_flight[endpoint] = self._in_flight.get(endpoint, 0) + 1
         request.endpoint = endpoint
         return endpoint
@@ -117,8 +123,9 @@ class FrontDoor:
         del self._in_flight[request.endpoint]
         return True
 
-    def again(self, request: OpenRequest) -> None:
-        """Its replica went away before the first token: it is to be routed once more."""
+    def refused(self, request: OpenRequest) -> None:
+        """Its replica is gone, and no token had come: it is to be routed once more, elsewhere."""
+        request.refused_by.add(request.endpoint)
         self._release(request)
         request.endpoint = ""
 

@@ -16,6 +16,7 @@ from broker.model.ports import Log
 from broker.model.replica import ON_ITS_WAY, ReplicaPhase
 from broker.model.signals import MetricSample
 from broker.model.spec import ModelSpec, SiteSpec
+from broker.model.state import BrokerState
 from simulator.driver import Driver, Priority
 from simulator.engine.profile import EngineProfile
 from simulator.engine.requests import EngineEvent, EngineRequest, Finished, FirstToken
@@ -56,14 +57,14 @@ class Simulation:
         self.settings = settings or SimulationSettings()
         self._began_at = self.settings.start_at - self.settings.warm_up_s
         self._model_id = model_id
-        self._pools = {
+        self.pools = {
             pool.pool_id: SimulatedPool(pool, profile_of, self._replica_ended, lambda: self._driver.now)
             for pool in site.pools
         }
-        self._driver = Driver(log, policies, self._pools, start_at=self._began_at)
+        self._driver = Driver(log, policies, self.pools, start_at=self._began_at)
         self._door = FrontDoor(model.model_id for model in models)
         self._open: dict[str, OpenRequest] = {}
-        self._outcomes: list[RequestOutcome | None] = []
+        self.outcomes: list[RequestOutcome | None] = []
         self._decisions: list[Decision] = []
         self._points: list[ReplicaPoint] = []
         self._engine_due: dict[str, float] = {}
@@ -73,6 +74,11 @@ class Simulation:
         self._driver.every(_SCRAPE_INTERVAL_S, self._scrape, first_at=self._began_at + 0.3)
         self._driver.every(_SUMMARY_INTERVAL_S, self._summarise, first_at=self._began_at + 0.5)
         self._driver.every(_PROBE_INTERVAL_S, self._probe, first_at=self._began_at + 0.4)
+
+    @property
+    def state(self) -> BrokerState:
+        """The broker's state after the last step."""
+        return self._driver.core.loop.state
 
     def run(
         self, requests: Iterable[TraceRequest], *, trace: Callable[[], TraceCounts] | None = None,
@@ -98,7 +104,7 @@ class Simulation:
     def _arrive(self, request: TraceRequest, at: float) -> None:
         name = f"r{self._seen}"
         self._seen += 1
-        self._outcomes.append(None)
+        self.outcomes.append(None)
         opened = OpenRequest(
             name, self._model_id, self._seen - 1, at, max(1, request.prompt_tokens), max(1, request.output_tokens)
         )
@@ -107,15 +113,10 @@ class Simulation:
         self._hand_over(opened)
 
     def _hand_over(self, request: OpenRequest) -> None:
-        endpoint = self._door.route(request)
-        if endpoint is None:
+        replica = self._route(request)
+        if replica is None:
             return
-        replica = self._replica(endpoint)
         now = self._driver.now
-        if replica is None or replica.phase is not ReplicaPhase.STARTING:
-            self._door.again(request)  # refused at the door: the registry will catch up in a moment
-            self._driver.at(now + 0.05, lambda: self._hand_over(request) if request.request_id in self._open else None)
-            return
         engine = replica.engine
         self._take_events(replica, engine.advance(now))
         try:
@@ -126,8 +127,17 @@ class Simulation:
         replica.open_requests.add(request.request_id)
         self._schedule(replica)
 
+    def _route(self, request: OpenRequest) -> SimulatedReplica | None:
+        """The replica that takes it. None if it is held; until the registry catches up some refuse connections."""
+        while (endpoint := self._door.route(request)) is not None:
+            replica = self._replica(endpoint)
+            if replica is not None and replica.phase is ReplicaPhase.STARTING:
+                return replica
+            self._door.refused(request)
+        return None
+
     def _replica(self, replica_id: str) -> SimulatedReplica | None:
-        return next((pool.replicas[replica_id] for pool in self._pools.values() if replica_id in pool.replicas), None)
+        return next((pool.replicas[replica_id] for pool in self.pools.values() if replica_id in pool.replicas), None)
 
     def _schedule(self, replica: SimulatedReplica) -> None:
         """One heap entry for each change of an engine's next event; those overtaken do nothing."""
@@ -161,7 +171,7 @@ class Simulation:
     def _close(self, request: OpenRequest, at: float, outcome: Outcome) -> None:
         del self._open[request.request_id]
         idle = self._door.leave(request, at, finished=outcome is Outcome.FINISHED)
-        self._outcomes[request.index] = self._outcome(request, at, outcome)
+        self.outcomes[request.index] = self._outcome(request, at, outcome)
         if idle:
             self._driver.at(self._driver.now + _REPORT_DELAY_S, self._report_if_draining)
 
@@ -186,7 +196,7 @@ class Simulation:
     # -- replicas
 
     def _pool_of(self, replica: SimulatedReplica) -> SimulatedPool:
-        return self._pools[replica.launch.pool_id]
+        return self.pools[replica.launch.pool_id]
 
     def _replica_ended(self, replica: SimulatedReplica) -> None:
         """Open requests of a replica that exits: cut if tokens had come, else routed again."""
@@ -195,7 +205,7 @@ class Simulation:
         for name in sorted(replica.open_requests):
             request = self._open[name]
             if request.first_token_at is None:
-                self._door.again(request)
+                self._door.refused(request)
                 self._hand_over(request)
             else:
                 self._close(request, now, Outcome.CUT)
@@ -210,7 +220,7 @@ class Simulation:
     # -- what the broker sees
 
     def _serving(self) -> Iterator[SimulatedReplica]:
-        for pool in self._pools.values():
+        for pool in self.pools.values():
             yield from (replica for replica in pool.replicas.values() if replica.serves(self._driver.now))
 
     def _scrape(self) -> None:
@@ -239,15 +249,13 @@ class Simulation:
         self._driver.offer(self._door.report(now))
 
     def _report_if_draining(self) -> None:
-        state = self._driver.core.loop.state
-        if any(model.draining for model in state.models.values()):
+        if any(model.draining for model in self.state.models.values()):
             self._driver.offer(self._door.report(self._driver.now))
 
     def _probe(self) -> None:
         now = self._driver.now
-        state = self._driver.core.loop.state
         for replica in self._serving():
-            record = state.replicas_of(replica.launch.model.model_id).get(replica.replica_id)
+            record = self.state.replicas_of(replica.launch.model.model_id).get(replica.replica_id)
             if record is not None and record.phase in ON_ITS_WAY:
                 self._driver.offer(Probe(replica.replica_id, record.model_id, ProbeVerdict.READY, now, now))
 
@@ -257,10 +265,10 @@ class Simulation:
         now = self._driver.now
         self._decisions.extend(ran.plan.decisions)
         if ran.touched:
-            replicas = self._driver.core.loop.state.replicas_of(self._model_id).values()
-            self._points.append(
-                ReplicaPoint.of(max(0.0, now - self.settings.start_at), (replica.phase for replica in replicas))
-            )
+            replicas = self.state.replicas_of(self._model_id).values()
+            point = ReplicaPoint.of(max(0.0, now - self.settings.start_at), (replica.phase for replica in replicas))
+            if not self._points or self._points[-1].phases != point.phases:
+                self._points.append(point)
         if ran.registry:
             for request in self._door.apply(ran.registry):
                 self._hand_over(request)
@@ -268,8 +276,8 @@ class Simulation:
 
     def _summary(self, trace: Callable[[], TraceCounts] | None) -> RunSummary:
         for request in self._open.values():
-            self._outcomes[request.index] = self._outcome(request, None, Outcome.UNFINISHED)
-        outcomes = [outcome for outcome in self._outcomes if outcome is not None]
+            self.outcomes[request.index] = self._outcome(request, None, Outcome.UNFINISHED)
+        outcomes = [outcome for outcome in self.outcomes if outcome is not None]
         if len(outcomes) != self._seen:
             raise InvariantViolated(9, f"{self._seen} requests arrived, {len(outcomes)} are accounted for")
         return summarise(

@@ -29,10 +29,10 @@ class Tokens:
 
     by_scope: Mapping[Scope, str] = field(repr=False)
 
-    def allows(self, presented: str, wanted: frozenset[Scope]) -> bool:
-        """Whether the presented token has one of the ``wanted`` scopes. Every token is compared, whatever matches."""
-        granted: set[Scope] = set()
+    def scopes_of(self, presented: str) -> frozenset[Scope]:
+        """What the presented token may do; nothing if it is none of ours. Every token is compared, whatever matches."""
+        granted: frozenset[Scope] = frozenset()
         for scope, token in self.by_scope.items():
-            if token and hmac.compare_digest(token.encode(), presented.encode()):
+            if hmac.compare_digest(token.encode(), presented.encode()) and token:
                 granted |= _INCLUDES[scope]
-        return bool(granted & wanted)
+        return granted

@@ -1,73 +1,80 @@
 """The broker's HTTP API: what gateways follow, what operators ask and order. ``docs/http-api.md`` tells it in prose.
 
-Handlers read the committed state and offer observations; none of them decides anything.
+Handlers read the committed state and offer observations; none of them decides anything. What an operator orders is
+answered when it is written down, not before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import json
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Header, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
-from starlette.exceptions import HTTPException
+import structlog
+from fastapi import APIRouter, Depends, FastAPI, Path, Query
+from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.security import HTTPBearer
+from pydantic import FiniteFloat
 
 from broker.app import metrics
 from broker.app.access import Scope, Tokens
-from broker.app.feed import Feed, prometheus_targets, snapshot_body
+from broker.app.bodies import (
+    Author,
+    DecisionList,
+    ExplainedDecision,
+    GatewaySessionBody,
+    Health,
+    LatestSnapshot,
+    ModelList,
+    ModelStatus,
+    OverrideBody,
+    OverrideTaken,
+    PauseBody,
+    PauseTaken,
+    ReplicaList,
+    SessionTaken,
+    SmallestChange,
+    TargetGroup,
+)
+from broker.app.feed import EventStream, Feed, endpoints_snapshot, prometheus_targets
+from broker.app.guard import BodyLimit, Problem, add_errors, guarded
+from broker.app.openapi import answers, document
 from broker.app.runtime import Runtime
 from broker.control.explain import Explanation
 from broker.model import wire
+from broker.model.api import EndpointsSnapshot
 from broker.model.errors import LogError, WireError
 from broker.model.observation import GatewayReport, Override, OverrideCleared, PauseChanged, PauseScope
 from broker.model.signals import RequestSummary
+from broker.model.spec import JsonValue
 from broker.model.state import ModelState
+
+logger = structlog.get_logger("broker")
 
 Explain = Callable[[str], Awaitable[Explanation | None]]
 """The explanation of a model's last decision, None if there is none yet."""
 
+MOST_DECISIONS = 10_000
+_DEAD_LETTERS_PER_REPORT = 20
+_DEAD_LETTER_CHARACTERS = 1000
 
-class GatewaySessionBody(BaseModel):
-    """A gateway's heartbeat; ``summaries`` are RequestSummary objects (``docs/schemas``)."""
+_ASKED = (401, 403, 404, 422, 503)
+_ORDERED = (401, 403, 404, 409, 422, 503)
 
-    model_config = ConfigDict(extra="ignore")
-    boot_id: str = Field(min_length=1, max_length=200)
-    sequence: int = Field(ge=0)
-    applied_revision: int = Field(ge=0)
-    observed_at: FiniteFloat
-    in_flight: dict[str, Annotated[int, Field(ge=0)]] = {}
-    closed: bool = False
-    summaries: list[dict[str, Any]] = Field(default=[], max_length=10_000)
-
-
-class OverrideBody(BaseModel):
-    """``target`` null holds the present one."""
-
-    model_config = ConfigDict(extra="forbid")
-    model_id: str
-    target: int | None = Field(default=None, ge=0)
-    for_s: float = Field(gt=0, le=366 * 86400)
-    because: str = Field(min_length=1, max_length=1000)
-    author: str = Field(min_length=1, max_length=200)
-
-
-class PauseBody(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    scope: Literal["all", "pool", "model"]
-    name: str = ""
-    paused: bool
-    because: str = Field(min_length=1, max_length=1000)
-    author: str = Field(min_length=1, max_length=200)
+_OUT = (
+    DecisionList, EndpointsSnapshot, ExplainedDecision, Health, LatestSnapshot, ModelList, OverrideTaken, PauseTaken,
+    ReplicaList, SessionTaken, TargetGroup,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class ApiParts:
-    """What the API stands on."""
+    """What the API stands on. ``feed`` is closed by who serves the API, so that open streams end when it stops."""
 
     runtime: Runtime
+    feed: Feed
     tokens: Tokens
     explain: Explain
     version: str
@@ -75,182 +82,235 @@ class ApiParts:
 
 def create_api(parts: ApiParts) -> FastAPI:
     """The application; served by uvicorn in the composition root."""
-    app = FastAPI(title="Tidegate broker", version=parts.version, docs_url=None, redoc_url=None)
-    _add_errors(app)
-    _add_health(app, parts)
-    _add_registry(app, parts)
-    _add_reading(app, parts)
-    _add_operating(app, parts)
+    app = FastAPI(docs_url=None, redoc_url=None)
+    app.add_middleware(BodyLimit)
+    add_errors(app)
+    routers = [
+        _health(parts), _registry(parts), _gateways(parts), _reading(parts), _operating(parts),
+    ]  # fmt: skip
+    for router in routers:
+        app.include_router(router)
+    app.openapi = lambda: document(app.routes, _OUT)  # type: ignore[method-assign]  # FastAPI's documented way
     return app
 
 
-class Problem(Exception):
-    """Ends a request with an error in the API's own form."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status, self.code = status, code
+def _router(parts: ApiParts, *scopes: Scope) -> APIRouter:
+    bearer = HTTPBearer(scheme_name="token", auto_error=False)  # for the document; the route class checks
+    return APIRouter(route_class=guarded(parts.tokens, *scopes), dependencies=[Depends(bearer)])
 
 
-def _add_errors(app: FastAPI) -> None:
-    @app.exception_handler(Problem)
-    async def problem(_: Request, error: Problem) -> JSONResponse:
-        headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
-        body = {"error": {"code": error.code, "message": str(error)}}
-        return JSONResponse(body, status_code=error.status, headers=headers)
-
-    @app.exception_handler(HTTPException)
-    async def http_error(_: Request, error: HTTPException) -> JSONResponse:
-        return JSONResponse({"error": {"code": "http", "message": error.detail}}, status_code=error.status_code)
-
-    @app.exception_handler(RequestValidationError)
-    async def validation_error(_: Request, error: RequestValidationError) -> JSONResponse:
-        problems = [f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors()]
-        return JSONResponse({"error": {"code": "invalid", "message": "; ".join(problems)}}, status_code=422)
-
-    @app.exception_handler(LogError)
-    async def log_error(_: Request, error: LogError) -> JSONResponse:
-        return JSONResponse({"error": {"code": "log", "message": str(error)}}, status_code=503)
+def _json(body: Any) -> JSONResponse:
+    return JSONResponse(wire.encode(body))
 
 
-def _guard(tokens: Tokens, *scopes: Scope) -> Any:
-    """A dependency that lets only holders of one of ``scopes`` pass."""
-    wanted = frozenset(scopes)
+def _health(parts: ApiParts) -> APIRouter:
+    runtime, router = parts.runtime, APIRouter()
+    told = answers(Health, words="They do.")
+    told["responses"][503] = told["responses"][200] | {"description": "They do not."}
 
-    def check(authorization: Annotated[str, Header()] = "") -> None:
-        scheme, _, token = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not token:
-            raise Problem(401, "unauthorized", "send a token as 'Authorization: Bearer TOKEN'")
-        if not tokens.allows(token.strip(), wanted):
-            needed = " or ".join(sorted(scope.value for scope in wanted))
-            raise Problem(403, "forbidden", f"this token may not do that; it needs the scope {needed}")
-
-    return Depends(check)
-
-
-def _add_health(app: FastAPI, parts: ApiParts) -> None:
-    runtime = parts.runtime
-
-    @app.get("/healthz", summary="Whether the broker leads and its steps go on")
+    @router.get("/healthz", summary="Whether the broker leads and its steps go on", **told)
     async def healthz() -> JSONResponse:
-        last = runtime.last_run_at
-        age_s = None if last is None else runtime.clock.now() - last
-        healthy = runtime.log_problem is None
-        body = {
-            "status": "ok" if healthy else "degraded",
-            "leader": runtime.core.loop.epoch is not None,
-            "epoch": runtime.core.loop.epoch.number if runtime.core.loop.epoch else None,
-            "last_step_age_s": age_s,
-            "problem": runtime.log_problem,
-        }
-        return JSONResponse(body, status_code=200 if healthy else 503)
+        """503 with the same body while steps do not go on. No token is asked for."""
+        last, epoch, problem = runtime.last_run_at, runtime.core.loop.epoch, runtime.problem
+        body = Health(
+            status="ok" if problem is None else "degraded",
+            leader=epoch is not None,
+            epoch=None if epoch is None else epoch.number,
+            last_step_age_s=None if last is None else max(0.0, runtime.clock.now() - last),
+            problem=problem,
+            version=parts.version,
+        )
+        return JSONResponse(wire.encode(body), status_code=200 if problem is None else 503)
+
+    return router
 
 
-def _add_registry(app: FastAPI, parts: ApiParts) -> None:
-    runtime, readers = parts.runtime, _guard(parts.tokens, Scope.READ, Scope.GATEWAY)
-    feed = Feed(runtime)
+def _registry(parts: ApiParts) -> APIRouter:
+    runtime, router = parts.runtime, _router(parts, Scope.READ, Scope.GATEWAY)
 
-    @app.get("/v1/endpoints", dependencies=[readers], summary="The published endpoints")
-    async def endpoints() -> dict[str, Any]:
-        return snapshot_body(runtime.core.loop.state, runtime.clock.now())
+    @router.get("/v1/endpoints", summary="The published endpoints", **answers(EndpointsSnapshot, 401, 403, 503))
+    async def endpoints() -> JSONResponse:
+        """Ready and draining ones. Scopes: read, gateway."""
+        _require_first_step(runtime)
+        return _json(endpoints_snapshot(runtime))
 
-    @app.get("/v1/endpoints/stream", dependencies=[readers], summary="Snapshot, then changes, as server-sent events")
-    async def stream() -> StreamingResponse:
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(feed.events(), media_type="text/event-stream", headers=headers)
-
-    @app.put(
-        "/v1/gateways/{gateway_id}",
-        dependencies=[_guard(parts.tokens, Scope.GATEWAY)],
-        summary="A gateway's session: applied revision, requests in flight, summaries",
+    @router.get(
+        "/v1/endpoints/stream",
+        summary="Snapshot, then changes, as server-sent events",
+        **answers(None, 401, 403, 503, kind=EventStream, words="Events `snapshot`, `change` and `lease`."),
     )
-    async def gateway_session(gateway_id: str, body: GatewaySessionBody) -> dict[str, int]:
+    async def stream() -> EventStream:
+        """`snapshot` first (and again should a change have been missed), then `change` by rising revision, `lease`
+        each second while the broker's steps go on. The `id` of an event is its revision. Scopes: read, gateway."""
+        _require_first_step(runtime)
+        return EventStream(parts.feed.events())
+
+    @router.get("/v1/prometheus/targets", summary="Prometheus http_sd", **answers(TargetGroup, 401, 403, is_list=True))
+    async def targets() -> JSONResponse:
+        """One target for each published endpoint. Scopes: read, gateway."""
+        return JSONResponse([wire.encode(group) for group in prometheus_targets(runtime.core.loop.state)])
+
+    return router
+
+
+def _gateways(parts: ApiParts) -> APIRouter:
+    runtime, router = parts.runtime, _router(parts, Scope.GATEWAY)
+
+    @router.put("/v1/gateways/{gateway_id}", summary="A gateway's session", **answers(SessionTaken, 401, 403, 413, 422))
+    async def gateway_session(
+        gateway_id: Annotated[str, Path(max_length=200)], body: GatewaySessionBody
+    ) -> JSONResponse:
+        """Applied revision, requests in flight, summaries. A `sequence` must rise, or it is ignored. Scope: gateway."""
         now = runtime.clock.now()
-        for raw in body.summaries:
-            stamped = raw | {"gateway_id": gateway_id, "boot_id": body.boot_id, "received_at": now}
-            try:
-                runtime.observe(wire.decode(RequestSummary, stamped))
-            except WireError as error:
-                await runtime.log.append("dead-letters", [{"topic": "requests", "at": now, "reason": str(error)}])
+        bad = [
+            (raw, problem)
+            for raw in body.summaries
+            if (problem := _observe(runtime, raw, gateway_id, body.boot_id, now))
+        ]
+        if bad:
+            await _set_aside(runtime, gateway_id, bad, now)
         runtime.offer(
             GatewayReport(
                 gateway_id, body.boot_id, body.sequence, body.applied_revision, body.observed_at, now,
                 body.in_flight, body.closed,
             )
         )  # fmt: skip
-        return {"revision": runtime.core.loop.state.control.revision}
+        return _json(SessionTaken(runtime.core.loop.state.control.revision))
 
-    @app.get("/v1/prometheus/targets", dependencies=[readers], summary="Prometheus http_sd")
-    async def targets() -> list[dict[str, Any]]:
-        return prometheus_targets(runtime.core.loop.state)
+    return router
 
 
-def _add_reading(app: FastAPI, parts: ApiParts) -> None:
-    runtime, readers = parts.runtime, _guard(parts.tokens, Scope.READ)
+def _observe(runtime: Runtime, raw: Any, gateway_id: str, boot_id: str, now: float) -> str:
+    """Take one summary; the problem with it, empty if there is none."""
+    if not isinstance(raw, dict):
+        return "this is not an object"
+    try:
+        stamped = raw | {"gateway_id": gateway_id, "boot_id": boot_id, "received_at": now}
+        runtime.observe(wire.decode(RequestSummary, stamped))
+    except WireError as error:
+        return str(error)
+    return ""
 
-    @app.get("/v1/models", dependencies=[readers], summary="Models with target, phases, override, breaker")
-    async def models() -> dict[str, Any]:
+
+async def _set_aside(runtime: Runtime, gateway_id: str, bad: Sequence[tuple[Any, str]], now: float) -> None:
+    """Bad summaries go to the dead letters, a bounded part of them: what sends garbage may send much of it."""
+    logger.warning("summaries_refused", gateway_id=gateway_id, count=len(bad), first_problem=bad[0][1])
+    letters: list[JsonValue] = [
+        {
+            "topic": "requests",
+            "at": now,
+            "gateway_id": gateway_id,
+            "reason": problem,
+            "message": json.dumps(raw)[:_DEAD_LETTER_CHARACTERS],
+        }
+        for raw, problem in bad[:_DEAD_LETTERS_PER_REPORT]
+    ]
+    try:
+        await runtime.log.append("dead-letters", letters)
+    except LogError as error:
+        logger.warning("dead_letters_lost", count=len(letters), problem=str(error))
+
+
+def _reading(parts: ApiParts) -> APIRouter:
+    runtime, router = parts.runtime, _router(parts, Scope.READ)
+
+    @router.get("/v1/models", summary="Models with target, phases, override, breaker", **answers(ModelList, 401, 403))
+    async def models() -> JSONResponse:
+        """Scope: read."""
+        found = tuple(_status(model, runtime) for model in runtime.core.loop.state.models.values())
+        return _json(ModelList(runtime.clock.now(), found))
+
+    @router.get("/v1/replicas", summary="The broker's record of each replica", **answers(ReplicaList, *_ASKED))
+    async def replicas(model: str | None = None) -> JSONResponse:
+        """Scope: read."""
+        if model is not None:
+            _known_model(runtime, model)
         state = runtime.core.loop.state
-        return {"now": runtime.clock.now(), "models": [_model_row(m, runtime) for m in state.models.values()]}
+        members = tuple(r for name, rs in state.replicas.items() if model in (None, name) for r in rs.values())
+        return _json(ReplicaList(runtime.clock.now(), members))
 
-    @app.get("/v1/replicas", dependencies=[readers], summary="The broker's record of each replica")
-    async def replicas(model: str | None = None) -> dict[str, Any]:
-        state = runtime.core.loop.state
-        members = [r for name, rs in state.replicas.items() if model in (None, name) for r in rs.values()]
-        return {"now": runtime.clock.now(), "replicas": [wire.encode(replica) for replica in members]}
+    @router.get("/v1/decisions", summary="Decisions, newest first", **answers(DecisionList, 401, 403, 422, 503))
+    async def decisions(
+        model: str | None = None,
+        limit: Annotated[int, Query(ge=1, le=MOST_DECISIONS)] = 100,
+        since: Annotated[FiniteFloat, Query()] = 0.0,
+    ) -> JSONResponse:
+        """The newest `limit` of those not older than `since` (seconds since the Unix epoch). Scope: read."""
+        return _json(DecisionList(tuple(await runtime.log.decisions(model, since=since, limit=limit))))
 
-    @app.get("/v1/decisions", dependencies=[readers], summary="Decisions, newest first")
-    async def decisions(model: str | None = None, limit: int = 100, since: float = 0.0) -> dict[str, Any]:
-        found = await runtime.log.decisions(model, since=since, limit=max(1, min(limit, 10_000)))
-        return {"decisions": [wire.encode(decision) for decision in found]}
-
-    @app.get("/v1/explain/{model_id}", dependencies=[readers], summary="The last decision in words")
-    async def explain(model_id: str) -> dict[str, Any]:
+    @router.get("/v1/explain/{model_id}", summary="The last decision in words", **answers(ExplainedDecision, *_ASKED))
+    async def explain(model_id: str) -> JSONResponse:
+        """Why it was taken, and the smallest change of input that would have changed it. Scope: read."""
         _known_model(runtime, model_id)
         explanation = await parts.explain(model_id)
         if explanation is None:
             raise Problem(404, "no_decision", f"nothing has been decided for {model_id!r} yet")
-        return explanation_body(explanation)
+        return _json(_explained(explanation))
 
-    @app.get("/v1/signals/{model_id}", dependencies=[readers], summary="The latest snapshot of a model")
-    async def signals(model_id: str) -> dict[str, Any]:
-        snapshot = _known_model(runtime, model_id).snapshot
-        return {"snapshot": None if snapshot is None else wire.encode(snapshot)}
+    @router.get("/v1/signals/{model_id}", summary="The latest snapshot of a model", **answers(LatestSnapshot, *_ASKED))
+    async def signals(model_id: str) -> JSONResponse:
+        """Scope: read."""
+        return _json(LatestSnapshot(_known_model(runtime, model_id).snapshot))
 
-    @app.get("/metrics", dependencies=[readers], response_class=PlainTextResponse, summary="The broker's own metrics")
-    async def own_metrics() -> str:
-        return metrics.render(runtime)
+    @router.get(
+        "/metrics",
+        summary="The broker's own metrics",
+        **answers(None, 401, 403, kind=PlainTextResponse, words="Prometheus's text form."),
+    )
+    async def own_metrics() -> PlainTextResponse:
+        """Scope: read."""
+        return PlainTextResponse(metrics.render(runtime), media_type=metrics.MEDIA_TYPE)
+
+    return router
 
 
-def _add_operating(app: FastAPI, parts: ApiParts) -> None:
-    runtime, operators = parts.runtime, _guard(parts.tokens, Scope.OPERATE)
+def _operating(parts: ApiParts) -> APIRouter:
+    runtime, router = parts.runtime, _router(parts, Scope.OPERATE)
 
-    @app.post("/v1/overrides", dependencies=[operators], summary="Set or hold a model's target for a time")
-    async def override(body: OverrideBody) -> dict[str, Any]:
-        _known_model(runtime, body.model_id)
+    @router.post(
+        "/v1/overrides", summary="Set or hold a model's target for a time", **answers(OverrideTaken, *_ORDERED)
+    )
+    async def override(body: OverrideBody) -> JSONResponse:
+        """Answered when it is durable, with the target that the next step made of it. Scope: operate."""
+        if _known_model(runtime, body.model_id).retired:
+            raise Problem(409, "retired", f"{body.model_id!r} is no longer in the policies; it is being drained")
         now = runtime.clock.now()
-        await runtime.order(Override(body.model_id, body.author, body.because, now, now + body.for_s, body.target))
-        return {"until": now + body.for_s}
+        until = now + body.for_s
+        await runtime.record(Override(body.model_id, body.author, body.because, now, until, body.target))
+        return _json(OverrideTaken(body.model_id, _known_model(runtime, body.model_id).target, until))
 
-    @app.delete("/v1/overrides/{model_id}", dependencies=[operators], summary="Take an override back")
-    async def clear_override(model_id: str, author: str = "api") -> dict[str, Any]:
+    @router.delete("/v1/overrides/{model_id}", summary="Take an override back", **answers(OverrideTaken, *_ORDERED))
+    async def clear_override(model_id: str, author: Annotated[Author, Query()] = "api") -> JSONResponse:
+        """Success too if there is none. Scope: operate."""
         _known_model(runtime, model_id)
-        await runtime.order(OverrideCleared(model_id, author, runtime.clock.now()))
-        return {}
+        await runtime.record(OverrideCleared(model_id, author, runtime.clock.now()))
+        return _json(OverrideTaken(model_id, _known_model(runtime, model_id).target, None))
 
-    @app.post("/v1/pauses", dependencies=[operators], summary="Freeze or thaw starts and stops")
-    async def pause(body: PauseBody) -> dict[str, Any]:
+    @router.post("/v1/pauses", summary="Freeze or thaw starts and stops", **answers(PauseTaken, *_ORDERED))
+    async def pause(body: PauseBody) -> JSONResponse:
+        """What serves keeps serving. Answered when it is durable. Scope: operate."""
         state, scope = runtime.core.loop.state, PauseScope(body.scope)
+        if scope is PauseScope.ALL and body.name:
+            raise Problem(422, "invalid", f"body.name: the scope all has no name, not {body.name!r}")
         known = {PauseScope.MODEL: set(state.models), PauseScope.POOL: set(state.pools)}.get(scope)
         if known is not None and body.name not in known:
             names = ", ".join(sorted(known)) or "none"
             raise Problem(404, f"no_such_{scope}", f"there is no {scope} {body.name!r}; known are: {names}")
-        name = "" if scope is PauseScope.ALL else body.name
-        await runtime.order(PauseChanged(scope, name, body.paused, body.author, body.because, runtime.clock.now()))
-        return {}
+        now = runtime.clock.now()
+        await runtime.record(PauseChanged(scope, body.name, body.paused, body.author, body.because, now))
+        return _json(PauseTaken(scope.value, body.name, body.paused))
+
+    return router
+
+
+def _require_first_step(runtime: Runtime) -> None:
+    """A registry that was never read must not look like an empty one."""
+    if runtime.core.loop.state.control.site is None:
+        raise Problem(503, "starting", "the broker has not made its first step yet; ask again", {"Retry-After": "1"})
 
 
 def _known_model(runtime: Runtime, model_id: str) -> ModelState:
+    _require_first_step(runtime)
     models = runtime.core.loop.state.models
     if model_id not in models:
         names = ", ".join(sorted(models)) or "none"
@@ -258,38 +318,27 @@ def _known_model(runtime: Runtime, model_id: str) -> ModelState:
     return models[model_id]
 
 
-def _model_row(model: ModelState, runtime: Runtime) -> dict[str, Any]:
-    phases: dict[str, int] = {}
-    for replica in runtime.core.loop.state.replicas_of(model.model_id).values():
-        phases[replica.phase.value] = phases.get(replica.phase.value, 0) + 1
-    return {
-        "model_id": model.model_id,
-        "target": model.target,
-        "baseline": model.baseline,
-        "minimum": model.spec.minimum,
-        "maximum": model.spec.maximum,
-        "policy": model.spec.policy.kind,
-        "retired": model.retired,
-        "phases": phases,
-        "override": None if model.override is None else wire.encode(model.override),
-        "breaker": wire.encode(model.breaker),
-        "last_code": model.last_code,
-    }
+def _status(model: ModelState, runtime: Runtime) -> ModelStatus:
+    replicas = runtime.core.loop.state.replicas_of(model.model_id).values()
+    return ModelStatus(
+        model_id=model.model_id,
+        target=model.target,
+        baseline=model.baseline,
+        minimum=model.spec.minimum,
+        maximum=model.spec.maximum,
+        policy=model.spec.policy.kind,
+        retired=model.retired,
+        phases=Counter(replica.phase.value for replica in replicas),
+        override=model.override,
+        breaker=model.breaker,
+        last_code=model.last_code,
+    )
 
 
-def explanation_body(explanation: Explanation) -> dict[str, Any]:
-    """The wire form of an explanation: the decision, its words, and the smallest change that flips it."""
+def _explained(explanation: Explanation) -> ExplainedDecision:
     smallest = explanation.smallest
-    return {
-        "decision": wire.encode(explanation.decision),
-        "words": list(explanation.words),
-        "smallest_change": None
-        if smallest is None
-        else {
-            "words": smallest.words,
-            "target": smallest.target,
-            "signal": smallest.signal,
-            "was": smallest.was,
-            "becomes": smallest.becomes,
-        },
-    }
+    change = None
+    if smallest is not None:
+        signal = None if smallest.signal is None else smallest.signal.value
+        change = SmallestChange(smallest.words, smallest.target, signal, smallest.was, smallest.becomes)
+    return ExplainedDecision(explanation.decision, explanation.words, change)

@@ -4,20 +4,58 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Protocol
+
+import structlog
+
+logger = structlog.get_logger("broker")
 
 SHORTEST_SLEEP_S = 0.001
 LONGEST_SLEEP_S = 10.0
+CATCH_UP_PACE = 0.9
+"""How fast time goes while the wall clock is behind: timers stay nearly true, and an hour is made good in ten."""
 
 
 class SystemClock:
-    """``broker.model.ports.Clock`` on the machine's clocks."""
+    """``broker.model.ports.Clock`` on the machine's clocks: the wall clock's time, which never goes back here.
+
+    Where the wall clock is set back, time goes on at nine tenths of its pace until the wall clock has caught up:
+    every timer of the broker compares with ``now``, and would otherwise stand still for as long as the step was.
+    """
+
+    def __init__(
+        self,
+        wall: Callable[[], float] = time.time,  # noqa: TID251 - the one place that reads the wall clock
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._wall = wall
+        self._monotonic = monotonic
+        self._last = wall()
+        self._read_at = monotonic()
+        self._behind = False
 
     def now(self) -> float:
-        return time.time()  # noqa: TID251 - the one place that reads the wall clock
+        wall, read_at = self._wall(), self._monotonic()
+        if wall < self._last:
+            self._tell_once(self._last - wall)
+            self._last += CATCH_UP_PACE * (read_at - self._read_at)
+        else:
+            self._last, self._behind = wall, False
+        self._read_at = read_at
+        return self._last
+
+    def not_before(self, when: float) -> None:
+        """Time goes on from ``when``, if that is later: what was written down before a restart lies in the past."""
+        self._last = max(self.now(), when)
 
     def monotonic(self) -> float:
-        return time.monotonic()
+        return self._monotonic()
+
+    def _tell_once(self, behind_s: float) -> None:
+        if not self._behind:
+            logger.warning("clock_went_back", behind_s=behind_s, action="time goes on slower until it has caught up")
+        self._behind = True
 
     async def sleep_until(self, when: float) -> None:
         await _sleep_until(self, when)

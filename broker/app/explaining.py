@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from broker.control.decide import Policies
 from broker.control.explain import Explanation, Situation, explain
 from broker.control.replay import replay
@@ -9,27 +11,40 @@ from broker.model.plan import Decision
 from broker.model.ports import Checkpoint, Log
 
 
+class Explainer:
+    """Explains in a thread of its own, one question at a time: a replay takes seconds that steps must not wait for."""
+
+    def __init__(self, log: Log, policies: Policies) -> None:
+        self._log = log
+        self._policies = policies
+        self._one = asyncio.Semaphore(1)
+
+    async def __call__(self, model_id: str) -> Explanation | None:
+        async with self._one:
+            return await asyncio.to_thread(asyncio.run, explain_last(self._log, self._policies, model_id))
+
+
 async def explain_last(log: Log, policies: Policies, model_id: str) -> Explanation | None:
-    """The explanation of the newest decision on ``model_id`` that is still kept; None if there is none.
-
-    Starts from the newest checkpoint, and from older ones only if no later step decided on the model.
-    """
-    starts: list[Checkpoint | None] = [None, *[checkpoint async for checkpoint in log.checkpoints()]]
-    for start in reversed(starts):
-        found = await _last_decision(log, policies, model_id, start)
-        if found is not None:
-            situation, decision = found
-            return explain(situation, decision, policies)
-    return None
+    """The explanation of the newest decision on ``model_id`` that is still kept; None if there is none."""
+    found = await log.decisions(model_id, limit=1)
+    if not found:
+        return None
+    situation = await _situation_of(log, policies, found[0])
+    return None if situation is None else explain(situation, found[0], policies)
 
 
-async def _last_decision(
-    log: Log, policies: Policies, model_id: str, start: Checkpoint | None
-) -> tuple[Situation, Decision] | None:
-    found: tuple[Situation, Decision] | None = None
+async def _situation_of(log: Log, policies: Policies, decision: Decision) -> Situation | None:
+    """Replayed from the newest checkpoint before the decision; None if its step is kept no more."""
+    start: Checkpoint | None = None
+    async for checkpoint in log.checkpoints():
+        if checkpoint.now >= decision.now:
+            break
+        start = checkpoint
+    found: Situation | None = None
     async for replayed in replay(log, policies, start=start):
-        for decision in replayed.result.plan.decisions:
-            if decision.model_id == model_id:
-                record = replayed.record
-                found = Situation(replayed.before, record.observations, record.now), decision
+        record = replayed.record
+        if record.now > decision.now:
+            break
+        if decision in record.decisions:
+            found = Situation(replayed.before, record.observations, record.now)
     return found

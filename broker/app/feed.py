@@ -1,4 +1,4 @@
-"""The registry as it goes out: a snapshot, live changes as server-sent events, and two forms other tools read.
+"""The registry as it goes out: a snapshot, live changes as server-sent events, and Prometheus's form.
 
 All of them are projections of the committed state; none is written to by anything else.
 """
@@ -7,27 +7,33 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import tempfile
-from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Any
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 import structlog
+from fastapi.responses import StreamingResponse
+from starlette.types import Send
 
+from broker.app.bodies import TargetGroup
 from broker.app.runtime import Runtime
 from broker.control.draft import endpoint_record
 from broker.model import wire
+from broker.model.api import EndpointsSnapshot
 from broker.model.replica import EndpointRecord
 from broker.model.state import BrokerState
 
 logger = structlog.get_logger("broker")
 
-_LEASE_INTERVAL_S = 1.0
-_QUEUE_LIMIT = 1000
+LEASE_INTERVAL_S = 1.0
+CHANGES_KEPT = 1000
+"""Changes that wait for one follower; one that is further behind is cut off."""
+
+_SEND_TIMEOUT_S = 10.0
+_KEEP_ALIVE = ": the broker is there, its steps do not go on\n\n"
 
 
-def published_endpoints(state: BrokerState) -> list[EndpointRecord]:
+def published_endpoints(state: BrokerState) -> tuple[EndpointRecord, ...]:
     """Every endpoint that gateways should know, by id: ready and draining ones."""
     records = [
         endpoint_record(replica)
@@ -35,33 +41,57 @@ def published_endpoints(state: BrokerState) -> list[EndpointRecord]:
         for replica in members.values()
         if replica.published
     ]
-    return sorted(records, key=lambda record: record.endpoint_id)
+    return tuple(sorted(records, key=lambda record: record.endpoint_id))
 
 
-def snapshot_body(state: BrokerState, now: float) -> dict[str, Any]:
-    """The body of ``GET /v1/endpoints``."""
-    return {
-        "revision": state.control.revision,
-        "cluster": state.control.site.cluster if state.control.site else "",
-        "at": now,
-        "endpoints": [wire.encode(record) for record in published_endpoints(state)],
-    }
+def lease_at(runtime: Runtime) -> float:
+    """The broker's clock while its steps go on, else the time of the last one: gateways see that it moves no more."""
+    return runtime.clock.now() if runtime.problem is None else runtime.last_run_at or 0.0
 
 
-def prometheus_targets(state: BrokerState) -> list[dict[str, Any]]:
+def endpoints_snapshot(runtime: Runtime) -> EndpointsSnapshot:
+    """The body of ``GET /v1/endpoints``. ``cluster`` is empty before the first step."""
+    state = runtime.core.loop.state
+    cluster = state.control.site.cluster if state.control.site else ""
+    return EndpointsSnapshot(state.control.revision, cluster, lease_at(runtime), published_endpoints(state))
+
+
+def prometheus_targets(state: BrokerState) -> list[TargetGroup]:
     """Prometheus ``http_sd``: one target group for each endpoint, labelled with model, replica, tier and phase."""
     return [
-        {
-            "targets": [record.url.removeprefix("http://").removeprefix("https://")],
-            "labels": {
+        TargetGroup(
+            (record.url.partition("://")[2],),
+            {
+                "__scheme__": record.url.partition("://")[0],
                 "model": record.model_id,
                 "replica": record.endpoint_id,
                 "tier": record.tier.value,
                 "phase": record.phase.value,
             },
-        }
+        )
         for record in published_endpoints(state)
     ]
+
+
+class _Follower:
+    """What one follower has still to be told."""
+
+    def __init__(self) -> None:
+        self.changes: deque[EndpointRecord] = deque()
+        self.news = asyncio.Event()
+        self.ended = False
+
+    def tell(self, records: tuple[EndpointRecord, ...]) -> None:
+        if len(self.changes) + len(records) > CHANGES_KEPT:
+            self.end()
+        else:
+            self.changes.extend(records)
+            self.news.set()
+
+    def end(self) -> None:
+        self.ended = True
+        self.changes.clear()
+        self.news.set()
 
 
 class Feed:
@@ -70,69 +100,97 @@ class Feed:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-
-    async def events(self) -> AsyncIterator[str]:
-        """``snapshot`` first, then ``change`` for every change and ``lease`` each second, until the follower leaves or
-        the broker stops."""
-        queue: asyncio.Queue[EndpointRecord] = asyncio.Queue(_QUEUE_LIMIT)
-        overflow = asyncio.Event()
-
-        def enqueue(records: tuple[EndpointRecord, ...]) -> None:
-            for record in records:
-                if queue.full():
-                    overflow.set()
-                    return
-                queue.put_nowait(record)
-
-        stop = self._runtime.listen(enqueue)
-        try:
-            body = snapshot_body(self._state, self._runtime.clock.now())
-            yield _event("snapshot", body["revision"], body)
-            while not overflow.is_set() and not self._runtime.stopping.is_set():
-                try:
-                    async with asyncio.timeout(_LEASE_INTERVAL_S):
-                        record = await queue.get()
-                except TimeoutError:
-                    revision = self._state.control.revision
-                    if self._runtime.log_problem is None:
-                        yield _event("lease", revision, {"revision": revision, "at": self._runtime.clock.now()})
-                    continue
-                change = {"revision": record.revision, "endpoint": wire.encode(record)}
-                yield _event("change", record.revision, change)
-        finally:
-            stop()
+        self._followers: set[_Follower] = set()
+        self._closed = False
 
     @property
-    def _state(self) -> BrokerState:
-        return self._runtime.core.loop.state
+    def followers(self) -> int:
+        return len(self._followers)
+
+    def close(self) -> None:
+        """End every stream, and those to come: the broker stops."""
+        self._closed = True
+        for follower in self._followers:
+            follower.end()
+
+    async def events(self) -> AsyncGenerator[str, None]:
+        """``snapshot`` first, then each ``change`` in the order of revisions, and a ``lease`` each second.
+
+        Once told a revision a follower is never told an older one. Should the state be ahead of the changes that
+        were announced (a commit's aftermath failed), it is told another ``snapshot``.
+        """
+        follower = _Follower()
+        stop = self._runtime.listen(follower.tell)
+        self._followers.add(follower)
+        loop = asyncio.get_running_loop()
+        lease_due = loop.time() + LEASE_INTERVAL_S
+        try:
+            if self._closed:
+                return
+            snapshot = endpoints_snapshot(self._runtime)
+            told = snapshot.revision
+            yield _event("snapshot", told, wire.encode(snapshot))
+            while not follower.ended:
+                follower.news.clear()
+                if loop.time() >= lease_due:
+                    lease_due = loop.time() + LEASE_INTERVAL_S
+                    if not follower.changes and told != self._revision:
+                        snapshot = endpoints_snapshot(self._runtime)
+                        told = snapshot.revision
+                        yield _event("snapshot", told, wire.encode(snapshot))
+                    yield self._lease(told)
+                elif follower.changes:
+                    record = follower.changes.popleft()
+                    if record.revision > told:
+                        told = record.revision
+                        yield _event("change", told, {"revision": told, "endpoint": wire.encode(record)})
+                else:
+                    await _until(follower.news, lease_due)
+        finally:
+            stop()
+            self._followers.discard(follower)
+
+    def _lease(self, revision: int) -> str:
+        """While steps do not go on the lease must not move, but the stream must not look dead either."""
+        if self._runtime.problem is not None:
+            return _KEEP_ALIVE
+        return _event("lease", revision, {"revision": revision, "at": self._runtime.clock.now()})
+
+    @property
+    def _revision(self) -> int:
+        return self._runtime.core.loop.state.control.revision
+
+
+async def _until(news: asyncio.Event, deadline: float) -> None:
+    try:
+        async with asyncio.timeout_at(deadline):
+            await news.wait()
+    except TimeoutError:
+        pass
 
 
 def _event(name: str, revision: int, body: object) -> str:
     return f"id: {revision}\nevent: {name}\ndata: {json.dumps(body, separators=(',', ':'))}\n\n"
 
 
-class EndpointsFile:
-    """The registry as a JSON file, replaced whole on every change: a reader sees the old file or the new one."""
+class EventStream(StreamingResponse):
+    """Server-sent events whose source is closed however the stream ends, and whose reader must keep up."""
 
-    def __init__(self, path: Path, runtime: Runtime) -> None:
-        self._path = path
-        self._runtime = runtime
+    media_type = "text/event-stream"
 
-    def write(self, _: tuple[EndpointRecord, ...] = ()) -> None:
-        """Write the present registry. A disk that refuses is reported and tried again at the next change."""
-        body = snapshot_body(self._runtime.core.loop.state, self._runtime.clock.now())
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
-            try:
-                with os.fdopen(handle, "w") as stream:
-                    json.dump(body, stream, indent=2)
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                os.chmod(temporary, 0o644)
-                os.replace(temporary, self._path)
-            except BaseException:
-                os.unlink(temporary)
-                raise
-        except OSError as error:
-            logger.error("endpoints_file_failed", path=str(self._path), problem=str(error))
+    def __init__(self, events: AsyncGenerator[str, None]) -> None:
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(events, headers=headers)
+        self._events = events
+
+    async def stream_response(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async with aclosing(self._events) as events:
+            async for event in events:
+                try:
+                    async with asyncio.timeout(_SEND_TIMEOUT_S):
+                        await send({"type": "http.response.body", "body": event.encode(), "more_body": True})
+                except TimeoutError:
+                    logger.warning("follower_cut_off", problem=f"it took nothing for {_SEND_TIMEOUT_S:g} s")
+                    return
+        await send({"type": "http.response.body", "body": b"", "more_body": False})

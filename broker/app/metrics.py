@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 from broker.app.runtime import Runtime
 
+MEDIA_TYPE = "text/plain; version=0.0.4"
+
 _Labelled = Iterable[tuple[dict[str, str], float]]
 
 
@@ -15,6 +17,8 @@ def render(runtime: Runtime) -> str:
     state, now = runtime.core.loop.state, runtime.clock.now()
     phases = Counter((r.model_id, r.phase.value) for members in state.replicas.values() for r in members.values())
     models = state.models.values()
+    live_since = now - (state.control.site.limits.gateway_session_s if state.control.site else 0.0)
+    live = sum(gateway.seen_at > live_since for gateway in state.gateways.values())
     families: list[tuple[str, str, _Labelled]] = [
         ("tidegate_model_target", "Replicas wanted.", [({"model": m.model_id}, m.target) for m in models]),
         (
@@ -36,8 +40,13 @@ def render(runtime: Runtime) -> str:
             [({"model": m.model_id}, float((m.breaker.open_until or 0.0) > now)) for m in models],
         ),
         ("tidegate_registry_revision", "Changes of the registry so far.", [({}, state.control.revision)]),
-        ("tidegate_gateways", "Live gateway sessions.", [({}, len(state.gateways))]),
-        ("tidegate_log_healthy", "1 while steps can be written down.", [({}, float(runtime.log_problem is None))]),
+        ("tidegate_gateways", "Live gateway sessions.", [({}, live)]),
+        ("tidegate_healthy", "1 while steps go on and are written down.", [({}, float(runtime.problem is None))]),
+        (
+            "tidegate_last_step_age_seconds",
+            "Time since the last step; absent before the first.",
+            [] if runtime.last_run_at is None else [({}, max(0.0, now - runtime.last_run_at))],
+        ),
     ]
     return "".join(_family(*family) for family in families)
 
@@ -46,7 +55,7 @@ def _family(name: str, told: str, values: _Labelled) -> str:
     lines = [f"# HELP {name} {told}\n# TYPE {name} gauge\n"]
     for labels, value in values:
         shown = ",".join(f'{key}="{_escape(text)}"' for key, text in labels.items())
-        lines.append(f"{name}{{{shown}}} {value:g}\n" if shown else f"{name} {value:g}\n")
+        lines.append(f"{name}{{{shown}}} {value!r}\n" if shown else f"{name} {value!r}\n")
     return "".join(lines)
 
 

@@ -19,7 +19,7 @@ _AT_ONCE = 64
 
 
 class ProbeLoop:
-    """One probe of a replica at a time, ``_AT_ONCE`` in all; the verdicts go to the runtime."""
+    """One probe of a replica at a time, ``_AT_ONCE`` in all; verdicts that tell something new go to the runtime."""
 
     def __init__(self, runtime: Runtime, prober: Prober, site_secret: bytes) -> None:
         self._runtime = runtime
@@ -42,15 +42,18 @@ class ProbeLoop:
         wanted = {replica.replica_id: replica for replica in self._to_probe()}
         for gone in self._next_at.keys() - wanted.keys():
             del self._next_at[gone]
-        for name, replica in wanted.items():
-            if len(self._looking) >= _AT_ONCE:
-                return
-            if name not in self._looking and self._next_at.get(name, now) <= now:
-                interval_s = _LOADING_INTERVAL_S if replica.phase in ON_ITS_WAY else _SERVING_INTERVAL_S
-                self._next_at[name] = now + interval_s
-                task = asyncio.create_task(self._look(replica))
-                self._looking[name] = task
-                task.add_done_callback(functools.partial(self._forget, name))
+        due = [
+            (at, name)
+            for name in wanted
+            if name not in self._looking and (at := self._next_at.setdefault(name, now)) <= now
+        ]
+        # Longest due first: in the order of the records, those at the end of a large site would never have a turn.
+        for _, name in sorted(due)[: _AT_ONCE - len(self._looking)]:
+            replica = wanted[name]
+            interval_s = _LOADING_INTERVAL_S if replica.phase in ON_ITS_WAY else _SERVING_INTERVAL_S
+            self._next_at[name] = now + interval_s
+            task = self._looking[name] = asyncio.create_task(self._look(replica))
+            task.add_done_callback(functools.partial(self._forget, name))
 
     def _forget(self, name: str, _: asyncio.Task[None]) -> None:
         del self._looking[name]
@@ -75,11 +78,16 @@ class ProbeLoop:
             self._runtime.offer(probe)
 
     def _says_nothing_new(self, probe: Probe) -> bool:
-        """A healthy replica that is still healthy needs no step and no line in the log."""
+        """What the records say already needs no step and no line in the log: a replica may load for half an hour."""
         record = self._runtime.core.loop.state.replicas_of(probe.model_id).get(probe.replica_id)
-        return (
-            record is not None
-            and record.phase is ReplicaPhase.READY
-            and record.unhealthy_since is None
-            and probe.verdict is ProbeVerdict.READY
-        )
+        if record is None:
+            return True
+        match probe.verdict:
+            case ProbeVerdict.READY:
+                return record.phase is ReplicaPhase.READY and record.unhealthy_since is None
+            case ProbeVerdict.LOADING if record.phase in ON_ITS_WAY:
+                return record.phase is ReplicaPhase.LOADING
+            case ProbeVerdict.LOADING | ProbeVerdict.UNREACHABLE:
+                return record.phase is not ReplicaPhase.READY or record.unhealthy_since is not None
+            case ProbeVerdict.WRONG:
+                return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import structlog
@@ -12,33 +13,42 @@ from broker.model.errors import ConfigError
 
 logger = structlog.get_logger("broker")
 
-_LOOK_INTERVAL_S = 1.0
+LOOK_INTERVAL_S = 1.0
+
+_Stamp = tuple[int, ...] | None
 
 
-async def watch_files(policies: Path, site: SiteSettings, runtime: Runtime) -> None:
-    """For ever. ``policies.yaml`` is hot; ``site.yaml`` takes effect at the next start."""
-    last = _stamp(policies)
+async def watch_files(policies: Path, site: SiteSettings, runtime: Runtime, in_force: str) -> None:
+    """For ever. ``policies.yaml`` is hot; ``site.yaml`` takes effect at the next start. ``in_force`` is the digest of
+    what the runtime was given last.
+
+    A file is read when it has not changed between two looks: one that is half written could be valid, and a model
+    that is missing from it would be drained.
+    """
+    seen: _Stamp = None
+    read: _Stamp = None
     while True:
-        await runtime.clock.sleep_until(runtime.clock.now() + _LOOK_INTERVAL_S)
-        stamp = _stamp(policies)
-        if stamp == last:
+        await runtime.clock.sleep_until(runtime.clock.now() + LOOK_INTERVAL_S)
+        seen, before = _stamp(policies), seen
+        if seen != before or seen == read:
             continue
-        last = stamp
+        read = seen
         try:
-            models = load_policies(policies, site)
+            models = await asyncio.to_thread(load_policies, policies, site)
         except ConfigError as error:
             logger.error("policies_not_reloaded", problem=str(error), action="the policies in force stay")
             continue
         changed = spec_changed(site.spec, models, runtime.clock.now())
-        if changed.digest != runtime.core.loop.state.control.digest:
+        if changed.digest != in_force:
+            in_force = changed.digest
             runtime.offer(changed)
             logger.info("policies_reloaded", digest=changed.digest[:12], models=len(models))
 
 
-def _stamp(policies: Path) -> tuple[int, int] | None:
-    """When the file last changed, and its size; None while it cannot be seen (an editor replacing it)."""
+def _stamp(policies: Path) -> _Stamp:
+    """What tells one state of the file from another; empty while it cannot be seen."""
     try:
         status = policies.stat()
     except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size
+        return ()
+    return status.st_ino, status.st_mtime_ns, status.st_size

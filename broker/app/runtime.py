@@ -8,7 +8,8 @@ line, never an end.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+import functools
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from actuators.base import Actuator
 from broker.control.answers import in_words, unknown_listing
 from broker.control.core import BrokerCore
 from broker.control.decide import Policies
-from broker.control.listing import POOL_INTERVAL_S, POOL_PHASE_S, ListingFilter
+from broker.control.listing import POOL_INTERVAL_S, ListingFilter, first_listing_at
 from broker.control.loop import Ran
 from broker.model.errors import ActuatorError, LeadershipRefused, LogError
 from broker.model.observation import Observation, PoolSnapshot
@@ -29,6 +30,9 @@ from broker.model.replica import EndpointRecord
 from broker.model.signals import MetricSample, RequestSummary
 
 logger = structlog.get_logger("broker")
+
+STALLED_AFTER_S = 5.0
+"""A step that is due for longer hangs: in a disk that does not answer, most likely."""
 
 Listener = Callable[[tuple[EndpointRecord, ...]], None]
 """Told of every change of the registry, after it is durable."""
@@ -44,11 +48,15 @@ class RuntimeSettings:
 
 
 class Runtime:
-    """Owns the tasks. ``offer`` and ``observe`` may be called from any of them."""
+    """Owns the tasks. ``offer`` and ``observe`` may be called from any of them.
+
+    ``restored`` is told the time of the last step on record, before anything runs: a clock that went back while no
+    broker ran must not make time stand still until it has caught up.
+    """
 
     def __init__(
         self, *, log: Log, policies: Policies, actuators: Mapping[str, Actuator], runner: Runner, clock: Clock,
-        settings: RuntimeSettings | None = None,
+        settings: RuntimeSettings | None = None, restored: Callable[[float], None] = lambda last_now: None,
     ) -> None:  # fmt: skip
         self.clock = clock
         self.core = BrokerCore(log, policies, self._dispatch)
@@ -58,12 +66,29 @@ class Runtime:
         self.last_run_at: float | None = None
         self._actuators = actuators
         self._runner = runner
+        self._restored = restored
         self._listeners: list[Listener] = []
         self._kick = asyncio.Event()
-        self._orders: list[asyncio.Future[None]] = []
-        self.stopping = asyncio.Event()
-        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._effects: set[asyncio.Task[None]] = set()
+        self._unrecorded: list[asyncio.Future[None]] = []
+        self._died = asyncio.Event()
+        self._death: Exception | None = None
+
+    @property
+    def problem(self) -> str | None:
+        """Why steps do not go on, None while they do."""
+        if self.log_problem is not None:
+            return self.log_problem
+        if self._died.is_set():
+            return "a part of the broker ended unexpectedly; its log says why"
+        due = self.core.due_at()
+        late_s = 0.0 if due is None else self.clock.now() - due
+        return f"a step has been due for {late_s:.0f} s" if late_s > STALLED_AFTER_S else None
+
+    async def died(self) -> Exception | None:
+        """Returns, with its error, when one of the loops has ended: the broker must start anew, or another leads."""
+        await self._died.wait()
+        return self._death
 
     # -- feeding
 
@@ -75,13 +100,25 @@ class Runtime:
         if self.core.observe(sample):
             self._kick.set()
 
-    async def order(self, observation: Observation) -> None:
-        """``offer`` what somebody is told was accepted: returns once it survives a crash. Raises ``LogError`` while
-        the log refuses to write; it then takes effect when the log recovers, unless this process ends before."""
-        written = asyncio.get_running_loop().create_future()
-        self._orders.append(written)
+    async def record(self, observation: Observation, timeout_s: float = 5.0) -> None:
+        """Offer ``observation`` and wait until a committed step contains it: it then survives a crash.
+
+        Raises ``LogError``: at once, with nothing offered, while the log is known to fail; else if this step's
+        commit fails or takes too long, and then the observation stays pending.
+        """
+        if self.problem is not None:
+            raise LogError(f"nothing was changed, since it could not be written down: {self.problem}")
+        recorded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._unrecorded.append(recorded)
         self.offer(observation)
-        await written
+        try:
+            async with asyncio.timeout(timeout_s):
+                await recorded
+        except TimeoutError:
+            raise LogError(f"not written down within {timeout_s:g} s; {_PENDING}") from None
+        finally:
+            if recorded in self._unrecorded:
+                self._unrecorded.remove(recorded)
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Call ``listener`` on changes of the registry; returns how to stop that."""
@@ -96,24 +133,36 @@ class Runtime:
 
         Effects under way are let finish, so that no pool is left halfway. Their receipts come too late to be written:
         the next leader asks again, which is harmless by their ``action_id``.
-        ``failed`` is set to what ended the control loop, if anything did: a broker that no longer steps must not look
-        alive.
         """
         epoch = await self.core.open(holder, self.clock.now())
+        self._restored(self.core.loop.state.control.last_now)
         logger.info("leadership_taken", epoch=epoch.number, holder=epoch.holder)
         for observation in first:
             self.offer(observation)
-        loops = [self._control(), self._retention(), *(self._watch_pool(a) for a in self._actuators.values())]
-        tasks = [asyncio.create_task(loop) for loop in loops]
-        tasks[0].add_done_callback(self._control_ended)
+        loops: list[Callable[[], Coroutine[Any, Any, None]]] = [self._control, self._retention]
+        for index, actuator in enumerate(self._actuators.values()):
+            first_at = first_listing_at(self.clock.now(), index)
+            loops.append(functools.partial(self._watch_pool, actuator, first_at))
+        tasks = [asyncio.create_task(self._watched(loop)) for loop in loops]
         try:
             yield self
         finally:
-            self._settle_orders(LogError("the broker is stopping: this was not written down"))
+            for recorded in self._unrecorded:
+                _settle(recorded, LogError("not written down: the broker is stopping"))
             await cancel(tasks)
             if self._effects:
                 await asyncio.wait(self._effects, timeout=self.settings.pool_timeout_s)
             await cancel(self._effects)
+
+    async def _watched(self, loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """A loop that ends by a mistake of ours must not leave a broker that seems to run."""
+        try:
+            await loop()
+        except Exception as error:
+            if not isinstance(error, LeadershipRefused):
+                logger.exception("loop_died", action="the broker ends; its successor goes on from the log")
+            self._death = error
+            self._died.set()
 
     async def _control(self) -> None:
         while True:
@@ -122,36 +171,25 @@ class Runtime:
             if due is None or due > self.clock.now():
                 await self._wait_until(due)
                 continue
-            orders = len(self._orders)
+            waiting, self._unrecorded = self._unrecorded, []  # what was offered so far is in the next step, or pending
             try:
                 ran = await self.core.run(self.clock.now())
             except LeadershipRefused:
                 raise
             except Exception as error:
                 self._step_failed(error)
-                self._settle_orders(error if isinstance(error, LogError) else LogError(self.log_problem))
+                for recorded in waiting:
+                    _settle(recorded, LogError(f"not written down: {error}; {_PENDING}"))
                 await self.clock.sleep_until(self.clock.now() + self.settings.retry_s)
                 continue
             self.log_problem = None
             self.last_run_at = self.clock.now()
-            if ran is not None:
-                self._settle_orders(None, orders)
-                self._tell(ran)
-
-    def _control_ended(self, control: asyncio.Task[None]) -> None:
-        if not control.cancelled() and not self.failed.done() and (error := control.exception()) is not None:
-            self.failed.set_exception(error)
-
-    def _settle_orders(self, error: LogError | None, count: int | None = None) -> None:
-        """Tell the first ``count`` that wait (all of them) that their orders are written, or why not."""
-        settled, self._orders = self._orders[:count], self._orders[count:] if count is not None else []
-        for order in settled:
-            if order.done():
+            if ran is None:
+                self._unrecorded = waiting + self._unrecorded
                 continue
-            if error is None:
-                order.set_result(None)
-            else:
-                order.set_exception(type(error)(*error.args))
+            for recorded in waiting:
+                _settle(recorded, None)
+            self._tell(ran)
 
     async def _wait_until(self, due: float | None) -> None:
         """Until ``due`` or a kick, whichever is first."""
@@ -206,10 +244,9 @@ class Runtime:
         )  # fmt: skip
         self.offer(receipt)
 
-    async def _watch_pool(self, actuator: Actuator) -> None:
+    async def _watch_pool(self, actuator: Actuator, next_at: float) -> None:
         """List one pool for ever."""
         listings = ListingFilter()
-        next_at = self.clock.now() + POOL_PHASE_S
         while True:
             await self.clock.sleep_until(next_at)
             listing = await self._list(actuator)
@@ -242,6 +279,19 @@ class Runtime:
                 await self.log.trim(self.clock.now() - self.settings.retention_s)
             except LogError as error:
                 logger.error("trim_failed", problem=str(error))
+
+
+_PENDING = "it takes effect once the log can be written again, unless the broker ends before"
+
+
+def _settle(recorded: asyncio.Future[None], error: LogError | None) -> None:
+    """Tell who waits; nobody does after a time-out."""
+    if recorded.done():
+        return
+    if error is None:
+        recorded.set_result(None)
+    else:
+        recorded.set_exception(error)
 
 
 async def cancel(tasks: Iterable[asyncio.Future[Any]]) -> None:

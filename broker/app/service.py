@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -21,9 +20,10 @@ from actuators.local.actuator import LocalActuator
 from broker.app.access import Scope, Tokens
 from broker.app.api import ApiParts, create_api
 from broker.app.clock import SystemClock
-from broker.app.explaining import explain_last
+from broker.app.explaining import Explainer
 from broker.app.faultpoints import FaultPoints, FaultyLog, FaultyRunner, fault_points
-from broker.app.feed import EndpointsFile
+from broker.app.feed import Feed
+from broker.app.outputs import EndpointsFile
 from broker.app.probing import ProbeLoop
 from broker.app.reloading import watch_files
 from broker.app.runner import AsyncRunner
@@ -32,7 +32,7 @@ from broker.app.scraping import ScrapeLoop
 from broker.app.settings import Secrets, SiteSettings, load_policies, load_secrets, load_site, spec_changed
 from broker.log.memory import MemoryLog
 from broker.log.sqlite import SqliteLog
-from broker.model.errors import ConfigError
+from broker.model.errors import ConfigError, LeadershipRefused, LogError, TidegateError
 from broker.model.identity import endpoint_key
 from broker.model.ports import Clock, Log, Runner
 from policies.registry import cached
@@ -42,6 +42,10 @@ logger = structlog.get_logger("broker")
 
 _EFFECT_TIMEOUT_S = 10.0
 _EFFECTS_AT_ONCE = 16
+
+
+class BrokerDied(TidegateError):
+    """A part of the running broker failed in a way that nobody foresaw."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,49 +89,66 @@ async def run_broker(files: ServiceFiles, stop: asyncio.Event, *, ready: Callabl
             runner = FaultyRunner(runner, points)
         settings = RuntimeSettings(retention_s=site.log.retention_s)
         runtime = Runtime(
-            log=log, policies=policies, actuators=actuators, runner=runner, clock=clock, settings=settings
+            log=log,
+            policies=policies,
+            actuators=actuators,
+            runner=runner,
+            clock=clock,
+            settings=settings,
+            restored=clock.not_before,
         )
         holder = f"pid {os.getpid()} on {socket.gethostname()}"
-        await stack.enter_async_context(runtime.running(holder, spec_changed(site.spec, models, clock.now())))
-        if site.outputs.endpoints_file is not None:
-            output = EndpointsFile(site.outputs.endpoints_file, runtime)
-            runtime.listen(output.write)
-            output.write()
+        declared = spec_changed(site.spec, models, clock.now())
+        await stack.enter_async_context(runtime.running(holder))
+        try:
+            await runtime.record(declared)
+        except LogError as error:
+            logger.error("first_step_not_written", problem=str(error), action="the API answers 503 until it is")
         session = await stack.enter_async_context(aiohttp.ClientSession(trust_env=False))
         loops = [
             ProbeLoop(runtime, Prober(session, clock), secret).run(),
             ScrapeLoop(runtime, secret, site.scrape).run(),
-            watch_files(files.policies, site, runtime),
+            watch_files(files.policies, site, runtime, declared.digest),
         ]
+        if site.outputs.endpoints_file is not None:
+            loops.append(EndpointsFile(site.outputs.endpoints_file, runtime).run())
         tasks = [asyncio.create_task(loop) for loop in loops]
         stack.push_async_callback(cancel, tasks)
 
-        explain = functools.partial(explain_last, log, policies)
-        app = create_api(ApiParts(runtime, _tokens(secrets), explain, release()))
+        feed = Feed(runtime)
+        app = create_api(ApiParts(runtime, feed, _tokens(secrets), Explainer(log, policies), release()))
         address = await stack.enter_async_context(_serving(app, site.api.host, site.api.port))
+        stack.callback(feed.close)  # before the server stops, which waits for open streams
         logger.info("broker_ready", address=address, cluster=site.cluster, mode=site.mode.value)
         if ready is not None:
             ready(address)
-        await _until_stopped(stop, runtime)
-        runtime.stopping.set()
+        await _until(stop, runtime, tasks)
         logger.info("broker_stopping", note="replicas live on and are found again by the next broker")
 
 
-async def _until_stopped(stop: asyncio.Event, runtime: Runtime) -> None:
-    """Raises what ended the control loop."""
-    asked = asyncio.ensure_future(stop.wait())
+async def _until(stop: asyncio.Event, runtime: Runtime, tasks: list[asyncio.Task[None]]) -> None:
+    """Until the operator's word. Raises ``BrokerDied`` when a part ended that should run for ever: half a broker
+    must not look like one."""
+    asked, died = asyncio.create_task(stop.wait()), asyncio.create_task(runtime.died())
     try:
-        await asyncio.wait((asked, runtime.failed), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((asked, died, *tasks), return_when=asyncio.FIRST_COMPLETED)
     finally:
-        await cancel([asked])
-    if runtime.failed.done():
-        runtime.failed.result()
+        await cancel((asked, died))
+    if died.done() and not died.cancelled() and isinstance(deposed := died.result(), LeadershipRefused):
+        raise deposed
+    for task in tasks:
+        if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("loop_died", exc_info=error)
+    if not stop.is_set():
+        raise BrokerDied("a part of the broker ended by a mistake in it (see above); start it again, replicas live on")
 
 
 def _site_secret(secrets: Secrets) -> bytes:
     if secrets.site_secret is None:
         raise ConfigError(
-            "no site secret: set TIDEGATE_SITE_SECRET or secret_file in site.yaml; make one with: openssl rand -hex 32"
+            "no site secret, from which the replicas' keys derive: set secret_file in site.yaml or "
+            "TIDEGATE_SITE_SECRET; make one with: openssl rand -hex 32. `tidegate init DIR` makes a new site with its "
+            "secrets"
         )
     return secrets.site_secret.get_secret_value().encode()
 
@@ -138,6 +159,9 @@ def _tokens(secrets: Secrets) -> Tokens:
         Scope.OPERATE: secrets.operate_token,
         Scope.GATEWAY: secrets.gateway_token,
     }
+    closed = [scope.value for scope, token in given.items() if token is None]
+    if closed:
+        logger.warning("api_scopes_closed", scopes=closed, action="set their tokens in site.yaml or the environment")
     return Tokens({scope: token.get_secret_value() for scope, token in given.items() if token is not None})
 
 
@@ -190,8 +214,9 @@ async def _serving(app: object, host: str, port: int) -> AsyncIterator[str]:
         while not server.started:
             if task.done():
                 await task
+                raise ConfigError(f"the API did not start on {host}:{port}")
             await asyncio.sleep(0.01)
-        yield f"http://{host}:{listener.getsockname()[1]}"
+        yield f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
         await task

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from broker.control import lifecycle
 from broker.control.draft import Draft
@@ -137,38 +138,40 @@ def _seen_again(draft: Draft, listing: PoolSnapshot, record: Replica, observed: 
 
 
 def _seen(draft: Draft, record: Replica, observed: ObservedReplica) -> None:
-    """One replica in a good listing that says something new."""
-    changed = record
+    """One replica in a good listing that says something new. What changes is collected, since a copy costs most."""
+    changes: dict[str, Any] = {}
     if record.missing_since is not None:
-        changed = replace(changed, missing_since=None)
+        changes["missing_since"] = None
     match observed.phase:
         case ReplicaPhase.GONE | ReplicaPhase.FAILED:
             wanted = record.phase is ReplicaPhase.STOPPING
-            why = observed.detail or ("exited" if wanted else "exited without being asked to")
-            lifecycle.end(draft, changed, "" if wanted and not record.failure else record.failure or "exited", why)
+            # Told to exit, it is over for the reason that was given then; its exit itself says nothing more.
+            why = (record.detail or "exited") if wanted else observed.detail or "exited without being asked to"
+            failure = "" if wanted and not record.failure else record.failure or "exited"
+            lifecycle.end(draft, replace(record, **changes), failure, why)
             return
         case ReplicaPhase.STARTING | ReplicaPhase.LOADING | ReplicaPhase.READY:
             if record.phase in (ReplicaPhase.REQUESTED, ReplicaPhase.PENDING):
                 started = observed.started_at if observed.started_at is not None else draft.now
-                changed = replace(
-                    changed, phase=ReplicaPhase.STARTING, phase_since=draft.now, started_at=started, retry_at=None
-                )
+                changes |= {"phase": ReplicaPhase.STARTING, "phase_since": draft.now}
+                changes |= {"started_at": started, "retry_at": None}
         case ReplicaPhase.PENDING:
             if record.phase is ReplicaPhase.REQUESTED:
-                changed = replace(changed, phase=ReplicaPhase.PENDING, phase_since=draft.now, retry_at=None)
+                changes |= {"phase": ReplicaPhase.PENDING, "phase_since": draft.now, "retry_at": None}
         case ReplicaPhase.STOPPING:
             if record.phase not in (ReplicaPhase.STOPPING, ReplicaPhase.DRAINING):
-                changed = replace(changed, detail=observed.detail or "its pool is stopping it")
-                lifecycle.begin_drain(draft, changed, "stopped_by_pool")
+                changes["detail"] = observed.detail or "its pool is stopping it"
+                lifecycle.begin_drain(draft, replace(record, **changes), "stopped_by_pool")
                 return
         case _:
             pass
     if observed.url is not None and observed.url != record.url:
-        changed = replace(changed, url=observed.url)
+        changes["url"] = observed.url
     if observed.not_after is not None and observed.not_after != record.not_after:
-        changed = replace(changed, not_after=observed.not_after)
-    if changed is not record:
-        if changed.published and (changed.url, changed.not_after) != (record.url, record.not_after):
+        changes["not_after"] = observed.not_after
+    if changes:
+        changed = replace(record, **changes)
+        if changed.published and not changes.keys().isdisjoint(("url", "not_after")):
             changed = draft.publish(changed)
         draft.put_replica(changed)
         draft.dirty.add(record.model_id)

@@ -14,7 +14,7 @@ from broker.control.reasons import Reason
 from broker.model.identity import replica_name
 from broker.model.observation import PauseScope
 from broker.model.replica import ENDED, Replica, ReplicaPhase, StopMode, Tier
-from broker.model.snapshot import ModelSnapshot
+from broker.model.snapshot import ModelSnapshot, Supply
 from broker.model.spec import PoolSpec
 from broker.model.state import ModelState
 
@@ -38,16 +38,18 @@ class Allocation:
         return len(self.launches) + len(self.reclaimed) - len(self.leaving)
 
 
-def allocate(draft: Draft, model: ModelState, target: int, baseline: int) -> Allocation:
-    """Pure look at the draft; nothing is written."""
-    counted = [r for r in draft.replicas_of(model.model_id).values() if lifecycle.counts_towards_target(r)]
+def allocate(draft: Draft, model: ModelState, supply: Supply, target: int, baseline: int) -> Allocation:
+    """Pure look at the draft; nothing is written. ``supply`` is what the draft holds of the model now."""
     allocation = Allocation()
-    missing = target - len(counted)
+    missing = target - supply.ready - supply.on_its_way
+    if missing == 0:
+        return allocation
+    counted = [r for r in draft.replicas_of(model.model_id).values() if lifecycle.counts_towards_target(r)]
     if missing > 0:
         missing -= _reclaim(draft, model, allocation, missing)
         if missing > 0:
             _launch(draft, model, allocation, missing, baseline, counted)
-    elif missing < 0:
+    else:
         _leave(draft, model, allocation, -missing, counted)
     return allocation
 

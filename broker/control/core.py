@@ -7,6 +7,7 @@ there. Neither can make it decide differently.
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterable
 
 from broker.control.decide import Policies
@@ -21,6 +22,12 @@ from broker.model.spec import Limits, ModelSpec
 from signals.window import SignalWindow
 
 SNAPSHOT_INTERVAL_S = 1.0
+SNAPSHOT_SLOTS = 32
+"""Each model has its own moment of the second, so that 500 models make 32 small steps a second: one large one kept
+whoever came during it waiting for seconds. A power of two, so that the moments are exact as floats."""
+SNAPSHOTS_AT_ONCE = 32
+"""In one step, what matters much before what is merely due: a broker that falls behind looks at each model less often,
+but still acts at once."""
 
 
 class BrokerCore:
@@ -32,6 +39,7 @@ class BrokerCore:
         self._specs: dict[str, tuple[ModelSpec, Limits]] = {}
         self._snapshot_at: dict[str, float] = {}
         self._next_snapshot_at = math.inf
+        self._urgent: set[str] = set()
         self.loop = ControlLoop(log, policies, dispatch)
 
     async def open(self, holder: str, now: float) -> Epoch:
@@ -51,6 +59,7 @@ class BrokerCore:
         window = self._windows.get(model_id)
         if window is None or not window.observe(sample) or sample.received_at >= self._snapshot_at[model_id]:
             return False
+        self._urgent.add(model_id)
         self._snapshot_at[model_id] = sample.received_at
         self._next_snapshot_at = min(self._next_snapshot_at, sample.received_at)
         return True
@@ -58,29 +67,34 @@ class BrokerCore:
     def due_at(self) -> float | None:
         """When ``run`` should be called next, None while there is nothing to wait for."""
         due = self.loop.due_at()
-        if due is None:
-            return self._next_snapshot_at if self._snapshot_at else None
-        return min(due, self._next_snapshot_at)
+        if not self._snapshot_at:
+            return due
+        snapshots_due = self.loop.coalesced(self._next_snapshot_at)
+        return snapshots_due if due is None else min(due, snapshots_due)
 
     async def run(self, now: float) -> Ran | None:
         """Emit the snapshots that are due, then step if something is pending. Raises ``LogError`` (nothing lost)."""
-        # Further ahead than the interval: it was set before the clock went back.
-        if self._next_snapshot_at <= now or self._next_snapshot_at > now + SNAPSHOT_INTERVAL_S:
-            self._emit_snapshots(now)
         due = self.loop.due_at()
-        if due is None or due > now:
+        if not self._emit_snapshots(now) and (due is None or due > now):
             return None
         ran = await self.loop.run(now)
         if ran.touched:
             self._follow_state(ran.touched, now)
         return ran
 
-    def _emit_snapshots(self, now: float) -> None:
-        horizon = now + SNAPSHOT_INTERVAL_S
-        for model_id in sorted(model_id for model_id, at in self._snapshot_at.items() if at <= now or at > horizon):
+    def _emit_snapshots(self, now: float) -> bool:
+        """Offer the snapshots that are due; True if there were any."""
+        horizon = now + SNAPSHOT_INTERVAL_S  # what is further ahead was set before the clock went back
+        if self.loop.coalesced(self._next_snapshot_at) > now and self._next_snapshot_at <= horizon:
+            return False
+        due = [(model_id not in self._urgent, at, model_id) for model_id, at in self._snapshot_at.items()]
+        due = sorted(entry for entry in due if entry[1] <= now or entry[1] > horizon)[:SNAPSHOTS_AT_ONCE]
+        for model_id in sorted(model_id for _, _, model_id in due):
             self.loop.offer(self._windows[model_id].snapshot(now, now))
-            self._snapshot_at[model_id] = now + SNAPSHOT_INTERVAL_S
+            self._snapshot_at[model_id] = _moment_after(model_id, now)
+            self._urgent.discard(model_id)
         self._find_next_snapshot()
+        return bool(due)
 
     def _find_next_snapshot(self) -> None:
         self._next_snapshot_at = min(self._snapshot_at.values(), default=math.inf)
@@ -94,6 +108,7 @@ class BrokerCore:
             if model is None:
                 for kept in (self._windows, self._specs, self._snapshot_at):
                     kept.pop(model_id, None)
+                self._urgent.discard(model_id)
                 continue
             known = self._specs.get(model_id)
             if known is None or known[0] is not model.spec or known[1] is not limits:
@@ -108,7 +123,7 @@ class BrokerCore:
         window = self._windows.get(spec.model_id)
         if window is None:
             self._windows[spec.model_id] = SignalWindow(spec.model_id, needs, limits.signal_patience_s)
-            self._snapshot_at[spec.model_id] = now + SNAPSHOT_INTERVAL_S
+            self._snapshot_at[spec.model_id] = _moment_after(spec.model_id, now)
         else:
             window.reconfigure(needs)
 
@@ -118,3 +133,9 @@ class BrokerCore:
             for policy in (spec.policy, *spec.shadows.values()):
                 needs.update(dict.fromkeys(self._policies(policy).needs()))
         return tuple(needs)
+
+
+def _moment_after(model_id: str, now: float) -> float:
+    """The model's next moment. Half a slot off the whole second, where listings and timers fall."""
+    moment = (zlib.crc32(model_id.encode()) % SNAPSHOT_SLOTS + 0.5) / SNAPSHOT_SLOTS * SNAPSHOT_INTERVAL_S
+    return moment + SNAPSHOT_INTERVAL_S * (math.floor((now - moment) / SNAPSHOT_INTERVAL_S) + 1)

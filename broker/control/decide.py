@@ -10,7 +10,7 @@ from broker.control.allocate import Allocation, allocate, carry_out
 from broker.control.draft import Draft
 from broker.control.reasons import Reason
 from broker.control.shaping import Trail
-from broker.model.observation import PauseScope
+from broker.model.observation import Override, PauseScope
 from broker.model.plan import Decision, DecisionStep, Recommendation, ShadowRecommendation
 from broker.model.reading import stale
 from broker.model.replica import ON_ITS_WAY, ReplicaPhase, Tier
@@ -31,13 +31,14 @@ def decide(draft: Draft, model_id: str, policies: Policies) -> Decision | None:
         return _retire(draft, model, supply)
     observing = draft.site.mode is Mode.OBSERVE
     before = supply.ready + supply.on_its_way if observing else model.target
-    supply = replace(supply, target=before)
+    if observing:
+        supply = replace(supply, target=before)
     fleet = fleet_snapshot(draft, model, supply)
     recommendation, memory = policies(model.spec.policy).recommend(fleet, model.memory)
-    trail, model = _shape(draft, model, recommendation, supply, before)
+    trail, history, override = _shape(draft, model, recommendation, supply, before)
     shadows, shadow_memory = _shadows(model, fleet, policies)
     target, baseline = trail.value, min(recommendation.baseline, trail.value)
-    allocation = allocate(draft, model, target, baseline) if not _frozen(draft, model) else Allocation()
+    allocation = allocate(draft, model, supply, target, baseline) if not _frozen(draft, model) else Allocation()
     told = _actions_told(allocation, observing)
     reached = supply.ready + supply.on_its_way + allocation.change
     for code, words in allocation.blocked:
@@ -59,6 +60,8 @@ def decide(draft: Draft, model_id: str, policies: Policies) -> Decision | None:
         baseline=baseline,
         memory=memory,
         shadow_memory=shadow_memory,
+        history=history,
+        override=override,
         last_code=codes,
         wake_at=min((at for at in wake if at > draft.now), default=None),
     )
@@ -129,27 +132,26 @@ def _doubted(snapshot: ModelSnapshot) -> ModelSnapshot:
 
 def _shape(
     draft: Draft, model: ModelState, recommendation: Recommendation, supply: Supply, before: int
-) -> tuple[Trail, ModelState]:
-    """From the raw desire to the target, clamp by clamp."""
+) -> tuple[Trail, tuple[TimedTarget, ...], Override | None]:
+    """From the raw desire to the target, clamp by clamp; the new history, and the override if it is in force."""
     trail = Trail(before)
     wanted = before if recommendation.hold else recommendation.target
     trail.set("policy", wanted, recommendation.code, recommendation.words)
     override = model.override
     if override is not None and draft.now >= override.until:
-        model, override = replace(model, override=None), None
+        override = None
     if _frozen(draft, model):
         trail.set("pause", before, Reason.PAUSED, _pause_words(draft, model))
-        return trail, model
+        return trail, model.history, override
     if override is not None:
         trail.wake.append(override.until)
         value = before if override.target is None else override.target
         code = Reason.OVERRIDE_HOLD if override.target is None else Reason.OVERRIDE_TARGET
         trail.set("override", value, code, f"{override.author}: {override.because}")
         shaping.bound(trail, model.spec)
-        return trail, model
+        return trail, model.history, override
     shaping.credit_supply(trail, recommendation, supply)
     history = shaping.stabilise(trail, recommendation, before, model.spec, model.history, draft.now)
-    model = replace(model, history=history)
     shaping.limit_step(trail, before, model.spec, model.moves, draft.now)
     patience_s = draft.limits.signal_patience_s
     if trail.value < before and not shaping.signals_allow_scale_in(
@@ -159,7 +161,7 @@ def _shape(
     shaping.bound(trail, model.spec)
     if model.snapshot is not None and shaping.in_time(model.snapshot, draft.now, patience_s):
         trail.wake.append(model.snapshot.received_at + patience_s)
-    return trail, model
+    return trail, history, override
 
 
 def _frozen(draft: Draft, model: ModelState) -> bool:
@@ -207,7 +209,7 @@ def _retire(draft: Draft, model: ModelState, supply: Supply) -> Decision | None:
         draft.drop_model(model.model_id)
         return None
     observing = draft.site.mode is Mode.OBSERVE
-    allocation = Allocation() if _frozen(draft, model) else allocate(draft, model, 0, 0)
+    allocation = Allocation() if _frozen(draft, model) else allocate(draft, model, supply, 0, 0)
     told = _actions_told(allocation, observing)
     code = "/".join((Reason.RETIRED, *told))
     wake_at = min(allocation.wake, default=None)

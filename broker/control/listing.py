@@ -5,10 +5,16 @@ from __future__ import annotations
 from broker.model.observation import PoolSnapshot
 
 POOL_INTERVAL_S = 0.5
-POOL_PHASE_S = 0.2
-"""Pools are listed this long after a whole interval, so that listings and snapshots do not fall on one instant."""
+_PHASE_S = 0.2
+_STAGGER_S = 0.01
 
 _SIGN_OF_LIFE_S = 5.0
+
+
+def first_listing_at(opened_at: float, index: int) -> float:
+    """When the ``index``-th pool is listed first; then it is every ``POOL_INTERVAL_S``. Off the instants of snapshots
+    and of other pools: what falls on one instant has no order that every driver must agree on."""
+    return opened_at + _PHASE_S + index * _STAGGER_S
 
 
 class ListingFilter:

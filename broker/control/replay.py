@@ -24,9 +24,10 @@ class Replayed:
     def same(self) -> bool:
         """Whether the replay decided and changed exactly what was recorded."""
         plan = self.result.plan
-        return (plan.decisions, plan.effects, dict(self.result.changes)) == (
+        return (plan.decisions, plan.effects, plan.registry, dict(self.result.changes)) == (
             self.record.decisions,
             self.record.effects,
+            self.record.registry,
             dict(self.record.changes),
         )
 

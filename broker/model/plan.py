@@ -141,3 +141,8 @@ class Plan:
     def effects(self) -> tuple[Effect, ...]:
         """The actions that a pool must carry out; the others are projections, written with the state."""
         return tuple(action for action in self.actions if isinstance(action, Launch | Stop))
+
+    @property
+    def registry(self) -> tuple[EndpointRecord, ...]:
+        """The changed endpoint records, in the order of their revisions."""
+        return tuple(action.record for action in self.actions if isinstance(action, Publish | Withdraw))

@@ -17,14 +17,22 @@ SMALLEST = 1e-4
 BUCKETS = 320
 """320 buckets reach from 0.1 ms to 10^8 s, and as token counts from 0 to 10^8."""
 
+_LARGEST = SMALLEST * 2.0 ** ((BUCKETS - 1) / BUCKETS_PER_DOUBLING)
+_FULL = 2**32 - 1
 _ENTRY = struct.Struct("<HI")
 
 
 def bucket_of(value: float) -> int:
-    """The bucket of ``value``; everything at or below ``SMALLEST`` is in bucket 0, the last one is open."""
+    """The bucket of ``value``; everything at or below ``SMALLEST`` is in bucket 0, the last one is open.
+
+    Raises ``ValueError`` for NaN.
+    """
     if value <= SMALLEST:
         return 0
-    return min(BUCKETS - 1, math.ceil(math.log2(value / SMALLEST) * BUCKETS_PER_DOUBLING - 1e-9))
+    if value >= _LARGEST:
+        return BUCKETS - 1
+    # The tolerance keeps a bound such as 2 * SMALLEST in the bucket that it closes, whatever log2 rounds to.
+    return math.ceil(math.log2(value / SMALLEST) * BUCKETS_PER_DOUBLING - 1e-9)
 
 
 def bucket_value(bucket: int) -> float:
@@ -53,7 +61,7 @@ class Sketch:
     def from_counts(counts: dict[int, int]) -> Sketch:
         """Raises ``ValueError`` for a bucket or count out of range."""
         for bucket, count in counts.items():
-            if not 0 <= bucket < BUCKETS or not 0 < count < 2**32:
+            if not 0 <= bucket < BUCKETS or not 0 < count <= _FULL:
                 raise ValueError(f"bucket {bucket} with count {count} is not of this sketch")
         return Sketch(b"".join(_ENTRY.pack(bucket, counts[bucket]) for bucket in sorted(counts)))
 
@@ -65,10 +73,11 @@ class Sketch:
         return sum(count for _, count in self)
 
     def merge(self, *others: Sketch) -> Sketch:
+        """The sketch of all values together, in whatever order; a count that is full stays full."""
         counts: dict[int, int] = {}
         for sketch in (self, *others):
             for bucket, count in sketch:
-                counts[bucket] = counts.get(bucket, 0) + count
+                counts[bucket] = min(counts.get(bucket, 0) + count, _FULL)
         return Sketch.from_counts(counts)
 
     def quantile(self, q: float) -> float | None:

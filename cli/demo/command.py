@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from secrets import token_hex
 from typing import Annotated
 
 import aiohttp
@@ -22,7 +24,7 @@ from broker.model.errors import TraceError
 from broker.model.plan import Decision
 from broker.model.replica import ReplicaPhase
 from cli.demo.load import LoadPlayer
-from cli.demo.scenario import MODEL_ID, TAIL_S, Scenario, from_trace, generated, policies_yaml, site_yaml
+from cli.demo.scenario import ANSWERS_S, MODEL_ID, TAIL_S, Scenario, from_trace, generated, policies_yaml, site_yaml
 from cli.demo.stack import Stack, StackError
 from cli.demo.verdict import DrainSeen, drains_seen, problems_of, replay_problem
 from cli.demo.view import LiveState, render_live
@@ -56,8 +58,22 @@ def demo(
                 trace, span=span, rate_scale=rate_scale, method=scale_method, skip_bad=skip_bad, seed=seed
             )
         with _folder(keep) as folder:
-            status = asyncio.run(_Demo(scenario, folder, live=not (headless or as_json), as_json=as_json).run())
+            status = asyncio.run(
+                _until_signal(_Demo(scenario, folder, live=not (headless or as_json), as_json=as_json))
+            )
     raise typer.Exit(int(status))
+
+
+async def _until_signal(run: _Demo) -> Exit:
+    """A demo that is told to end (Ctrl-C, a closed terminal) ends its processes first."""
+    task = asyncio.create_task(run.run())
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        errors.print("interrupted: every process of the demo was ended")
+        return Exit.INTERRUPTED
 
 
 @contextmanager
@@ -82,7 +98,7 @@ class _Demo:
         self._scenario = scenario
         self._live = live
         self._as_json = as_json
-        cluster = f"demo-{folder.name[-8:]}"
+        cluster = f"demo-{token_hex(4)}"
         self._stack = Stack(
             folder, site_yaml(cluster), policies_yaml(scenario.profile), (MODEL_ID,), cluster
         )  # fmt: skip
@@ -113,7 +129,7 @@ class _Demo:
             with self._stack.client() as client:
                 watching = asyncio.create_task(self._watch(client, player))
                 try:
-                    await player.play(self._scenario.requests, SystemClock().now)
+                    await self._play_bounded(player)
                     await self._quiet_tail(player)
                 finally:
                     watching.cancel()
@@ -132,6 +148,14 @@ class _Demo:
             trace=self._scenario.counts,
         )
         return summary, drains_seen(self._state.replicas, player)
+
+    async def _play_bounded(self, player: LoadPlayer) -> None:
+        """The whole load; what has not ended in time is counted as unfinished, and the demo ends all the same."""
+        try:
+            async with asyncio.timeout(self._scenario.load_s + ANSWERS_S):
+                await player.play(self._scenario.requests, SystemClock().now)
+        except TimeoutError:
+            errors.print("[red]the last requests did not end in time[/]")
 
     async def _quiet_tail(self, player: LoadPlayer) -> None:
         """Until it has scaled in to one replica, at most the tail's length."""

@@ -68,6 +68,8 @@ class LoadPlayer:
                     text = (await response.text())[:200]
                     status = Outcome.REJECTED if response.status < 500 else Outcome.FAILED
                     self._note(f"HTTP {response.status}: {text}")
+        except asyncio.CancelledError:
+            status = Outcome.UNFINISHED
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             status = Outcome.CUT if times else Outcome.FAILED
             self._note(f"{type(error).__name__}: {error}")

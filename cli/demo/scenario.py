@@ -24,6 +24,8 @@ GENERATED_S = 60.0
 TRACE_S = 60.0
 TAIL_S = 26.0
 """After the last arrival: the streams end, the windows clear, the last drains finish."""
+ANSWERS_S = 48.0
+"""How long the last answers may take; the longest of BurstGPT's are 2,000 tokens."""
 
 _TRACE_LOAD = 1.8
 """A trace is scaled so that its window needs this many replicas on average, unless --rate-scale says otherwise."""

@@ -29,6 +29,7 @@ GAUGES = 3
 SUMS = 8
 COUNTS = 11
 _DOUBLE = struct.Struct("<d")
+_HEAD = struct.Struct("<5d")
 
 RATES = (
     Signal.ARRIVAL_RATE,
@@ -37,6 +38,10 @@ RATES = (
     Signal.PREEMPTION_RATE,
 )
 """Of the columns from ARRIVED on."""
+
+
+NO_HISTOGRAM = Histogram((), (), 0.0)
+"""Of an engine that does not keep it."""
 
 
 class Layout:
@@ -48,13 +53,15 @@ class Layout:
         self.counts = tuple(slice(start, end) for start, end in pairwise(ends))
         self.pack = struct.Struct(f"<{ends[-1]}d").pack
 
-    def fits(self, *histograms: Histogram | None) -> bool:
-        """Whether these histograms (None fits any) have the bounds of this layout."""
-        for histogram, bounds in zip(histograms, self.bounds, strict=True):
-            # Pages share one tuple for equal bounds, so that identity mostly settles it.
-            if histogram is not None and histogram.bounds is not bounds and histogram.bounds != bounds:
-                return False
-        return True
+    def fits(self, queue: Histogram, ttft: Histogram, inter_token: Histogram) -> bool:
+        """Whether these histograms have the bounds of this layout. Pages share one tuple for equal bounds, so that
+        identity mostly settles it."""
+        of_queue, of_ttft, of_inter_token = self.bounds
+        return (
+            (ttft.bounds is of_ttft or ttft.bounds == of_ttft)
+            and (queue.bounds is of_queue or queue.bounds == of_queue)
+            and (inter_token.bounds is of_inter_token or inter_token.bounds == of_inter_token)
+        )
 
     def pack_partial(self, sample: MetricSample) -> bytes:
         """The row of a sample that lacks something: NaN stands for what is absent."""
@@ -72,17 +79,19 @@ class Layout:
         ]
         numbers.insert(ARRIVED, numbers[6] + numbers[RUNNING] + numbers[WAITING])
         histograms = (sample.queue_time, sample.time_to_first_token, sample.inter_token_latency)
-        sums = [NaN if histogram is None else histogram.total for histogram in histograms]
+        sums: list[float] = []
         counts: list[float] = []
         for histogram, bounds in zip(histograms, self.bounds, strict=True):
-            counts += [NaN] * len(bounds) if histogram is None else histogram.counts
+            known = histogram or (Histogram(bounds, (NaN,) * len(bounds), NaN) if bounds else NO_HISTOGRAM)
+            sums.append(known.total)
+            counts += known.counts
         return self.pack(*numbers, *sums, *counts)
 
 
 @dataclass(slots=True)
 class Replica:
-    """One replica's rows by rising time. ``irregular_at`` is the latest row that lacks something or shows a counter
-    below the one before: views that reach back over it go row by row."""
+    """One replica's rows by rising time. ``irregular_at`` is the latest row that lacks what its neighbour has (or has
+    what that lacks), or shows a counter below the one before: views that reach back over it go row by row."""
 
     replica_id: str
     layout: Layout
@@ -90,6 +99,7 @@ class Replica:
     rows: list[bytes] = field(default_factory=list)
     irregular_at: float = -math.inf
     last_prompt: float = 0.0
+    whole: bool = True
 
     def insert(self, at: float, row: bytes) -> bool:
         """Put a row where its time wants it; False if that time is taken."""
@@ -99,9 +109,12 @@ class Replica:
         self.times.insert(index, at)
         self.rows.insert(index, row)
         for later in (index, index + 1):
-            if 0 < later < len(self.times) and self.value(later, PROMPT) < self.value(later - 1, PROMPT):
-                self.irregular_at = max(self.irregular_at, self.times[later])
-        self.last_prompt = self.value(-1, PROMPT)
+            if 0 < later < len(self.times):
+                before, after = self.matrix(later - 1, later)
+                if after[PROMPT] < before[PROMPT] or (np.isnan(before) != np.isnan(after)).any():
+                    self.irregular_at = max(self.irregular_at, self.times[later])
+        newest = self.matrix(len(self.rows) - 1, len(self.rows) - 1)
+        self.last_prompt, self.whole = newest.item(PROMPT), not np.isnan(newest).any()
         return True
 
     def value(self, index: int, column: int) -> float:
@@ -144,23 +157,22 @@ class Replica:
         are taken as even. Never older than the last moment without a queue, nor than the rows that are kept.
         """
         latest = bisect_right(self.times, t) - 1
-        waiting = self.value(latest, WAITING)
+        _, waiting, _, arrived, prompt = _HEAD.unpack_from(self.rows[latest])
         if not waiting > 0.0:
             return 0.0
-        started = self.value(latest, ARRIVED) - waiting
-        index = latest - 1
-        while index >= 0 and self.times[index] >= self.irregular_at:
-            if self.value(index, ARRIVED) <= started or self.value(index, WAITING) == 0.0:
-                break
-            index -= 1
-        later = self.times[index + 1]
-        if index < 0 or self.times[index] < self.irregular_at:
-            return self.times[latest] - later
-        arrived, arrived_later = self.value(index, ARRIVED), self.value(index + 1, ARRIVED)
-        share = (started + 1.0 - arrived) / (arrived_later - arrived + 1.0) if arrived_later > arrived else 0.5
-        if not 0.0 <= share <= 1.0:
-            share = 0.5
-        return self.times[latest] - (self.times[index] + share * (later - self.times[index]))
+        started = arrived - waiting
+        for index in range(latest - 1, -1, -1):
+            arrived_later, prompt_later = arrived, prompt
+            _, waiting, _, arrived, prompt = _HEAD.unpack_from(self.rows[index])
+            if prompt_later < prompt:  # the engine restarted in between
+                return self.times[latest] - self.times[index + 1]
+            if arrived <= started or waiting == 0.0:
+                # Between the two rows n came; the next after those that had left is as likely anywhere among them.
+                share = (started + 1.0 - arrived) / (arrived_later - arrived + 1.0) if arrived_later > arrived else 0.5
+                if not 0.0 <= share <= 1.0:
+                    share = 0.5
+                return self.times[latest] - self.times[index] - share * (self.times[index + 1] - self.times[index])
+        return self.times[latest] - self.times[0]
 
 
 class Engines:
@@ -169,34 +181,29 @@ class Engines:
     def __init__(self, patience_s: float, smoothing_s: float) -> None:
         self._patience_s = patience_s
         self._smoothing_s = smoothing_s
-        self._replicas: dict[str, Replica] = {}
+        self.known: dict[str, Replica] = {}
         self._ordered: list[Replica] = []
         self._layouts: dict[tuple[tuple[float, ...], ...], Layout] = {}
 
-    def __contains__(self, replica_id: str) -> bool:
-        return replica_id in self._replicas
-
     def observe(self, sample: MetricSample, at: float) -> bool:
         """Keep the sample. False for a second one of the same time."""
-        replica = self._replicas.get(sample.replica_id) or self._add(sample)
-        queue, ttft, inter_token = sample.queue_time, sample.time_to_first_token, sample.inter_token_latency
+        replica = self.known.get(sample.replica_id) or self._add(sample)
+        queue = sample.queue_time or NO_HISTOGRAM
+        ttft = sample.time_to_first_token or NO_HISTOGRAM
+        inter_token = sample.inter_token_latency or NO_HISTOGRAM
         running, waiting = sample.requests_running, sample.requests_waiting
         prompt, finished = sample.prompt_tokens_total, sample.requests_finished_total
         if (
-            queue is None
-            or ttft is None
-            or inter_token is None
-            or running is None
+            running is None
             or waiting is None
             or prompt is None
             or finished is None
             or sample.kv_cache_use is None
             or sample.generation_tokens_total is None
             or sample.preemptions_total is None
+            or not replica.layout.fits(queue, ttft, inter_token)
         ):
-            return self._observe_partial(replica, sample, at)
-        if not replica.layout.fits(queue, ttft, inter_token) and not self._relaid(replica, sample, at):
-            return False
+            return self._observe_unusual(replica, sample, at)
         row = replica.layout.pack(
             running,
             waiting,
@@ -214,7 +221,7 @@ class Engines:
             *inter_token.counts,
         )
         times = replica.times
-        if times and at <= times[-1]:
+        if times and (at <= times[-1] or not replica.whole):
             return replica.insert(at, row)
         if prompt < replica.last_prompt:
             replica.irregular_at = at
@@ -223,13 +230,14 @@ class Engines:
         replica.rows.append(row)
         return True
 
-    def _observe_partial(self, replica: Replica, sample: MetricSample, at: float) -> bool:
+    def _observe_unusual(self, replica: Replica, sample: MetricSample, at: float) -> bool:
+        """A sample that lacks something, or has other histogram bounds than those before."""
         histograms = (sample.queue_time, sample.time_to_first_token, sample.inter_token_latency)
-        if not replica.layout.fits(*histograms) and not self._relaid(replica, sample, at):
+        known = zip(histograms, replica.layout.bounds, strict=True)
+        fits = all(histogram is None or histogram.bounds == bounds for histogram, bounds in known)
+        if not fits and not self._relaid(replica, sample, at):
             return False
-        kept = replica.insert(at, replica.layout.pack_partial(sample))
-        replica.irregular_at = max(replica.irregular_at, at)
-        return kept
+        return replica.insert(at, replica.layout.pack_partial(sample))
 
     def _relaid(self, replica: Replica, sample: MetricSample, at: float) -> bool:
         """Begin anew with other histogram bounds (another engine version took over); False for a straggler of the
@@ -243,13 +251,13 @@ class Engines:
 
     def _add(self, sample: MetricSample) -> Replica:
         replica = Replica(sample.replica_id, self._layout_of(sample))
-        self._replicas[sample.replica_id] = replica
+        self.known[sample.replica_id] = replica
         self._order()
         return replica
 
     def _order(self) -> None:
         """By id, so that sums of floats do not depend on who came first."""
-        self._ordered = [self._replicas[replica_id] for replica_id in sorted(self._replicas)]
+        self._ordered = [self.known[replica_id] for replica_id in sorted(self.known)]
 
     def _layout_of(self, sample: MetricSample) -> Layout:
         histograms = (sample.queue_time, sample.time_to_first_token, sample.inter_token_latency)
@@ -263,7 +271,7 @@ class Engines:
         return layout
 
     def forget(self, replica_id: str) -> bool:
-        known = self._replicas.pop(replica_id, None) is not None
+        known = self.known.pop(replica_id, None) is not None
         self._order()
         return known
 
@@ -301,7 +309,7 @@ class Engines:
             if replica.layout is not layout:
                 layout = replica.layout
                 part = parts.setdefault(layout, Part(layout))
-            if times[base] <= replica.irregular_at:
+            if replica.irregular_at >= since or replica.irregular_at >= times[base]:
                 part.irregular.append((len(part.replicas), latest, base))
             part.replicas.append(replica)
             part.times.append(at)

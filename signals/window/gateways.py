@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 import struct
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +26,18 @@ ARRIVED, FAILED, MICROSECONDS, PROMPT_MILLI, OUTPUT_MILLI = range(2 * BUCKETS, 2
 COLUMNS = 2 * BUCKETS + 5
 _MILLI_VALUES: Floats = np.rint(SKETCH_VALUES * 1000.0)
 
+_COLUMNS = attrgetter(
+    "gateway_id",
+    "arrived",
+    "failed",
+    "interval_s",
+    "time_to_first_token.packed",
+    "inter_token.packed",
+    "prompt_tokens.packed",
+    "output_tokens.packed",
+)
 _ROW = struct.Struct("<4d")
+_NOBODY = -math.inf
 _LAST_BOOT = "\U0010ffff"
 
 Key = tuple[float, str, int]
@@ -33,14 +46,28 @@ Key = tuple[float, str, int]
 
 @dataclass(slots=True)
 class Gateway:
-    """One gateway's reports by rising key; each row is (received_at, age of the oldest waiting at observed_at or
-    -infinity, waiting, in_flight). A restarted gateway's new boot follows the old one, which thereby ends."""
+    """One gateway's reports by rising key; each row is (when the next is due, age of the oldest waiting at
+    observed_at or -infinity, waiting, in_flight). A restarted gateway's new boot follows the old one, which
+    thereby ends."""
 
     gateway_id: str
     keys: list[Key] = field(default_factory=list)
     rows: list[bytes] = field(default_factory=list)
+    at: float = -math.inf
     boot_id: str = ""
     sequence: int = -1
+
+    def insert(self, key: Key, row: bytes) -> bool:
+        """Put a report where its key wants it; False if it was seen before. ``at`` and
+        ``boot_id`` are then those of the newest report, ``sequence`` the highest of that boot."""
+        if any(key[1:] == known[1:] for known in self.keys):
+            return False
+        index = bisect_left(self.keys, key)
+        self.keys.insert(index, key)
+        self.rows.insert(index, row)
+        self.at, self.boot_id, _ = self.keys[-1]
+        self.sequence = max(sequence for _, boot_id, sequence in self.keys if boot_id == self.boot_id)
+        return True
 
 
 @dataclass(slots=True)
@@ -58,61 +85,64 @@ class Gateways:
     def __init__(self, patience_s: float, smoothing_s: float) -> None:
         self._patience_s = patience_s
         self._smoothing_s = smoothing_s
-        self._gateways: dict[str, Gateway] = {}
+        self.known: dict[str, Gateway] = {}
         self._ordered: list[Gateway] = []
         self._seconds: dict[int, Second] = {}
-        self._pending: dict[int, list[RequestSummary]] = {}
-
-    def __contains__(self, gateway_id: str) -> bool:
-        return gateway_id in self._gateways
+        self._pending: list[RequestSummary] = []
+        self._pending_at: list[float] = []
 
     def observe(self, summary: RequestSummary, at: float) -> bool:
         """Keep the summary. False for one that was seen before."""
-        gateway = self._gateways.get(summary.gateway_id)
-        if gateway is None:
-            gateway = self._gateways[summary.gateway_id] = Gateway(summary.gateway_id)
-            self._ordered = [self._gateways[gateway_id] for gateway_id in sorted(self._gateways)]
-        oldest = summary.oldest_waiting_since
-        age = -math.inf if oldest is None else summary.observed_at - oldest
-        row = _ROW.pack(summary.received_at, age, summary.waiting, summary.in_flight)
-        keys = gateway.keys
-        key = (at, summary.boot_id, summary.sequence)
-        if not keys or (summary.sequence > gateway.sequence and summary.boot_id == gateway.boot_id and key > keys[-1]):
-            keys.append(key)
+        gateway = self.known.get(summary.gateway_id) or self._add(summary.gateway_id)
+        boot_id, sequence, oldest = summary.boot_id, summary.sequence, summary.oldest_waiting_since
+        age = _NOBODY if oldest is None else summary.observed_at - oldest
+        row = _ROW.pack(summary.received_at + summary.interval_s, age, summary.waiting, summary.in_flight)
+        if sequence > gateway.sequence and at > gateway.at and boot_id == gateway.boot_id:
+            gateway.at, gateway.sequence = at, sequence
+            gateway.keys.append((at, boot_id, sequence))
             gateway.rows.append(row)
-        elif any(key[1:] == known[1:] for known in keys):
+        elif not gateway.insert((at, boot_id, sequence), row):
             return False
-        else:
-            index = bisect_left(keys, key)
-            keys.insert(index, key)
-            gateway.rows.insert(index, row)
-        if summary.boot_id != gateway.boot_id:
-            gateway.boot_id, gateway.sequence = summary.boot_id, summary.sequence
-        elif summary.sequence > gateway.sequence:
-            gateway.sequence = summary.sequence
-        second = math.ceil(at)
-        if second in self._pending:
-            self._pending[second].append(summary)
-        else:
-            self._pending[second] = [summary]
+        self._pending.append(summary)
+        self._pending_at.append(at)
         return True
+
+    def _add(self, gateway_id: str) -> Gateway:
+        gateway = self.known[gateway_id] = Gateway(gateway_id)
+        self._ordered = [self.known[known_id] for known_id in sorted(self.known)]
+        return gateway
 
     def settle(self) -> None:
         """Add what came since the last time to the sums of its seconds."""
-        for tick, summaries in self._pending.items():
-            second = self._seconds.get(tick)
-            if second is None:
-                second = self._seconds[tick] = Second()
-            second.gateways.update([summary.gateway_id for summary in summaries])
-            sums = second.sums
-            sums[TTFT] += _counts([summary.time_to_first_token.packed for summary in summaries])
-            sums[INTER_TOKEN] += _counts([summary.inter_token.packed for summary in summaries])
-            sums[ARRIVED] += sum([summary.arrived for summary in summaries])
-            sums[FAILED] += sum([summary.failed for summary in summaries])
-            sums[MICROSECONDS] += sum([round(summary.interval_s * 1e6) for summary in summaries])
-            sums[PROMPT_MILLI] += _counts([summary.prompt_tokens.packed for summary in summaries]) @ _MILLI_VALUES
-            sums[OUTPUT_MILLI] += _counts([summary.output_tokens.packed for summary in summaries]) @ _MILLI_VALUES
-        self._pending.clear()
+        if not self._pending:
+            return
+        first, last = math.ceil(min(self._pending_at)), math.ceil(max(self._pending_at))
+        if first == last:
+            self._add_up(first, self._pending)
+        else:
+            by_second: dict[int, list[RequestSummary]] = {}
+            for at, summary in zip(self._pending_at, self._pending, strict=True):
+                by_second.setdefault(math.ceil(at), []).append(summary)
+            for tick, summaries in by_second.items():
+                self._add_up(tick, summaries)
+        self._pending, self._pending_at = [], []
+
+    def _add_up(self, tick: int, summaries: list[RequestSummary]) -> None:
+        second = self._seconds.get(tick)
+        if second is None:
+            second = self._seconds[tick] = Second()
+        gateway_ids, arrived, failed, intervals_s, *sketches = zip(*map(_COLUMNS, summaries), strict=True)
+        ttft, inter_token, prompt, output = _counts(*sketches)
+        second.gateways.update(gateway_ids)
+        second.sums[TTFT] += ttft
+        second.sums[INTER_TOKEN] += inter_token
+        second.sums[ARRIVED:] += (
+            sum(arrived),
+            sum(failed),
+            sum([round(interval_s * 1e6) for interval_s in intervals_s]),
+            prompt @ _MILLI_VALUES,
+            output @ _MILLI_VALUES,
+        )
 
     def evict(self, before: float) -> None:
         """Drop reports and sums older than ``before``, and gateways that have none since."""
@@ -121,7 +151,7 @@ class Gateways:
             if stale > 0:
                 del gateway.keys[:stale], gateway.rows[:stale]
         for gateway_id in [gateway.gateway_id for gateway in self._ordered if not gateway.keys]:
-            del self._gateways[gateway_id]
+            del self.known[gateway_id]
         self._ordered = [gateway for gateway in self._ordered if gateway.keys]
         for tick in [tick for tick in self._seconds if tick <= before]:
             del self._seconds[tick]
@@ -132,13 +162,12 @@ class Gateways:
         rows: list[bytes] = []
         newest = -math.inf
         for gateway in self._ordered:
-            keys = gateway.keys
-            latest = len(keys) - 1
-            if keys[latest][0] > t:
-                latest = bisect_right(keys, (t, _LAST_BOOT, 0)) - 1
+            at, latest = gateway.at, -1
+            if at > t:
+                latest = bisect_right(gateway.keys, (t, _LAST_BOOT, 0)) - 1
                 if latest < 0:
                     continue
-            at = keys[latest][0]
+                at = gateway.keys[latest][0]
             if at >= since:
                 rows.append(gateway.rows[latest])
                 if at > newest:
@@ -146,8 +175,9 @@ class Gateways:
         if not rows:
             return None
         states = np.frombuffer(b"".join(rows)).reshape(-1, 4)
-        # Ages by two differences, each within one clock: the gateway's up to its report, the log's since.
-        age = float((states[:, 1] - states[:, 0]).max()) + t
+        # Ages are as of the report, by its own clock: between reports the oldest request changes as often as not, and
+        # letting it age on doubled the error on a recording. A report that is overdue does age on, by the log's clock.
+        age = float((states[:, 1] + np.maximum(t - states[:, 0], 0.0)).max())
         waiting, in_flight = np.add.reduce(states[:, 2:]).tolist()
         last = math.ceil(t)
         ticks = range(last - max(1, round(self._smoothing_s)) + 1, last + 1)
@@ -165,10 +195,10 @@ class GatewayView:
         self.queue_age_s = queue_age_s
         self.waiting = waiting
         self.in_flight = in_flight
-        self._sums = np.zeros(COLUMNS)
+        self._sums = np.add.reduce([second.sums for second in seconds]) if seconds else np.zeros(COLUMNS)
+        self._cumulative = {which.start: self._sums[which].cumsum() for which in (TTFT, INTER_TOKEN)}
         span_us = 0.0
         for second in seconds:
-            self._sums += second.sums
             # Seconds covered, by gateway: a lost report or one just joined does not count as a second of silence.
             span_us += second.sums.item(MICROSECONDS) / len(second.gateways)
         self._span_s = span_us / 1e6
@@ -185,10 +215,18 @@ class GatewayView:
         }
 
     def quantile(self, which: slice, q: float) -> float | None:
-        return sketch_quantile(q, self._sums[which])
+        return sketch_quantile(q, self._cumulative[which.start])
 
 
-def _counts(packed: list[bytes]) -> Floats:
-    """The counts by bucket of joined sketches."""
-    entries = np.frombuffer(b"".join(packed), SKETCH_ENTRY)
-    return np.asarray(np.bincount(entries["bucket"], entries["count"], BUCKETS), np.float64)
+def _counts(*packed: Sequence[bytes]) -> Floats:
+    """The counts by bucket of the joined sketches of each kind, one row for a kind."""
+    joined = [b"".join(sketches) for sketches in packed]
+    entries = np.frombuffer(b"".join(joined), SKETCH_ENTRY)
+    buckets = entries["bucket"].astype(np.intp)
+    start = 0
+    for kind, sketches in enumerate(joined):
+        stop = start + len(sketches) // SKETCH_ENTRY.itemsize
+        buckets[start:stop] += kind * BUCKETS
+        start = stop
+    counts = np.bincount(buckets, entries["count"], BUCKETS * len(packed))
+    return np.asarray(counts, np.float64).reshape(len(packed), BUCKETS)

@@ -40,9 +40,9 @@ def prometheus_quantile(q: float, bounds: Sequence[float], counts: Sequence[floa
     return lower + (bounds[index] - lower) * (rank - below) / (counts[index] - below)
 
 
-def sketch_quantile(q: float, counts: Floats) -> float | None:
-    """The value at rank ceil(q * n) of counts by sketch bucket, as ``Sketch.quantile``; None if there are none."""
-    cumulative = counts.cumsum()
+def sketch_quantile(q: float, cumulative: Floats) -> float | None:
+    """The value at rank ceil(q * n) of cumulative counts by sketch bucket, as ``Sketch.quantile``; None if there are
+    none."""
     observed = float(cumulative[-1])
     if observed <= 0.0:
         return None

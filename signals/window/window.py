@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from broker.model.reading import Reading, fresh, true_zero
+from broker.model.reading import Freshness, Reading, fresh, true_zero
 from broker.model.signals import MetricSample, RequestSummary, Signal
 from broker.model.snapshot import ModelSnapshot, WindowNeed
 from signals.window.engines import Engines, EngineView
@@ -49,9 +49,10 @@ class SignalWindow:
     ``in_flight`` less ``waiting``). Gauges count expected replicas only, since what a draining one still has needs no
     capacity; rates count all that report. KV use is the mean over replicas, as gateways spread the load evenly.
 
-    **Queue age** from gateways is the age of the oldest request without a first token. Without gateways it is found
-    from the engines' arrived, running and waiting numbers as the age of the oldest in a first-come queue
-    (``Replica.queue_age_s``), and arrivals are finished requests plus the change of those inside.
+    **Queue age** from gateways is the age of the oldest request without a first token, as of the last report; it
+    grows on while the next report is overdue. Without gateways it is found from the engines' arrived, running and
+    waiting numbers as the age of the oldest in a first-come queue (``Replica.queue_age_s``; it cannot exceed the
+    retention), and arrivals are finished requests plus the change of those inside.
 
     **Windows** look at the signal at each whole second; see ``WindowReading``. A signal that changes back between two
     of them goes unseen.
@@ -82,6 +83,7 @@ class SignalWindow:
         self._timeline = Timeline(_seconds(needs))
         self._expected: list[tuple[float, Expected]] = []
         self._next_tick: int | None = None
+        self._looked_to = math.inf
         self._settled_at = -math.inf
         self._evicted_at = -math.inf
         self._sequence = first_sequence
@@ -91,33 +93,37 @@ class SignalWindow:
     def observe(self, sample: MetricSample | RequestSummary) -> bool:
         """Take in one sample of this model. True if a snapshot is due at once: a replica or gateway appeared, or
         requests wait where none did."""
-        at, received_at = sample.observed_at, sample.received_at
-        if at > received_at:
-            at = received_at
+        at, delay_s = sample.observed_at, sample.received_at - sample.observed_at
+        if delay_s < 0.0:
+            at = sample.received_at
         source = sample.replica_id if isinstance(sample, MetricSample) else sample.gateway_id
-        if abs(received_at - sample.observed_at) > SKEW_TOLERANCE_S or source in self._skew_s:
-            self._note_skew(source, received_at - sample.observed_at)
+        if not -SKEW_TOLERANCE_S <= delay_s <= SKEW_TOLERANCE_S:
+            self._skew_s[source] = delay_s
+        elif self._skew_s:
+            self._skew_s.pop(source, None)
         if at <= self._settled_at:
             self.late += 1
             return False
         if isinstance(sample, MetricSample):
-            appeared = source not in self._engines
+            appeared = source not in self._engines.known
             kept = self._engines.observe(sample, at)
             waiting = bool(sample.requests_waiting)
         else:
-            appeared = source not in self._gateways
+            appeared = source not in self._gateways.known
             kept = self._gateways.observe(sample, at)
             waiting = sample.waiting > 0
         if not kept:
             return False
-        if self._next_tick is None or at <= self._next_tick - 1:
+        if at <= self._looked_to:
             self._look_again(at)
-        if waiting:
-            first = not self._waiting
-            self._waiting.add(source)
-            return first or appeared
-        self._waiting.discard(source)
-        return appeared
+        if not waiting:
+            if self._waiting:
+                self._waiting.discard(source)
+            return appeared
+        if source in self._waiting:
+            return appeared
+        self._waiting.add(source)
+        return appeared or len(self._waiting) == 1
 
     def expect(self, replica_ids: Iterable[str], now: float) -> bool:
         """From ``now`` on exactly these replicas (those published) should report. True if that is a change."""
@@ -156,10 +162,12 @@ class SignalWindow:
         engines: EngineView | None = None
         usable: dict[Signal, Reading] = {}
         if self._next_tick is not None:
-            for tick in range(max(self._next_tick, last - self._timeline.seconds + 1), last + 1):
+            back = max(self._timeline.seconds, math.ceil(self._retention_s))
+            for tick in range(max(self._next_tick, last - back + 1), last + 1):
                 engines, usable = self._look(float(tick))
                 self._timeline.write(tick, usable)
             self._next_tick = max(self._next_tick, last + 1)
+            self._looked_to = self._next_tick - 1
         if engines is None or now != last:
             engines, usable = self._look(now)
         readings = {
@@ -175,12 +183,7 @@ class SignalWindow:
         """The ticks from ``at`` on must be looked at (again)."""
         tick = math.ceil(at)
         self._next_tick = tick if self._next_tick is None else min(self._next_tick, tick)
-
-    def _note_skew(self, source: str, skew_s: float) -> None:
-        if abs(skew_s) > SKEW_TOLERANCE_S:
-            self._skew_s[source] = skew_s
-        else:
-            self._skew_s.pop(source, None)
+        self._looked_to = self._next_tick - 1
 
     def _settle(self, now: float) -> None:
         self._settled_at = max(self._settled_at, now - self._patience_s)
@@ -190,15 +193,11 @@ class SignalWindow:
         before = now - self._retention_s
         self._engines.evict(before)
         self._gateways.evict(before)
-        gone = {source for source in self._waiting | self._skew_s.keys() if not self._knows(source)}
-        self._waiting -= gone
-        for source in gone & self._skew_s.keys():
-            del self._skew_s[source]
+        known = self._engines.known.keys() | self._gateways.known.keys()
+        self._waiting &= known
+        self._skew_s = {source: skew_s for source, skew_s in self._skew_s.items() if source in known}
         while len(self._expected) > 1 and self._expected[1][0] <= before:
             del self._expected[0]
-
-    def _knows(self, source: str) -> bool:
-        return source in self._engines or source in self._gateways
 
     def _expected_at(self, t: float) -> Expected | None:
         return next((expected for at, expected in reversed(self._expected) if at <= t), None)
@@ -219,29 +218,27 @@ class SignalWindow:
     def _of_engines(self, view: EngineView, expected: Expected | None, t: float) -> dict[Signal, Reading]:
         """The signals by the engines' own metrics; none if one is missing that should report."""
         gauges = view.gauges()
-        if expected is None:
-            counted = list(gauges)
-            missing = bool(view.silent)
-        else:
-            counted = [replica_id for replica_id in gauges if replica_id in expected]
-            missing = len(counted) < len(expected) and any(
+        missing = bool(view.silent)
+        if expected is not None:
+            gauges = {replica_id: values for replica_id, values in gauges.items() if replica_id in expected}
+            missing = len(gauges) < len(expected) and any(
                 t - since > self._patience_s or replica_id in view.silent
                 for replica_id, since in expected.items()
                 if replica_id not in gauges
             )
-        if missing or not counted:
+        if missing or not gauges:
             return {}
         at = view.oldest_at
-        running, waiting, kv = map(sum, zip(*[gauges[replica_id] for replica_id in counted], strict=True))
+        running, waiting, kv = map(sum, zip(*gauges.values(), strict=True))
         numbers = {
             Signal.REQUESTS_RUNNING: running,
             Signal.REQUESTS_WAITING: waiting,
-            Signal.REQUESTS_PER_REPLICA: (running + waiting) / len(counted),
-            Signal.KV_CACHE_USE: kv / len(counted),
-            Signal.QUEUE_AGE: view.queue_age_s(set(counted)) if waiting else waiting,
+            Signal.REQUESTS_PER_REPLICA: (running + waiting) / len(gauges),
+            Signal.KV_CACHE_USE: kv / len(gauges),
+            Signal.QUEUE_AGE: view.queue_age_s(gauges) if waiting else waiting,
             **view.rates(),
         }
-        usable = {signal: fresh(value, at) for signal, value in numbers.items() if value == value}
+        usable = {signal: Reading(Freshness.FRESH, value, at) for signal, value in numbers.items() if value == value}
         for signal, q, which, _, undecided in _LATENCIES:
             value = view.quantile(which, q)
             if value is None:

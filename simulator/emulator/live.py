@@ -59,10 +59,10 @@ class LiveEngine:
 
     def cancel(self, stream: TokenStream) -> None:
         """Drop a request whose client has gone; nothing if it has ended."""
+        self._advance()  # before it is forgotten: tokens that are due already still name it
         if self._streams.pop(stream.request.request_id, None) is not None:
-            self._advance()
             self._engine.abort(stream.request.request_id)
-            self._set_timer()
+        self._set_timer()
 
     def abort_all(self) -> None:
         """End every request with ``finish_reason`` "abort", as vLLM does when it shuts down without a time-out."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import json
 import uuid
@@ -244,8 +245,9 @@ class EmulatorServer:
         response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8"})
         await response.prepare(request)
         block = (self._live.metrics_text() * 8).encode()
-        for _ in range(GIANT_METRICS_BYTES // len(block)):
-            await response.write(block)
+        with contextlib.suppress(ConnectionResetError):  # a scraper with sense hangs up
+            for _ in range(GIANT_METRICS_BYTES // len(block)):
+                await response.write(block)
         return response
 
 

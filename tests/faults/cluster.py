@@ -83,11 +83,7 @@ class Cluster:
             folder, site or site_yaml(name, free_port()), policies or policies_yaml(), (MODEL_ID,), name
         )  # fmt: skip
         self.brokers = 0
-        self.load: Load | None = None
-
-    @property
-    def log_path(self) -> Path:
-        return self.stack.folder / "tidegate.sqlite"
+        self.log_path = folder / "tidegate.sqlite"
 
     # -- processes
 
@@ -127,11 +123,12 @@ class Cluster:
     # -- asking and ordering
 
     async def get(self, path: str, **parameters: Any) -> Any:
-        async with self._client() as client:
+        async with self.operator() as client:
             return (await client.get(path, params=parameters)).json()
 
-    def _client(self) -> httpx.AsyncClient:
-        headers = {"Authorization": f"Bearer {self.stack.secrets['TIDEGATE_OPERATE_TOKEN']}"}
+    def operator(self, scope: str = "OPERATE") -> httpx.AsyncClient:
+        """A client of the broker's API with the token of that scope."""
+        headers = {"Authorization": f"Bearer {self.stack.secrets[f'TIDEGATE_{scope}_TOKEN']}"}
         return httpx.AsyncClient(base_url=self.stack.broker_url, headers=headers, timeout=10.0, trust_env=False)
 
     async def replicas(self) -> list[dict[str, Any]]:
@@ -144,7 +141,7 @@ class Cluster:
 
     async def scale(self, target: int) -> None:
         body = {"model_id": MODEL_ID, "target": target, "for_s": 3600, "because": "a test", "author": "tests"}
-        async with self._client() as client:
+        async with self.operator() as client:
             (await client.post("/v1/overrides", json=body)).raise_for_status()
 
     async def until(self, holds: Callable[[list[dict[str, Any]]], object], timeout_s: float = 40.0) -> Any:

@@ -23,13 +23,7 @@ def note(request: pytest.FixtureRequest) -> Note:
     return lambda figure: kept.append(f"{request.node.name}: {figure}")
 
 
-def pytest_report_header() -> str:
-    return f"faults: TIDEGATE_FAULT_SEED={SEED}"
-
-
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    figures = config.stash.get(_figures, [])
-    if figures:
-        terminalreporter.section("faults: figures")
-        for figure in figures:
-            terminalreporter.write_line(figure)
+    terminalreporter.write_line(f"faults: TIDEGATE_FAULT_SEED={SEED}")
+    for figure in config.stash.get(_figures, []):
+        terminalreporter.write_line(f"faults: {figure}")

@@ -93,7 +93,6 @@ async def test_killed_three_times_at_a_point_it_goes_on_without_orphan_double_or
 
 
 @pytest.mark.integration
-async def test_killed_at_a_point_chosen_by_the_seed_it_goes_on(tmp_path: Path, note: Note) -> None:
-    point = random.Random(SEED).choice(POINTS)
-    note(f"seed {SEED} chose {point}")
+@pytest.mark.parametrize("point", random.Random(SEED).sample(POINTS, 1))
+async def test_killed_once_at_a_point_that_the_seed_chose_it_goes_on(point: str, tmp_path: Path, note: Note) -> None:
     await survive(tmp_path, point, 1, note)

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from broker.app.clock import LoopClock, SystemClock
+from broker.app.clock import CATCH_UP_PACE, LoopClock, SystemClock
 from broker.model.ports import Clock
 
 BASE = 1_750_000_000.0
@@ -56,3 +56,43 @@ async def test_the_system_clock_goes_forward() -> None:
     assert clock.now() >= now + 0.002
     assert clock.monotonic() > monotonic
     assert math.isfinite(now)
+
+
+class FakeClocks:
+    """A machine's two clocks, of which the wall clock may be set."""
+
+    def __init__(self) -> None:
+        self.wall = BASE
+        self.elapsed = 0.0
+        self.clock = SystemClock(lambda: self.wall, lambda: self.elapsed)
+
+    def pass_s(self, seconds: float) -> float:
+        self.wall += seconds
+        self.elapsed += seconds
+        return self.clock.now()
+
+
+def test_time_goes_on_when_the_wall_clock_is_set_back_and_meets_it_later() -> None:
+    clocks = FakeClocks()
+    assert clocks.pass_s(5) == BASE + 5
+    clocks.wall -= 3600
+    assert clocks.clock.now() == BASE + 5
+    assert clocks.pass_s(10) == pytest.approx(BASE + 5 + 10 * CATCH_UP_PACE)
+    assert clocks.pass_s(3600 / (1 - CATCH_UP_PACE)) == pytest.approx(clocks.wall)
+    assert clocks.pass_s(1) == clocks.wall
+
+
+def test_a_wall_clock_that_is_set_forward_again_is_followed_at_once() -> None:
+    clocks = FakeClocks()
+    clocks.wall -= 3600
+    clocks.pass_s(1)
+    clocks.wall += 3600
+    assert clocks.pass_s(1) == clocks.wall == BASE + 2
+
+
+def test_time_goes_on_from_what_was_written_down_before_a_restart() -> None:
+    clocks = FakeClocks()
+    clocks.clock.not_before(BASE + 3600)
+    assert clocks.pass_s(10) == pytest.approx(BASE + 3600 + 10 * CATCH_UP_PACE)
+    clocks.clock.not_before(BASE)
+    assert clocks.clock.now() > BASE + 3600

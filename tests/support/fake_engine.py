@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -38,7 +39,7 @@ class Received:
     """What one request looked like to the engine; ``disconnected`` is set when its sender went away."""
 
     path: str
-    headers: dict[str, str]
+    headers: Mapping[str, str]
     body: bytes
     disconnected: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -58,6 +59,10 @@ class FakeEngine(Served):
         self.usage = False
         self.healthy = True
         self.probes = 0
+        self.padding = 0
+        self.pause_s = 0.0
+        self.written = 0
+        self.peers: set[object] = set()
         self.received: list[Received] = []
         self.may_finish = asyncio.Event()
         self.may_finish.set()
@@ -98,7 +103,9 @@ class FakeEngine(Served):
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
-        received = Received(request.path, dict(request.headers), body)
+        if request.transport is not None:
+            self.peers.add(request.transport.get_extra_info("peername"))
+        received = Received(request.path, request.headers, body)
         self.received.append(received)
         if request.headers.get("Authorization") != f"Bearer {self.key}":
             return web.json_response({"error": "Unauthorized"}, status=401)
@@ -138,7 +145,11 @@ class FakeEngine(Served):
             reason = None
             if number == self.tokens - 1:
                 reason = "abort" if self.way is Way.ABORT else "stop"
-            await response.write(event({"choices": [{"delta": {"content": f"{number} "}, "finish_reason": reason}]}))
+            text = f"{number} " + "x" * self.padding
+            await response.write(event({"choices": [{"delta": {"content": text}, "finish_reason": reason}]}))
+            self.written = number + 1
+            if self.pause_s:
+                await asyncio.sleep(self.pause_s)
         if self.usage:
             await response.write(event({"choices": [], "usage": self._usage()}))
         if self.way is not Way.NO_DONE:

@@ -1,0 +1,44 @@
+"""Requests and seconds simulated per second of wall time: a generated trace through the whole core, on one core."""
+
+from __future__ import annotations
+
+import time
+
+from benchmarks.base import Measurement
+from broker.log.memory import MemoryLog
+from broker.model.spec import EngineSpec, ModelSpec, PolicySpec, PoolSpec, SiteSpec
+from policies.registry import cached
+from simulator.simulation import Simulation
+from traces.generate import RateCurve, generate
+from traces.profiles import load_profile
+
+CURVE = RateCurve((0.0, 400.0, 500.0, 800.0, 1200.0), (2.0, 5.0, 12.0, 5.0, 3.0))
+RULES = PolicySpec(
+    "threshold",
+    {
+        "rules": [
+            {"name": "queue", "signal": "queue_age_s", "above": 2.0, "for_s": 5.0, "change": 1},
+            {"name": "calm", "signal": "requests_per_replica", "below": 8.0, "for_s": 60.0, "change": -1},
+        ]
+    },
+)
+MODEL = ModelSpec("chat", EngineSpec(("serve",)), RULES, minimum=2, maximum=12)
+SITE = SiteSpec("bench", (PoolSpec("pool", "simulated", gpus=16),))
+
+
+def run() -> list[Measurement]:
+    requests = list(generate(load_profile("azure2023_conv"), CURVE, seed=1))
+    simulation = Simulation(SITE, (MODEL,), "chat", log=MemoryLog(), policies=cached())
+    began = time.perf_counter()
+    summary = simulation.run(requests)
+    wall_s = time.perf_counter() - began
+    details = {
+        "requests": len(requests),
+        "unfinished": summary.requests.unfinished,
+        "peak_ready": summary.peak_ready,
+        "simulated_s": round(summary.duration_s),
+    }
+    return [
+        Measurement("simulate_requests", round(len(requests) / wall_s), "requests/s", 1000, True, details),
+        Measurement("simulate_time", round(summary.duration_s / wall_s), "simulated s/s", 200, True, details),
+    ]

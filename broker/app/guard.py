@@ -1,0 +1,147 @@
+"""What every request passes before its handler: a limit on its body, its token; and the one form of errors."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from broker.app.access import Scope as TokenScope
+from broker.app.access import Tokens
+from broker.app.bodies import ErrorAnswer, ErrorBody
+from broker.model import wire
+from broker.model.errors import LogError
+
+logger = structlog.get_logger("broker")
+
+BODY_LIMIT_BYTES = 8 * 2**20
+
+_CODES: Mapping[int, str] = {400: "bad_request", 404: "not_found", 405: "method_not_allowed"}
+
+
+class Problem(Exception):
+    """Ends a request with an error in the API's own form."""
+
+    def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status, self.code, self.headers = status, code, headers
+
+
+def error_answer(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    speakable = message.encode("utf-8", "replace").decode()  # what was sent may hold halves of characters
+    return JSONResponse(wire.encode(ErrorAnswer(ErrorBody(code, speakable))), status_code=status, headers=headers)
+
+
+def add_errors(app: FastAPI) -> None:
+    """Every error, foreseen or not, as ``{"error": {"code", "message"}}``."""
+
+    @app.exception_handler(Problem)
+    async def problem(_: Request, error: Problem) -> JSONResponse:
+        return error_answer(error.status, error.code, str(error), error.headers)
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
+        code = _CODES.get(error.status_code, HTTPStatus(error.status_code).name.lower())
+        words = f"{request.method} {request.url.path}: {error.detail}; /openapi.json lists what there is"
+        return error_answer(error.status_code, code, words, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def validation_error(_: Request, error: RequestValidationError) -> JSONResponse:
+        problems = [f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors()]
+        return error_answer(422, "invalid", "; ".join(problems))
+
+    @app.exception_handler(LogError)
+    async def log_error(_: Request, error: LogError) -> JSONResponse:
+        return error_answer(503, "log", str(error))
+
+    @app.exception_handler(Exception)
+    async def unforeseen(request: Request, error: Exception) -> JSONResponse:
+        logger.error("request_failed", method=request.method, path=request.url.path, problem=repr(error))
+        return error_answer(500, "internal", "the broker failed at this request; its log says where")
+
+
+def guarded(tokens: Tokens, *scopes: TokenScope) -> type[APIRoute]:
+    """A class of routes that only holders of a token of one of ``scopes`` reach.
+
+    A route class and no dependency, since FastAPI reads and parses a body before it asks any dependency: a stranger
+    must not make the broker parse anything.
+    """
+    wanted = frozenset(scopes)
+    needed = " or ".join(sorted(scope.value for scope in wanted))
+
+    class Guarded(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handler = super().get_route_handler()
+
+            async def checked(request: Request) -> Response:
+                _check(request.headers.get("authorization", ""), tokens, wanted, needed)
+                return await handler(request)
+
+            return checked
+
+    return Guarded
+
+
+def _check(authorization: str, tokens: Tokens, wanted: frozenset[TokenScope], needed: str) -> None:
+    scheme, _, presented = authorization.partition(" ")
+    presented = presented.strip()
+    challenge = {"WWW-Authenticate": "Bearer"}
+    if scheme.lower() != "bearer" or not presented:
+        raise Problem(401, "unauthorized", "send a token as 'Authorization: Bearer TOKEN'", challenge)
+    granted = tokens.scopes_of(presented)
+    if not granted:
+        raise Problem(401, "unauthorized", "this token is not one of the broker's", challenge)
+    if not granted & wanted:
+        raise Problem(403, "forbidden", f"this token may not do that; it needs the scope {needed}")
+
+
+class BodyLimit:
+    """ASGI middleware: refuses bodies over ``BODY_LIMIT_BYTES``, by their declared length or while they come."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "0")
+        if declared.isdigit() and int(declared) > BODY_LIMIT_BYTES:
+            await _refuse(scope, receive, send)
+            return
+        try:
+            await self._app(scope, _counted(receive), send)
+        except _TooLarge:
+            await _refuse(scope, receive, send)
+
+
+class _TooLarge(BaseException):
+    """Passes FastAPI, which makes a 400 of whatever ``Exception`` reading a body ends with."""
+
+
+def _counted(receive: Receive) -> Callable[[], Awaitable[Message]]:
+    taken = 0
+
+    async def counted() -> Message:
+        nonlocal taken
+        message = await receive()
+        taken += len(message.get("body", b""))
+        if taken > BODY_LIMIT_BYTES:
+            raise _TooLarge
+        return message
+
+    return counted
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    words = f"the body is larger than {BODY_LIMIT_BYTES} bytes; send less at once"
+    await error_answer(413, "too_large", words, {"Connection": "close"})(scope, receive, send)

@@ -1,0 +1,59 @@
+"""The commands of ``tidegate``, put together."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from broker.app.service import release
+from cli import operate
+from cli.demo.command import demo
+from cli.gateway import gateway
+from cli.init import init
+from cli.policy import policy
+from cli.serve import run
+from cli.simulate import simulate
+from cli.state import state
+from cli.trace import trace
+
+app = typer.Typer(
+    name="tidegate",
+    help="Keep the right number of ready vLLM replicas behind every model.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.command()(demo)
+app.command()(init)
+app.command()(run)
+app.command()(gateway)
+app.command()(simulate)
+app.command()(operate.explain)
+app.command()(operate.decisions)
+app.command()(operate.models)
+app.command()(operate.endpoints)
+app.add_typer(operate.replicas, name="replicas")
+app.command()(operate.scale)
+app.command()(operate.hold)
+app.command()(operate.pause)
+app.command()(operate.resume)
+app.add_typer(policy, name="policy")
+app.add_typer(state, name="state")
+app.add_typer(trace, name="trace")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tidegate {release()}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options that stand before any command."""

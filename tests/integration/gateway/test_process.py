@@ -1,0 +1,73 @@
+"""``python -m gateway`` as a process: its end by signal, its words for what is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE
+
+import aiohttp
+import pytest
+
+from broker.model.replica import ReplicaPhase
+from gateway.settings import SECRET_VARIABLE, TOKEN_VARIABLE
+from tests.integration.gateway.site import Site, until
+from tests.support.fake_broker import GATEWAY_TOKEN
+from tests.support.fake_engine import SITE_SECRET
+
+pytestmark = pytest.mark.integration
+
+
+async def start(*arguments: str, token: str = GATEWAY_TOKEN) -> asyncio.subprocess.Process:
+    environment = os.environ | {TOKEN_VARIABLE: token, SECRET_VARIABLE: SITE_SECRET.decode()}
+    command = [sys.executable, "-m", "gateway", *arguments]
+    return await asyncio.create_subprocess_exec(*command, env=environment, stdout=PIPE, stderr=PIPE)
+
+
+async def test_sigterm_lets_streams_finish_and_ends_the_session(site: Site) -> None:
+    await site.broker.start()
+    engine = await site.add_engine(0)
+    process = await start("--broker", site.broker.url, "--port", "0", "--shutdown", "20s")
+    try:
+        assert process.stdout is not None
+        port = 0
+        while not port:
+            line = (await process.stdout.readline()).decode()
+            port = int(line.rpartition("port=")[2]) if "gateway_listens" in line else 0
+        engine.may_finish.clear()
+        async with aiohttp.ClientSession() as users:
+            body = b'{"model":"chat","stream":true}'
+            async with users.post(f"http://127.0.0.1:{port}/v1/completions", data=body) as response:
+                await response.content.readany()
+                process.send_signal(signal.SIGTERM)
+                await asyncio.sleep(0.2)
+                engine.may_finish.set()
+                assert (await response.content.read()).endswith(b"data: [DONE]\n\n")
+        assert await asyncio.wait_for(process.wait(), 20) == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+    assert site.broker.reports[-1]["closed"]
+    assert site.broker.records[engine.endpoint_id].phase is ReplicaPhase.READY
+    await until(lambda: site.broker.summaries()[-1].finished == 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "token", "words"),
+    [
+        pytest.param(["--broker", "http://127.0.0.1:1"], "", "set TIDEGATE_GATEWAY_TOKEN", id="no token"),
+        pytest.param(["--broker", "127.0.0.1"], "t", "not an http address", id="no address"),
+        pytest.param(["--broker", "http://x", "--host", "0.0.0.0"], "t", "without a keys file", id="open to all"),
+        pytest.param(["--broker", "http://x", "--keys", "/nowhere"], "t", "cannot read the keys file", id="no file"),
+        pytest.param(["--broker", "http://x", "--hold", "long"], "t", "not a duration", id="no duration"),
+    ],
+)
+async def test_what_cannot_work_is_told_without_a_traceback(arguments: list[str], token: str, words: str) -> None:
+    process = await start(*arguments, token=token)
+    _, errors = await process.communicate()
+    assert process.returncode == 2
+    assert words in errors.decode()
+    assert "Traceback" not in errors.decode()

@@ -1,0 +1,198 @@
+"""A gateway's session: what it reports arrives, garbage harms nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from broker.app.access import Scope
+from broker.app.guard import BODY_LIMIT_BYTES
+from broker.model import wire
+from broker.model.signals import Signal
+from broker.model.state import GatewayState
+from tests.support.api_world import BASE, ApiWorld, api_world
+from tests.support.builders import request_summary
+
+pytestmark = pytest.mark.looptime
+
+
+def session(sequence: int = 1, **changes: Any) -> dict[str, Any]:
+    body = {"boot_id": "boot-1", "sequence": sequence, "applied_revision": 0, "observed_at": BASE, "in_flight": {}}
+    return body | changes
+
+
+def gateways(world: ApiWorld) -> dict[str, GatewayState]:
+    return dict(world.runtime.core.loop.state.gateways)
+
+
+async def put(world: ApiWorld, body: Any, name: str = "gw") -> Any:
+    answer = await world.send("PUT", f"/v1/gateways/{name}", body, Scope.GATEWAY)
+    await asyncio.sleep(0.2)
+    return answer
+
+
+async def test_a_report_reaches_the_state_and_is_answered_with_the_revision() -> None:
+    async with api_world() as world:
+        await world.serve(1)
+        answer = await put(world, session(7, applied_revision=1, in_flight={"chat-0-g1": 3}))
+        assert (answer.status_code, answer.json()) == (200, {"revision": 1})
+        known = gateways(world)["gw/boot-1"]
+        assert (known.sequence, known.applied_revision, known.in_flight) == (7, 1, {"chat-0-g1": 3})
+
+
+async def test_a_sequence_that_goes_back_is_ignored() -> None:
+    async with api_world() as world:
+        await put(world, session(7, applied_revision=5))
+        for sequence in (7, 6, 0):
+            assert (await put(world, session(sequence, applied_revision=9))).status_code == 200
+        assert (gateways(world)["gw/boot-1"].sequence, gateways(world)["gw/boot-1"].applied_revision) == (7, 5)
+        await put(world, session(1, boot_id="boot-2"))
+        assert gateways(world)["gw/boot-2"].sequence == 1
+
+
+async def test_a_closed_session_is_over() -> None:
+    async with api_world() as world:
+        await put(world, session(1))
+        await put(world, session(2, closed=True))
+        assert gateways(world) == {}
+
+
+async def test_summaries_are_measurements_of_their_model() -> None:
+    async with api_world() as world:
+        await asyncio.sleep(1)
+        for sequence in range(1, 6):
+            summary = wire.encode(request_summary(sequence=sequence, at=BASE + sequence))
+            await put(world, session(sequence, summaries=[summary]))
+            await asyncio.sleep(0.8)
+        snapshot = world.runtime.core.loop.state.models["chat"].snapshot
+        assert snapshot is not None
+        assert snapshot.reading(Signal.QUEUE_AGE).value is not None
+        assert await dead_letters(world) == []
+
+
+async def test_a_summary_belongs_to_the_gateway_that_sends_it_whatever_it_says() -> None:
+    async with api_world() as world:
+        await asyncio.sleep(1)
+        summary = wire.encode(request_summary()) | {"gateway_id": "another", "received_at": 9e99}
+        await put(world, session(1, summaries=[summary]))
+        assert await dead_letters(world) == []
+
+
+async def dead_letters(world: ApiWorld) -> list[Any]:
+    return [letter async for letter in world.log.records("dead-letters")]
+
+
+BAD_SUMMARIES = [
+    ("no object", 7, "this is not an object"),
+    ("a list", [1], "this is not an object"),
+    ("nothing", {}, "model_id: this field is missing"),
+    ("a count that is text", {"arrived": "3"}, "arrived: '3' is not a whole number"),
+    ("a sketch that is none", {"queue_age": "%%"}, "queue_age: not a sketch"),
+    ("half a character", {"model_id": "\ud800", "arrived": None}, "arrived: None is not a whole number"),
+]
+
+
+@pytest.mark.parametrize(("changes", "reason"), [b[1:] for b in BAD_SUMMARIES], ids=[b[0] for b in BAD_SUMMARIES])
+async def test_a_bad_summary_goes_to_the_dead_letters_and_the_rest_arrives(changes: Any, reason: str) -> None:
+    async with api_world() as world:
+        await asyncio.sleep(1)
+        good = wire.encode(request_summary(at=BASE + 1))
+        bad = good | changes if isinstance(changes, dict) and changes else changes
+        answer = await put(world, session(1, summaries=[bad, good], in_flight={"chat-0-g1": 1}))
+        assert answer.status_code == 200
+        assert gateways(world)["gw/boot-1"].in_flight == {"chat-0-g1": 1}
+        (letter,) = await dead_letters(world)
+        assert (letter["topic"], letter["gateway_id"]) == ("requests", "gw")
+        assert letter["reason"].startswith(reason)
+
+
+async def test_much_garbage_leaves_few_and_short_dead_letters() -> None:
+    async with api_world() as world:
+        await put(world, session(1, summaries=[{"model_id": "x" * 5000}] * 500))
+        letters = await dead_letters(world)
+        assert len(letters) == 20
+        assert all(len(letter["message"]) == 1000 for letter in letters)
+
+
+async def test_a_report_is_taken_while_dead_letters_cannot_be_written() -> None:
+    async with api_world() as world:
+        await asyncio.sleep(1)
+        world.log.problem = "disk full"
+        answer = await put(world, session(1, summaries=[{}]))
+        assert answer.status_code == 200
+        world.log.problem = ""
+        await world.until(lambda: "gw/boot-1" in gateways(world))
+
+
+async def test_a_summary_of_an_unknown_model_is_no_error() -> None:
+    async with api_world() as world:
+        await put(world, session(1, summaries=[wire.encode(request_summary("elsewhere"))]))
+        assert await dead_letters(world) == []
+
+
+REFUSED = [
+    ("no boot id", {"boot_id": ""}),
+    ("an endless boot id", {"boot_id": "x" * 201}),
+    ("a negative sequence", {"sequence": -1}),
+    ("a sequence beyond what JSON readers keep", {"sequence": 2**60}),
+    ("a negative count", {"in_flight": {"chat-0-g1": -1}}),
+    ("a time that is not a number", {"observed_at": float("nan")}),
+    ("a time without end", {"observed_at": float("inf")}),
+    ("half a character", {"boot_id": "\ud800"}),
+    ("half a character for an endpoint", {"in_flight": {"\ud800": 1}}),
+    ("too many summaries", {"summaries": [{}] * 10_001}),
+]
+
+
+@pytest.mark.parametrize("changes", [r[1] for r in REFUSED], ids=[r[0] for r in REFUSED])
+async def test_a_report_that_the_log_could_not_keep_is_refused(changes: dict[str, Any]) -> None:
+    """What reached the state and then had no JSON form once ended the control loop."""
+    async with api_world() as world:
+        await asyncio.sleep(1)
+        answer = await put(world, session(1) | changes)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid")
+        await asyncio.sleep(2)
+        assert gateways(world) == {}
+        assert world.runtime.problem is None
+
+
+async def test_an_endless_name_is_refused() -> None:
+    async with api_world() as world:
+        assert (await put(world, session(1), name="x" * 201)).status_code == 422
+
+
+async def test_nesting_without_end_is_refused() -> None:
+    async with api_world() as world, world.client(Scope.GATEWAY) as client:
+        content = b'{"summaries": ' + b"[" * 200_000
+        answer = await client.put("/v1/gateways/gw", content=content, headers={"Content-Type": "application/json"})
+        assert answer.status_code in (400, 422)
+        assert set(answer.json()["error"]) == {"code", "message"}
+
+
+@pytest.mark.parametrize("declared", [True, False], ids=["of declared length", "in chunks"])
+async def test_a_huge_body_is_refused(declared: bool) -> None:
+    read = 0
+
+    async def chunks() -> AsyncIterator[bytes]:
+        nonlocal read
+        for _ in range(BODY_LIMIT_BYTES // 65536 + 100):
+            read += 1
+            yield b" " * 65536
+
+    async with api_world() as world, world.client(Scope.GATEWAY) as client:
+        content = b" " * (BODY_LIMIT_BYTES + 1) if declared else chunks()
+        answer = await client.put("/v1/gateways/gw", content=content)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
+        assert read <= BODY_LIMIT_BYTES // 65536 + 1
+
+
+async def test_a_body_just_within_the_limit_is_taken() -> None:
+    async with api_world() as world, world.client(Scope.GATEWAY) as client:
+        content = json.dumps(session(1)).encode()
+        content += b" " * (BODY_LIMIT_BYTES - len(content))
+        answer = await client.put("/v1/gateways/gw", content=content, headers={"Content-Type": "application/json"})
+        assert answer.status_code == 200

@@ -1,0 +1,194 @@
+"""The HTTP client towards engines reads every framing in every fragmentation, and takes nothing broken for whole."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.upstream import Connection, UpstreamError, post
+
+
+class FakeTransport(asyncio.Transport):
+    """Keeps what is written and whether it was told to close or pause."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.aborted = False
+        self.paused = False
+
+    def write(self, data: object) -> None:
+        assert isinstance(data, bytes)
+        self.written += data
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def pause_reading(self) -> None:
+        self.paused = True
+
+    def resume_reading(self) -> None:
+        self.paused = False
+
+
+def connect() -> tuple[Connection, FakeTransport]:
+    connection, transport = Connection(), FakeTransport()
+    connection.connection_made(transport)
+    return connection, transport
+
+
+async def exchange(fragments: list[bytes], *, close: bool = False) -> tuple[Connection, bytes]:
+    connection, _ = connect()
+    return connection, await received_by(connection, fragments, close=close)
+
+
+async def received_by(connection: Connection, fragments: list[bytes], *, close: bool = False) -> bytes:
+    asking = asyncio.create_task(connection.ask(b"request"))
+    await asyncio.sleep(0)
+    for fragment in fragments:
+        connection.data_received(fragment)
+    if close:
+        connection.connection_lost(None)
+    await asking
+    body = b""
+    while part := await connection.read():
+        body += part
+    return body
+
+
+def fragments_of(answer: bytes, places: list[int]) -> list[bytes]:
+    edges = [0, *sorted(place % (len(answer) + 1) for place in places), len(answer)]
+    return [answer[begin:end] for begin, end in itertools.pairwise(edges) if begin < end]
+
+
+def chunked(*parts: bytes, trailer: bytes = b"") -> bytes:
+    body = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts if part)
+    return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + body + b"0\r\n" + trailer + b"\r\n"
+
+
+places = st.lists(st.integers(0, 3000), max_size=20)
+
+
+@given(st.lists(st.binary(max_size=60)), places, st.sampled_from([b"", b"X-A: b\r\n"]))
+async def test_chunks_are_put_together(parts: list[bytes], places: list[int], trailer: bytes) -> None:
+    answer = chunked(*parts, trailer=trailer)
+    connection, body = await exchange(fragments_of(answer, places))
+    assert body == b"".join(parts)
+    assert connection.reusable
+
+
+@given(st.lists(st.binary(min_size=1, max_size=40), min_size=1), places, st.integers(1, 2000))
+async def test_a_chunked_body_that_breaks_off_is_an_error(parts: list[bytes], places: list[int], missing: int) -> None:
+    answer = chunked(*parts)
+    head = answer.index(b"\r\n\r\n") + 4
+    answer = answer[: max(head, len(answer) - missing)]
+    with pytest.raises(UpstreamError):
+        await exchange(fragments_of(answer, places), close=True)
+
+
+@given(st.binary(min_size=1, max_size=200), places)
+async def test_a_body_with_a_length_ends_there(body: bytes, places: list[int]) -> None:
+    answer = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+    connection, received = await exchange(fragments_of(answer, places))
+    assert received == body
+    assert connection.reusable
+
+
+async def test_a_body_shorter_than_its_length_is_an_error() -> None:
+    with pytest.raises(UpstreamError, match="closed"):
+        await exchange([b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabc"], close=True)
+
+
+async def test_a_body_without_length_ends_with_the_connection() -> None:
+    connection, body = await exchange([b"HTTP/1.1 200 OK\r\n\r\nabc", b"def"], close=True)
+    assert body == b"abcdef"
+    assert not connection.reusable
+
+
+async def test_interim_answers_are_skipped() -> None:
+    interim = b"HTTP/1.1 100 Continue\r\n\r\n"
+    _, body = await exchange([interim + b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n", b"x"])
+    assert body == b"x"
+
+
+async def test_a_connection_that_is_to_be_closed_is_not_used_again() -> None:
+    connection, _ = await exchange([b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"])
+    assert not connection.reusable
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(b"SSH-2.0-OpenSSH\r\n\r\n", id="another protocol"),
+        pytest.param(b"HTTP/1.1 many OK\r\n\r\n", id="no status"),
+        pytest.param(b"HTTP/1.1\r\n\r\n", id="short status line"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nX: " + b"y" * 70_000, id="endless header"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", id="bad length"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", id="bad chunk size"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\n", id="negative chunk size"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"0" * 5000, id="endless chunk size"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nab", id="more than its length"),
+    ],
+)
+async def test_what_is_no_http_is_an_error_and_closes_the_connection(answer: bytes) -> None:
+    connection, transport = connect()
+    with pytest.raises(UpstreamError):
+        await received_by(connection, [answer])
+    assert transport.aborted
+
+
+async def test_bytes_after_the_answer_close_the_connection() -> None:
+    connection, _ = await exchange([b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx"])
+    connection.data_received(b"more")
+    assert not connection.reusable
+
+
+async def test_a_pumped_body_goes_to_its_sink_as_it_comes() -> None:
+    connection, _ = connect()
+    asking = asyncio.create_task(connection.ask(b"request"))
+    await asyncio.sleep(0)
+    connection.data_received(chunked(b"first")[:-5])
+    await asking
+    seen: list[bytes] = []
+    connection.pump(seen.append)
+    connection.data_received(b"2\r\nse\r\n")
+    assert seen == [b"first", b"se"]
+    connection.data_received(b"0\r\n\r\n")
+    await connection.finished_or_paused()
+
+
+async def test_what_a_sink_raises_reaches_who_waits_for_the_end() -> None:
+    connection, transport = connect()
+    asking = asyncio.create_task(connection.ask(b"request"))
+    await asyncio.sleep(0)
+
+    def sink(part: bytes) -> None:
+        raise ConnectionResetError("user gone")
+
+    connection.data_received(chunked(b"all at once"))
+    await asking
+    connection.pump(sink)
+    with pytest.raises(ConnectionResetError, match="user gone"):
+        await connection.finished_or_paused()
+    assert transport.aborted
+
+
+async def test_a_body_that_nobody_reads_pauses_the_connection() -> None:
+    connection, transport = connect()
+    asking = asyncio.create_task(connection.ask(b"request"))
+    await asyncio.sleep(0)
+    connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 600000\r\n\r\n" + b"x" * 300_000)
+    await asking
+    assert transport.paused
+    await connection.read()
+    assert not transport.paused
+
+
+def test_a_request_names_its_host_path_and_length() -> None:
+    text = post("http://engine:8000/v1/completions", {"X-A": "é"}, b"{}")
+    assert text.startswith(b"POST /v1/completions HTTP/1.1\r\nHost: engine:8000\r\nContent-Length: 2\r\n")
+    assert text.endswith(b"X-A: \xc3\xa9\r\n\r\n{}")
