@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from broker.app.service import release
+from broker.app.release import release
 from cli import operate
 from cli.demo.command import demo
 from cli.gateway import gateway

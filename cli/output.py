@@ -79,7 +79,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     if not rows:
         tell(f"{title}: none")
         return
-    console.print(shown, width=None if console.is_terminal else _WIDE)
+    (console if console.is_terminal else _Console(width=_WIDE)).print(shown)
 
 
 def tell(words: str) -> None:

@@ -12,7 +12,6 @@ from typing import Annotated
 import structlog
 import typer
 
-from broker.app.service import ServiceFiles, run_broker
 from broker.model.errors import ConfigError
 from cli.output import Exit, fail, tell, told_errors
 
@@ -54,10 +53,12 @@ def run(
     if not site.exists():
         raise fail(f"there is no {site}; `tidegate init` makes a site, --site names yours", Exit.USAGE)
     with told_errors():
-        asyncio.run(_run(ServiceFiles(site, policies), address_file))
+        asyncio.run(_run(site, policies, address_file))
 
 
-async def _run(files: ServiceFiles, address_file: Path | None) -> None:
+async def _run(site: Path, policies: Path, address_file: Path | None) -> None:
+    from broker.app.service import ServiceFiles, run_broker  # FastAPI takes longer to import than most commands to run
+
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -67,4 +68,4 @@ async def _run(files: ServiceFiles, address_file: Path | None) -> None:
         if sys.stdout.isatty():
             tell(f"tidegate broker at {address} (Ctrl-C stops it; replicas live on)")
 
-    await run_broker(files, stop, ready=ready)
+    await run_broker(ServiceFiles(site, policies), stop, ready=ready)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -24,6 +25,9 @@ from broker.model.errors import LogError
 logger = structlog.get_logger("broker")
 
 BODY_LIMIT_BYTES = 8 * 2**20
+
+_DISCARD_BYTES = 2 * BODY_LIMIT_BYTES
+_DISCARD_S = 5.0
 
 _CODES: Mapping[int, str] = {400: "bad_request", 404: "not_found", 405: "method_not_allowed"}
 
@@ -105,43 +109,67 @@ def _check(authorization: str, tokens: Tokens, wanted: frozenset[TokenScope], ne
 
 
 class BodyLimit:
-    """ASGI middleware: refuses bodies over ``BODY_LIMIT_BYTES``, by their declared length or while they come."""
+    """ASGI middleware: refuses bodies over ``BODY_LIMIT_BYTES``, by their declared length or while they come.
+
+    A request that is refused before its body was read is read to its end first, a bounded part of it: a client that
+    is still sending when the connection closes loses the answer with it.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        headers = Headers(scope=scope) if scope["type"] == "http" else None
+        if headers is None or not ("content-length" in headers or "transfer-encoding" in headers):
             await self._app(scope, receive, send)
             return
-        declared = Headers(scope=scope).get("content-length", "0")
-        if declared.isdigit() and int(declared) > BODY_LIMIT_BYTES:
-            await _refuse(scope, receive, send)
-            return
+        body = _Body(receive)
+
+        async def send_after_body(message: Message) -> None:
+            await body.discard()
+            await send(message)
+
+        declared = headers.get("content-length", "0")
         try:
-            await self._app(scope, _counted(receive), send)
+            if declared.isdigit() and int(declared) > BODY_LIMIT_BYTES:
+                raise _TooLarge
+            await self._app(scope, body.receive, send_after_body)
         except _TooLarge:
-            await _refuse(scope, receive, send)
+            words = f"the body is larger than {BODY_LIMIT_BYTES} bytes; send less at once"
+            answer = error_answer(413, "too_large", words, {"Connection": "close"})
+            await answer(scope, body.receive, send_after_body)
 
 
 class _TooLarge(BaseException):
     """Passes FastAPI, which makes a 400 of whatever ``Exception`` reading a body ends with."""
 
 
-def _counted(receive: Receive) -> Callable[[], Awaitable[Message]]:
-    taken = 0
+class _Body:
+    """One request's body on its way in."""
 
-    async def counted() -> Message:
-        nonlocal taken
-        message = await receive()
-        taken += len(message.get("body", b""))
-        if taken > BODY_LIMIT_BYTES:
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._taken = 0
+        self._more = True
+
+    async def receive(self) -> Message:
+        message = await self._next()
+        if self._taken > BODY_LIMIT_BYTES:
             raise _TooLarge
         return message
 
-    return counted
+    async def discard(self) -> None:
+        """Read what is still to come, up to a limit of bytes and time."""
+        try:
+            async with asyncio.timeout(_DISCARD_S):
+                while self._more and self._taken <= _DISCARD_BYTES:
+                    await self._next()
+        except TimeoutError:
+            pass
+        self._more = False
 
-
-async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
-    words = f"the body is larger than {BODY_LIMIT_BYTES} bytes; send less at once"
-    await error_answer(413, "too_large", words, {"Connection": "close"})(scope, receive, send)
+    async def _next(self) -> Message:
+        message = await self._receive()
+        self._taken += len(message.get("body", b""))
+        self._more = message["type"] == "http.request" and message.get("more_body", False)
+        return message

@@ -8,7 +8,6 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import aiohttp
@@ -25,6 +24,7 @@ from broker.app.faultpoints import FaultPoints, FaultyLog, FaultyRunner, fault_p
 from broker.app.feed import Feed
 from broker.app.outputs import EndpointsFile
 from broker.app.probing import ProbeLoop
+from broker.app.release import release
 from broker.app.reloading import watch_files
 from broker.app.runner import AsyncRunner
 from broker.app.runtime import Runtime, RuntimeSettings, cancel
@@ -54,14 +54,6 @@ class ServiceFiles:
 
     site: Path
     policies: Path
-
-
-def release() -> str:
-    """The installed version, ``0`` from a bare source tree."""
-    try:
-        return version("tidegate")
-    except PackageNotFoundError:
-        return "0"
 
 
 async def run_broker(files: ServiceFiles, stop: asyncio.Event, *, ready: Callable[[str], None] | None = None) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from broker.app.access import Scope, Tokens
+from broker.app.guard import BODY_LIMIT_BYTES
 from tests.support.api_world import TOKENS, api_world
 
 pytestmark = pytest.mark.looptime
@@ -77,19 +78,32 @@ async def test_health_and_the_document_need_no_token() -> None:
         assert (await client.get("/openapi.json")).json()["openapi"].startswith("3.1")
 
 
-async def test_a_stranger_cannot_make_the_broker_read_a_body() -> None:
+async def test_a_strangers_body_is_not_parsed_and_only_a_part_of_it_read() -> None:
     read = 0
 
     async def endless() -> AsyncIterator[bytes]:
         nonlocal read
-        for _ in range(20):
-            read += 1
+        while True:
+            read += 65536
             yield b"{" * 65536
 
     async with api_world() as world, world.client(None) as client:
         answer = await client.put("/v1/gateways/gw", content=endless())
-        assert answer.status_code == 401
-        assert read == 0
+        assert (answer.status_code, answer.json()["error"]["code"]) == (401, "unauthorized")
+        assert read <= 2 * BODY_LIMIT_BYTES + 2 * 65536
+        wrong = await client.post("/v1/overrides", content=b"{", headers={"Content-Type": "application/json"})
+        assert wrong.status_code == 401
+
+
+async def test_a_stranger_that_sends_nothing_more_is_not_waited_for_long() -> None:
+    async def stuck() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(3600)
+
+    async with api_world() as world, world.client(None) as client:
+        began = asyncio.get_running_loop().time()
+        assert (await client.put("/v1/gateways/gw", content=stuck())).status_code == 401
+        assert asyncio.get_running_loop().time() - began < 6
 
 
 def test_tokens_are_not_shown() -> None:

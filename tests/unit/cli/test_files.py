@@ -1,0 +1,188 @@
+"""Commands on files: what is missing, unreadable or wrong is told in words, with the right status."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from broker.log.sqlite import SqliteLog
+from cli.output import Exit
+from tests.support.builders import step_record
+from tests.support.command_line import ROOT, tidegate
+
+POLICIES = ROOT / "deploy" / "examples" / "policies.yaml"
+BURST = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
+
+
+def bad_traces(folder: Path) -> dict[str, Path]:
+    (folder / "empty.csv").write_text("")
+    (folder / "rows.csv").write_text(BURST + "5,ChatGPT,a,3,4,Conversation log\n")
+    (folder / "binary.csv").write_bytes(bytes(range(256)))
+    (folder / "broken.csv.gz").write_bytes(b"\x1f\x8b\x08\x00 no more")
+    return {
+        "missing": folder / "nope.csv", "a folder": folder, "empty": folder / "empty.csv",
+        "bad row": folder / "rows.csv", "binary": folder / "binary.csv", "broken gzip": folder / "broken.csv.gz",
+    }  # fmt: skip
+
+
+KINDS = ["missing", "a folder", "empty", "bad row", "binary", "broken gzip"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_trace_that_cannot_be_read(tmp_path: Path, kind: str) -> None:
+    path = bad_traces(tmp_path)[kind]
+    commands: list[list[str | Path]] = [
+        ["trace", "info", path], ["simulate", "--trace", path, "--policies", POLICIES],
+    ]  # fmt: skip
+    for words in commands:
+        result = tidegate(*words)
+        assert result.exit_code == Exit.USAGE, result.output
+        assert str(path) in result.output.replace("\n", "")
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+
+
+def test_simulate_needs_policies_a_known_model_and_a_window(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text(BURST + "".join(f"{at},ChatGPT,50,10,60,Conversation log\n" for at in range(5)))
+    wrong: list[list[str | Path]] = [
+        ["--policies", tmp_path / "nope.yaml"],
+        ["--policies", POLICIES, "--model", "nope"],
+        ["--policies", POLICIES, "--window", "yesterday"],
+        ["--policies", POLICIES, "--site", tmp_path / "nope.yaml"],
+    ]
+    for words in wrong:
+        result = tidegate("simulate", "--trace", trace, *words)
+        assert result.exit_code == Exit.USAGE, result.output
+        assert "error:" in result.output
+
+
+def test_trace_info_tells_as_json_too(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text(BURST + "".join(f"{at},ChatGPT,50,10,60,Conversation log\n" for at in range(5)))
+    assert json.loads(tidegate("trace", "info", trace, "--json").stdout)["rows"] == 5
+    assert "requests a minute" in tidegate("trace", "info", trace).stdout
+
+
+def test_lint_shows_brackets_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "policies.yaml"
+    path.write_text(POLICIES.read_text().replace("signal: queue_age_s", "signal: queue_ages", 1))
+    result = tidegate("policy", "lint", path)
+    assert result.exit_code == Exit.FAILED
+    assert "rules[0]" in result.output
+
+
+def test_lint_as_json_and_strict(tmp_path: Path) -> None:
+    told = json.loads(tidegate("policy", "lint", POLICIES, "--json").stdout)
+    assert set(told) == {"problems", "warnings"}
+    assert tidegate("policy", "lint", tmp_path / "nope.yaml").exit_code == Exit.FAILED
+
+
+def test_schema_of_either_file() -> None:
+    for which in ("policies", "site"):
+        assert json.loads(tidegate("policy", "schema", which).stdout)["$id"] == f"urn:tidegate:{which}.yaml"
+    assert tidegate("policy", "schema", "other").exit_code == Exit.USAGE
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    async def write() -> None:
+        log = SqliteLog(tmp_path / "log.sqlite")
+        epoch = await log.acquire_leadership("test")
+        for number in (1, 2):
+            await log.commit(step_record(number, epoch=epoch.number))
+        await log.close()
+
+    asyncio.run(write())
+    return tmp_path / "log.sqlite"
+
+
+class TestState:
+    def test_out_and_in_again(self, log: Path, tmp_path: Path) -> None:
+        backup, restored = tmp_path / "backup", tmp_path / "restored.sqlite"
+        assert tidegate("state", "export", backup, "--log", log).exit_code == 0
+        assert tidegate("state", "import", backup, "--log", restored).exit_code == 0
+        out = tidegate("state", "export", "--log", restored)
+        assert out.stdout == backup.read_text()
+        piped = tidegate("state", "import", "-", "--log", tmp_path / "piped.sqlite", text=out.stdout)
+        assert "stands at step 2" in piped.output
+
+    def test_the_log_of_a_site(self, log: Path, tmp_path: Path) -> None:
+        site = tmp_path / "site.yaml"
+        declared = "cluster: x\npools: {local: {kind: local, gpus: 1}}\n"
+        site.write_text(declared + f"log: {{kind: sqlite, path: {log.name}}}\n")
+        assert tidegate("state", "export", "--site", site).exit_code == 0
+        site.write_text(declared + "log: {kind: memory}\n")
+        result = tidegate("state", "export", "--site", site)
+        assert (result.exit_code, "in memory" in result.output) == (Exit.USAGE, True)
+
+    def test_a_backup_is_never_written_over(self, log: Path, tmp_path: Path) -> None:
+        (tmp_path / "there").write_text("mine")
+        assert tidegate("state", "export", tmp_path / "there", "--log", log).exit_code == Exit.USAGE
+        assert (tmp_path / "there").read_text() == "mine"
+
+    def test_a_backup_that_fails_leaves_nothing_so_it_can_be_tried_again(self, tmp_path: Path) -> None:
+        for _ in range(2):
+            result = tidegate("state", "export", tmp_path / "backup", "--log", tmp_path / "nope.sqlite")
+            assert result.exit_code == Exit.FAILED
+            assert not (tmp_path / "backup").exists()
+
+    @pytest.mark.parametrize("content", [b"", b"garbage\n", b"\xff\xfe"])
+    def test_a_backup_that_is_none(self, tmp_path: Path, content: bytes) -> None:
+        (tmp_path / "backup").write_bytes(content)
+        result = tidegate("state", "import", tmp_path / "backup", "--log", tmp_path / "new.sqlite")
+        assert (result.exit_code, "error:" in result.output) == (Exit.FAILED, True)
+        assert not (tmp_path / "new.sqlite").exists()
+
+    def test_missing_files(self, tmp_path: Path) -> None:
+        assert tidegate("state", "import", tmp_path / "nope", "--log", tmp_path / "x").exit_code == Exit.USAGE
+        assert tidegate("state", "replay", "--log", tmp_path / "nope").exit_code == Exit.USAGE
+
+    def test_a_log_that_another_version_decided_is_told(self, log: Path) -> None:
+        result = tidegate("state", "replay", "--log", log, "--json")
+        assert result.exit_code == Exit.FAILED
+        assert json.loads(result.stdout)["different"] == 1
+
+
+class TestServing:
+    def test_run_says_how_to_make_a_site(self, tmp_path: Path) -> None:
+        result = tidegate("run", "--site", tmp_path / "site.yaml")
+        assert (result.exit_code, "tidegate init" in result.output) == (Exit.USAGE, True)
+
+    def test_run_needs_the_site_secret(self, tmp_path: Path) -> None:
+        site = tmp_path / "site.yaml"
+        site.write_text("cluster: x\npools: {local: {kind: local, gpus: 4}}\nlog: {kind: memory}\n")
+        result = tidegate("run", "--site", site, "--policies", POLICIES)
+        assert result.exit_code == Exit.USAGE
+        for words in ("TIDEGATE_SITE_SECRET", "openssl rand -hex 32", "tidegate init"):
+            assert words in result.output
+
+    @pytest.mark.parametrize(
+        ("words", "named"),
+        [
+            (["--hold", "x"], "--hold"),
+            (["--shutdown", "x"], "--shutdown"),
+            (["--broker", "localhost:8600"], "not an http address"),
+            ([], "TIDEGATE_GATEWAY_TOKEN"),
+            (["--site", "/nope/site.yaml"], "no such file"),
+            (["--site-secret-file", "/nope/secret"], "cannot read"),
+        ],
+    )
+    def test_gateway_names_what_it_lacks(
+        self, words: list[str], named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        result = tidegate("gateway", *words)
+        assert (result.exit_code, named in result.output) == (Exit.USAGE, True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--window", "1m..2m"], ["--rate-scale", "2"], ["--trace", "/nope"], ["--trace", "/nope", "--window", "x"]],
+    ids=" ".join,
+)
+def test_demo_refuses_what_it_cannot_play(words: list[str]) -> None:
+    result = tidegate("demo", "--headless", *words)
+    assert (result.exit_code, "error:" in result.output) == (Exit.USAGE, True)

@@ -1,0 +1,80 @@
+"""Help, completion and the generated page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cli.app import app
+from cli.output import MEANINGS, Exit
+from cli.reference import main, reference
+from tests.support.command_line import ROOT, tidegate
+
+COMMANDS = [
+    "demo", "init", "run", "gateway", "simulate", "explain", "decisions", "models", "endpoints", "replicas",
+    "replicas logs", "scale", "hold", "pause", "resume", "policy", "policy lint", "policy schema", "state",
+    "state export", "state import", "state replay", "trace", "trace info",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_every_command_tells_what_it_does(command: str) -> None:
+    result = tidegate(*command.split(), "-h")
+    assert result.exit_code == 0
+    assert f"tidegate {command}".strip() in result.output
+
+
+def test_help_can_be_written_out() -> None:
+    assert tidegate("scale", "--help").output == tidegate("scale", "-h").output
+
+
+def test_no_command_is_missing_here() -> None:
+    found = {str(command.name or command.callback.__name__) for command in app.registered_commands if command.callback}
+    found |= {str(group.name) for group in app.registered_groups}
+    assert found == {command.split()[0] for command in COMMANDS}
+
+
+@pytest.mark.parametrize("command", ["", "policy", "state", "trace"])
+def test_a_bare_group_shows_its_help(command: str) -> None:
+    assert "Usage" in tidegate(*command.split()).output
+
+
+def test_the_committed_page_is_current() -> None:
+    assert (ROOT / "docs" / "cli.md").read_text() == reference(), "run: python -m cli.reference docs/cli.md"
+
+
+def test_the_page_tells_every_command_every_option_and_every_status() -> None:
+    page = reference()
+    for command in COMMANDS:
+        if command not in ("policy", "state", "trace"):
+            assert f"## `tidegate {command}`" in page
+    for option in ("--site", "--json", "--for", "--address-file", "--skip-bad", "--release"):
+        assert option in page
+    assert set(MEANINGS) == set(Exit)
+
+
+def test_the_page_is_written_to_where_it_is_told(tmp_path: Path) -> None:
+    assert main([str(tmp_path / "cli.md")]) == 0
+    assert (tmp_path / "cli.md").read_text() == reference()
+    assert main([]) == 2
+
+
+def test_the_version_is_one_line() -> None:
+    assert tidegate("--version").output.startswith("tidegate ")
+
+
+def test_the_shell_completes_commands_and_options() -> None:
+    for typed, expected in (("tidegate sc", "scale"), ("tidegate scale --be", "--because")):
+        words = typed.split()
+        environment = {
+            "_TIDEGATE_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(len(words) - 1),
+        }  # fmt: skip
+        assert expected in tidegate(environment=environment).output
+
+
+def test_an_unknown_command_or_option_is_a_usage_error() -> None:
+    for words in (["scal"], ["scale", "--nope"], ["scale", "chat"], ["scale", "chat", "-1"]):
+        result = tidegate(*words)
+        assert result.exit_code == Exit.USAGE
+        assert "Traceback" not in result.output
