@@ -57,9 +57,11 @@ class BrokerCore:
         once, earlier than before."""
         model_id = sample.model_id
         window = self._windows.get(model_id)
-        if window is None or not window.observe(sample) or sample.received_at >= self._snapshot_at[model_id]:
+        if window is None or not window.observe(sample):
             return False
         self._urgent.add(model_id)
+        if sample.received_at >= self._snapshot_at[model_id]:
+            return False
         self._snapshot_at[model_id] = sample.received_at
         self._next_snapshot_at = min(self._next_snapshot_at, sample.received_at)
         return True

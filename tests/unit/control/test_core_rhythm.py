@@ -1,0 +1,86 @@
+"""When the core takes its snapshots: each model at its own moment, few at once, and what matters much first."""
+
+from __future__ import annotations
+
+from broker.control.core import SNAPSHOTS_AT_ONCE, BrokerCore
+from broker.control.loop import COALESCE_S, Ran
+from broker.log.memory import MemoryLog
+from broker.model.observation import SpecChanged
+from broker.model.snapshot import ModelSnapshot
+from broker.model.spec import PoolSpec, SiteSpec
+from tests.support.builders import request_summary
+from tests.support.world import fake_policies, model_spec
+
+BASE = 1_800_000_000.0
+MODELS = [f"model-{number}" for number in range(100)]
+
+
+async def opened(models: list[str]) -> tuple[BrokerCore, MemoryLog]:
+    log = MemoryLog()
+    core = BrokerCore(log, fake_policies, lambda effect: None)
+    await core.open("test", BASE)
+    site = SiteSpec("test", (PoolSpec("local", "local", gpus=8),))
+    core.offer(SpecChanged(site, tuple(map(model_spec, models)), BASE))
+    assert await core.run(BASE) is not None
+    return core, log
+
+
+async def snapshots(log: MemoryLog, after: int) -> list[list[ModelSnapshot]]:
+    """The snapshots in each step after step ``after``."""
+    return [
+        [seen for seen in record.observations if isinstance(seen, ModelSnapshot)]
+        async for record in log.steps(after=after)
+    ]
+
+
+async def drive(core: BrokerCore, until: float) -> list[Ran]:
+    """Run the core whenever it is due, on time."""
+    runs: list[Ran] = []
+    while (due := core.due_at()) is not None and due <= until:
+        ran = await core.run(due)
+        if ran is not None:
+            runs.append(ran)
+    return runs
+
+
+async def test_every_model_has_one_snapshot_a_second_and_always_at_the_same_moment_of_it() -> None:
+    core, log = await opened(MODELS)
+    await drive(core, BASE + 4.0)
+    moments: dict[str, list[float]] = {}
+    for step in await snapshots(log, after=1):
+        for snapshot in step:
+            moments.setdefault(snapshot.model_id, []).append(snapshot.received_at)
+    assert moments.keys() == set(MODELS)
+    for times in moments.values():
+        assert len(times) == 4
+        assert max(at % 1.0 for at in times) - min(at % 1.0 for at in times) <= COALESCE_S + 1e-6
+    assert len({times[0] for times in moments.values()}) > 10
+
+
+async def test_a_broker_that_falls_behind_takes_a_bounded_number_at_once_and_all_of_them_in_turn() -> None:
+    core, log = await opened(MODELS)
+    late = BASE + 10.0
+    for _ in range(4):
+        assert await core.run(late) is not None
+    steps = await snapshots(log, after=1)
+    assert [len(step) for step in steps] == [SNAPSHOTS_AT_ONCE] * 3 + [len(MODELS) - 3 * SNAPSHOTS_AT_ONCE]
+    assert {snapshot.model_id for step in steps for snapshot in step} == set(MODELS)
+
+
+async def test_a_model_for_which_somebody_begins_to_wait_is_in_the_next_step_however_far_behind_the_broker_is() -> None:
+    core, log = await opened(MODELS)
+    late = BASE + 10.0
+    core.observe(request_summary(MODELS[-1], at=late))
+    assert await core.run(late + 0.01) is not None
+    (first,) = await snapshots(log, after=1)
+    assert MODELS[-1] in {snapshot.model_id for snapshot in first}
+
+
+async def test_a_snapshot_does_not_wait_longer_than_the_coalescing_for_a_clock_that_was_set_back() -> None:
+    core, _ = await opened(MODELS[:1])
+    await drive(core, BASE + 5.0)
+    before = BASE - 3600.0
+    assert await core.run(before) is not None
+    due = core.due_at()
+    assert due is not None
+    assert due <= before + 1.0 + COALESCE_S
