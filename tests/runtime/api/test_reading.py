@@ -73,11 +73,7 @@ async def test_decisions_come_newest_first_by_model_limit_and_time() -> None:
 
 async def test_signals_are_null_before_the_first_snapshot() -> None:
     async with api_world() as world:
-<<<<<<< HEAD
         await asyncio.sleep(0.1)
-=======
-        await asyncio.sleep(0.2)
->>>>>>> part/bench
         assert (await world.get("/v1/signals/chat")).json() == {"snapshot": None}
         await asyncio.sleep(2)
         assert (await world.get("/v1/signals/chat")).json()["snapshot"]["model_id"] == "chat"
