@@ -50,7 +50,7 @@ SCRAPES_PER_S = (0, 1000)
 """The figure that is held against the target is the first with scrapes."""
 
 _RULES = PolicySpec("threshold", {"rules": [{"name": "queue", "signal": "queue_age_s", "above": 2.0, "change": 1}]})
-_LIMITS = Limits(starts_per_minute=10_000, starts_per_hour=10_000)
+_LIMITS = Limits(starts_per_minute=10_000, starts_per_hour=10_000, concurrent_loads=10_000)
 _TOKENS = Sketch.of((120.0, 800.0, 2000.0))
 _SECONDS = Sketch.of((0.2, 0.3, 0.5))
 _HISTOGRAM = Histogram((*(0.05 * 1.4**n for n in range(20)), float("inf")), tuple(map(float, range(21))), 90.0)
