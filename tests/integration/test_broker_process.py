@@ -138,7 +138,7 @@ def test_every_answer_goes_over_a_real_socket(folder: Path, broker: tuple[subpro
         for scope, size, status in (("operate", 2**20, 403), ("gateway", 9 * 2**20, 413)):
             answer = client.put("/v1/gateways/x", content=b" " * size, headers=headers(folder, scope))
             assert answer.status_code == status  # told, not just cut off in the middle of sending
-        assert client.get("/v1/models", headers={"Authorization": "Bearer \xff"}).status_code == 401
+        assert client.get("/v1/models", headers=[(b"Authorization", b"Bearer \xff")]).status_code == 401
         body = {"model_id": "chat", "target": 0, "for_s": 60, "because": "x", "author": "y"}
         assert client.post("/v1/overrides", json=body).json()["target"] == 0
 
