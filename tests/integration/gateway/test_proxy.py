@@ -286,6 +286,7 @@ async def test_an_engines_error_is_not_held_against_the_user_for_long(site: Site
     [
         pytest.param("/v1/completions", b'{"model":"nobody"}', 404, id="unknown model"),
         pytest.param("/v1/completions", b"{", 400, id="no json"),
+        pytest.param("/v1/completions", b"[" * 100_000, 400, id="nested too deeply"),
         pytest.param("/v1/completions", b"[]", 400, id="no object"),
         pytest.param("/v1/completions", b'{"model":7}', 400, id="no model name"),
         pytest.param("/v1/completions", b"\xff", 400, id="no text"),
