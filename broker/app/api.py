@@ -186,7 +186,7 @@ def _observe(runtime: Runtime, raw: Any, gateway_id: str, boot_id: str, now: flo
         return "this is not an object"
     try:
         stamped = raw | {"gateway_id": gateway_id, "boot_id": boot_id, "received_at": now}
-        summary = wire.decode(RequestSummary, stamped)
+        summary: RequestSummary = wire.decode(RequestSummary, stamped)
     except WireError as error:
         return str(error)
     problem = summary.implausible()
