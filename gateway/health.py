@@ -76,7 +76,7 @@ class Prober:
         headers = {"Authorization": self._keys.authorization(record)}
         try:
             async with self._client.get(
-                f"{record.url.rstrip('/')}/health", headers=headers, timeout=self._timeout
+                f"{record.url.rstrip('/')}/health", headers=headers, timeout=self._timeout, allow_redirects=False
             ) as response:
                 return response.status == 200
         except (aiohttp.ClientError, OSError):

@@ -69,7 +69,7 @@ def message_of(body: bytes) -> str:
     """The message in an engine's error body, in OpenAI's form or vLLM's older flat one; empty if there is none."""
     try:
         error = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
     if isinstance(error, dict) and isinstance(error.get("error"), dict):
         error = error["error"]

@@ -287,11 +287,14 @@ class Proxy:
 
 async def _read(request: web.Request, capability: str) -> Call:
     arrived_at = _now()
-    body = await request.read()
+    try:
+        body = await request.read()
+    except web.RequestPayloadError:
+        raise openai.bad_request("The body cannot be read: it breaks off or is not encoded as it says.") from None
     try:
         asked = json.loads(body)
-    except ValueError:
-        raise openai.bad_request("The body is not valid JSON.") from None
+    except (ValueError, RecursionError):
+        raise openai.bad_request("The body is not valid JSON, or nested too deeply.") from None
     if not isinstance(asked, dict) or not isinstance(asked.get("model"), str):
         raise openai.bad_request("The body must be a JSON object with the model's name as string in 'model'.")
     request_id = request.headers.get("X-Request-Id", "")[:128] or uuid.uuid4().hex

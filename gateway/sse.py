@@ -20,8 +20,9 @@ _ABORT = re.compile(rb'"finish_reason"\s*:\s*"abort"')
 _ERROR = re.compile(rb'(?:\A|\n)data:\s*\{\s*"(?:error"|object"\s*:\s*"error")')
 _DONE = re.compile(rb"(?:\A|\n)data:\s*\[DONE\]")
 _USAGE = re.compile(rb'"usage"\s*:\s*\{[^}]*')
-_PROMPT_TOKENS = re.compile(rb'"prompt_tokens"\s*:\s*(\d+)')
-_OUTPUT_TOKENS = re.compile(rb'"completion_tokens"\s*:\s*(\d+)')
+_PROMPT_TOKENS = re.compile(rb'"prompt_tokens"\s*:\s*(\d{1,15})(?!\d)')
+_OUTPUT_TOKENS = re.compile(rb'"completion_tokens"\s*:\s*(\d{1,15})(?!\d)')
+# No more digits than a count can have: Python refuses to read 4301 of them.
 
 
 @dataclass(frozen=True, slots=True)

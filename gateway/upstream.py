@@ -10,6 +10,7 @@ POST with a length, answers with a length, in chunks or until the connection clo
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,13 @@ from urllib.parse import urlsplit
 HEAD_BYTES = 64 * 1024
 PENDING_BYTES = 256 * 1024
 SIZE_LINE_BYTES = 4096
+INTERIM_ANSWERS = 20
+"""How many 1xx may come before an answer; engines send one at most."""
+
+_STATUS_LINE = re.compile(r"HTTP/1\.[01] ([1-5][0-9]{2})(?: .*)?")
+_LENGTH = re.compile(r"[0-9]{1,18}")
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?")
+_NO_TEXT = re.compile("[\x00\r\n]")
 
 Sink = Callable[[bytes], None]
 
@@ -62,6 +70,7 @@ class Connection(asyncio.Protocol):
         self._rest = b""
         self._left = 0
         self._within_chunks = False
+        self._interim = 0
         self._pending: list[bytes] = []
         self._sink: Sink | None = None
         self.paused = False
@@ -147,7 +156,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
-        if not self.ended and self._decode == self._until_close:
+        if exc is None and self._error is None and not self.ended and self._decode == self._until_close:
             self._end()
         elif self._error is None:
             self._error = UpstreamError(str(exc) if exc else "it closed the connection")
@@ -177,20 +186,20 @@ class Connection(asyncio.Protocol):
 
     def _read_head(self, data: bytes) -> None:
         self._rest += data
-        end = self._rest.find(b"\r\n\r\n")
-        if end < 0:
-            if len(self._rest) > HEAD_BYTES:
-                raise ValueError("the header does not end")
-            return
-        head = _parse_head(self._rest[:end])
-        body, self._rest = self._rest[end + 4 :], b""
-        if head.status < 200:
-            if body:
-                self._read_head(body)
-            return
-        self.head = head
-        self._wake()
-        self._begin_body(head, body)
+        while (end := self._rest.find(b"\r\n\r\n")) >= 0:
+            head = _parse_head(self._rest[:end])
+            self._rest = self._rest[end + 4 :]
+            if head.status >= 200:
+                body, self._rest = self._rest, b""
+                self.head = head
+                self._wake()
+                self._begin_body(head, body)
+                return
+            self._interim += 1
+            if self._interim > INTERIM_ANSWERS or head.status == 101:
+                raise ValueError(f"status {head.status} in place of an answer")
+        if len(self._rest) > HEAD_BYTES:
+            raise ValueError("the header does not end")
 
     def _begin_body(self, head: Head, body: bytes) -> None:
         if head.headers.get("transfer-encoding", "").lower() == "chunked":
@@ -230,6 +239,8 @@ class Connection(asyncio.Protocol):
                 self._left -= len(part)
             if self._left:
                 break
+            if self._within_chunks and not b"\r\n".startswith(data[position : position + 2]):
+                raise ValueError("a chunk that is not of its size")
             begin = position + 2 if self._within_chunks else position
             end = data.find(b"\r\n", begin)
             if end >= 0:
@@ -247,6 +258,8 @@ class Connection(asyncio.Protocol):
             self._deliver(body)
         if last:
             self._end()
+            if len(data) > end + 2:
+                raise ValueError("something follows the last chunk")
 
 
 class Pool:
@@ -324,21 +337,28 @@ def post(url: str, headers: Mapping[str, str], body: bytes) -> bytes:
 
 def _parse_head(text: bytes) -> Head:
     status_line, *lines = text.decode("latin-1").split("\r\n")
-    version, status = status_line.split(" ", 2)[:2]
-    if not version.startswith("HTTP/1."):
-        raise ValueError(f"its version is {version[:16]!r}")
-    headers = {}
+    status = _STATUS_LINE.fullmatch(status_line)
+    if status is None:
+        raise ValueError(f"its first line is {status_line[:40]!r}")
+    headers: dict[str, str] = {}
     for line in lines:
         name, _, value = line.partition(":")
-        headers[name.strip().lower()] = value.strip()
-    return Head(int(status), headers)
+        name, value = name.strip().lower(), value.strip()
+        if _NO_TEXT.search(line):
+            raise ValueError(f"a line break or NUL within the header {name[:40]!r}")
+        if name == "content-length" and (not _LENGTH.fullmatch(value) or headers.get(name, value) != value):
+            raise ValueError(f"its length is {value[:40]!r}")
+        headers[name] = value
+    if "transfer-encoding" in headers:
+        headers.pop("content-length", None)  # RFC 9112, section 6.3: it means nothing beside a transfer encoding
+    return Head(int(status[1]), headers)
 
 
 def _chunk_size(line: bytes) -> int:
-    size = int(line.partition(b";")[0], 16)
-    if size < 0:
-        raise ValueError("a chunk of negative size")
-    return size
+    size = _CHUNK_SIZE.fullmatch(line)
+    if size is None:
+        raise ValueError(f"the chunk size {line[:40]!r}")
+    return int(size[1], 16)
 
 
 def _trailer_end(data: bytes, end: int) -> int:

@@ -186,10 +186,13 @@ def _observe(runtime: Runtime, raw: Any, gateway_id: str, boot_id: str, now: flo
         return "this is not an object"
     try:
         stamped = raw | {"gateway_id": gateway_id, "boot_id": boot_id, "received_at": now}
-        runtime.observe(wire.decode(RequestSummary, stamped))
+        summary: RequestSummary = wire.decode(RequestSummary, stamped)
     except WireError as error:
         return str(error)
-    return ""
+    problem = summary.implausible()
+    if not problem:
+        runtime.observe(summary)
+    return problem
 
 
 async def _set_aside(runtime: Runtime, gateway_id: str, bad: Sequence[tuple[Any, str]], now: float) -> None:

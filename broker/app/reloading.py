@@ -10,6 +10,7 @@ import structlog
 from broker.app.runtime import Runtime
 from broker.app.settings import SiteSettings, load_policies, spec_changed
 from broker.model.errors import ConfigError
+from broker.model.spec import ModelSpec
 
 logger = structlog.get_logger("broker")
 
@@ -34,7 +35,7 @@ async def watch_files(policies: Path, site: SiteSettings, runtime: Runtime, in_f
             continue
         read = seen
         try:
-            models = await asyncio.to_thread(load_policies, policies, site)
+            models = await asyncio.to_thread(read_again, policies, site)
         except ConfigError as error:
             logger.error("policies_not_reloaded", problem=str(error), action="the policies in force stay")
             continue
@@ -43,6 +44,14 @@ async def watch_files(policies: Path, site: SiteSettings, runtime: Runtime, in_f
             in_force = changed.digest
             runtime.offer(changed)
             logger.info("policies_reloaded", digest=changed.digest[:12], models=len(models))
+
+
+def read_again(policies: Path, site: SiteSettings) -> tuple[ModelSpec, ...]:
+    """Raises ``ConfigError``. Opening a named pipe would wait for its writer: nothing would be read again, nor would
+    the broker end when it is told to."""
+    if policies.exists() and not policies.is_file():
+        raise ConfigError("is no regular file", path=str(policies))
+    return load_policies(policies, site)
 
 
 def _stamp(policies: Path) -> _Stamp:

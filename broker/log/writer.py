@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import os
 import queue
 import sqlite3
 import threading
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from broker.log.schema import translate
+from broker.log.schema import translate, unreachable
 from broker.log.tables import read_head, write_records
 from broker.model.errors import LeadershipRefused, TidegateError, WireError
 from broker.model.ports import Epoch
@@ -50,6 +51,7 @@ class GroupWriter:
         self._connection = connection
         self._path = path
         self._epoch = epoch
+        self._file = path.stat()
         self._loop = asyncio.get_running_loop()
         self._turn: list[_Write] = []
         self._queue: queue.SimpleQueue[list[_Write] | None] = queue.SimpleQueue()
@@ -139,7 +141,19 @@ class GroupWriter:
                 write.error = write.error or self._told(error)
 
     def _require_leadership(self) -> None:
-        """Another leader in spite of the lock (its file was removed by hand) ends this one."""
+        """Another leader in spite of the lock (its file was removed by hand) ends this one, and so does a log that was
+        removed or replaced: SQLite goes on writing to the lost file, and another broker could lead beside this one."""
+        try:
+            same = os.path.samestat(self._file, self._path.stat())
+        except FileNotFoundError:
+            same = False
+        except OSError as error:
+            raise unreachable(self._path, error) from None
+        if not same:
+            raise LeadershipRefused(
+                f"{self._path} was removed or replaced while this broker led it: this broker must stop; its successor "
+                "begins a new log there and finds the replicas that run"
+            )
         leader = read_head(self._connection).epoch
         if leader.number != self._epoch.number:
             raise LeadershipRefused(

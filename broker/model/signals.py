@@ -59,6 +59,14 @@ class MetricSample:
     inter_token_latency: Histogram | None = None
 
 
+LARGEST_COUNT = 2**53
+"""Beyond it doubles, and JSON readers of other languages, lose digits."""
+
+LONGEST_INTERVAL_S = 7 * 86400.0
+LATEST_AT = 1e11
+"""In the year 5138: whatever is later is no time."""
+
+
 @dataclass(frozen=True, slots=True)
 class RequestSummary:
     """What one gateway saw of one model in one interval, mergeable with any other.
@@ -89,3 +97,16 @@ class RequestSummary:
     inter_token: Sketch = EMPTY_SKETCH
     prompt_tokens: Sketch = EMPTY_SKETCH
     output_tokens: Sketch = EMPTY_SKETCH
+
+    def implausible(self) -> str:
+        """What in it cannot be, empty if all can. Sums over such numbers overflow, and then no step goes on."""
+        counts = ("sequence", "arrived", "finished", "failed", "rejected", "held", "in_flight", "waiting")
+        for name in counts:
+            if not 0 <= getattr(self, name) <= LARGEST_COUNT:
+                return f"{name}: it must be from 0 to 2**53"
+        if not 0.0 <= self.interval_s <= LONGEST_INTERVAL_S:
+            return f"interval_s: {self.interval_s} is not from 0 to {LONGEST_INTERVAL_S:g}"
+        for name, at in (("observed_at", self.observed_at), ("oldest_waiting_since", self.oldest_waiting_since)):
+            if at is not None and not 0.0 <= at <= LATEST_AT:
+                return f"{name}: {at} is not a time in seconds since the Unix epoch"
+        return ""

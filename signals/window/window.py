@@ -58,7 +58,7 @@ class SignalWindow:
     of them goes unseen.
 
     **Memory.** Each replica keeps one row of at most 75 doubles (0.7 KB) for each scrape of the retention (twice the
-    patience and the smoothing, at least 60 s); each gateway 0.2 KB for each report of it; the model 5 KB for each
+    patience and the smoothing, at least 60 s); each gateway 0.3 KB for each report of it; the model 5 KB for each
     second of it, and 224 bytes for each second of the longest need. Replicas and gateways that have been silent for
     the retention are dropped.
     """

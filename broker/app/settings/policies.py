@@ -24,6 +24,9 @@ PROJECTABLE = frozenset({Signal.REQUESTS_PER_REPLICA, Signal.KV_CACHE_USE})
 
 Count = Annotated[int, Field(ge=0)]
 AtLeastOne = Annotated[int, Field(ge=1)]
+LONGEST_WINDOW_S = 86400.0
+"""The broker keeps 224 bytes for each second of a model's longest window: 19 MB for a day."""
+
 Bound = Annotated[float, WithJsonSchema(DURATION_SCHEMA), Called("number or duration", "{:g}".format)]
 PositiveDuration = Annotated[Duration, Field(gt=0)]
 
@@ -53,7 +56,9 @@ class Rule(Section):
     signal: Annotated[Signal, Field(strict=False)] = Field(description="What is looked at.")
     above: Bound | None = Field(default=None, ge=0, description="The rule holds above this.")
     below: Bound | None = Field(default=None, gt=0, description="The rule holds below this.")
-    for_s: Duration = Field(default=0.0, description="How long without a break it must hold.")
+    for_s: Duration = Field(
+        default=0.0, le=LONGEST_WINDOW_S, description="How long without a break it must hold, one day at most."
+    )
     change: int = Field(description="Replicas to add (`+1`, with `above`) or remove (`-1`, with `below`).")
     projected: bool = Field(
         default=False, description="Remove only if the load stays below the bound on the replicas that would remain."

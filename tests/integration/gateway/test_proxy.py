@@ -282,6 +282,15 @@ async def test_an_engines_error_is_not_held_against_the_user_for_long(site: Site
 
 
 @pytest.mark.parametrize(
+    ("body", "encoding"), [(b"[" * 100_000, "identity"), (b"no gzip", "gzip")], ids=["nested too deeply", "no gzip"]
+)
+async def test_a_body_that_cannot_be_read_is_the_users_mistake(site: Site, body: bytes, encoding: str) -> None:
+    await site.start()
+    answer = await site.post("/v1/completions", body, {"Content-Encoding": encoding})
+    assert (answer.status, answer.error["type"]) == (400, "invalid_request_error")
+
+
+@pytest.mark.parametrize(
     ("path", "body", "status"),
     [
         pytest.param("/v1/completions", b'{"model":"nobody"}', 404, id="unknown model"),

@@ -92,6 +92,10 @@ BAD_SUMMARIES = [
     ("nothing", {}, "model_id: this field is missing"),
     ("a count that is text", {"arrived": "3"}, "arrived: '3' is not a whole number"),
     ("a sketch that is none", {"queue_age": "%%"}, "queue_age: not a sketch"),
+    ("a count beyond all doubles", {"waiting": 10**400}, "waiting: it must be from 0 to 2**53"),
+    ("a count below nothing", {"arrived": -1}, "arrived: it must be from 0 to 2**53"),
+    ("an interval whose microseconds overflow", {"interval_s": 1e308}, "interval_s: 1e+308 is not from 0 to 604800"),
+    ("a time that never was", {"oldest_waiting_since": -1e308}, "oldest_waiting_since: -1e+308 is not a time"),
     ("half a character", {"model_id": "\ud800", "arrived": None}, "arrived: None is not a whole number"),
 ]
 

@@ -137,3 +137,7 @@ def test_events_of_the_broker_are_read_however_they_arrive(places: list[int]) ->
         ServerSentEvent("lease", "x\ny"),
         ServerSentEvent("message", "z"),
     ]
+
+
+def test_a_count_of_more_digits_than_numbers_have_is_no_count() -> None:
+    assert find_usage(b'{"usage": {"prompt_tokens": ' + b"9" * 5000 + b', "completion_tokens": 6}}') == Usage(None, 6)

@@ -132,6 +132,18 @@ async def test_a_connection_that_is_to_be_closed_is_not_used_again() -> None:
         pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\n", id="negative chunk size"),
         pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"0" * 5000, id="endless chunk size"),
         pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nab", id="more than its length"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", id="negative length"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 1_0\r\n\r\n0123456789", id="length in Python's spelling"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", id="two lengths"),
+        pytest.param(b"HTTP/1.1 -5 OK\r\n\r\n", id="negative status"),
+        pytest.param(b"HTTP/1.1 99999 OK\r\nContent-Length: 1\r\n\r\na", id="status of five digits"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Type: a\nSet-Cookie: b\r\n\r\n", id="line feed in a header"),
+        pytest.param(b"HTTP/1.1 100 Continue\r\n\r\n" * 15_000, id="interim answers without end"),
+        pytest.param(b"HTTP/1.1 101 Switching Protocols\r\n\r\n", id="another protocol from here on"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0x2\r\nab", id="chunk size with 0x"),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nabcd\r\n0\r\n\r\n", id="chunk over its size"
+        ),
     ],
 )
 async def test_what_is_no_http_is_an_error_and_closes_the_connection(answer: bytes) -> None:
@@ -139,6 +151,32 @@ async def test_what_is_no_http_is_an_error_and_closes_the_connection(answer: byt
     with pytest.raises(UpstreamError):
         await received_by(connection, [answer])
     assert transport.aborted
+
+
+async def test_a_length_beside_chunks_means_nothing() -> None:
+    answer = chunked(b"whole").replace(b"200 OK\r\n", b"200 OK\r\nContent-Length: 2\r\n")
+    connection, body = await exchange([answer])
+    assert body == b"whole"
+    assert connection.head is not None
+    assert connection.head.content_length is None
+
+
+async def test_a_second_answer_right_behind_the_last_chunk_closes_the_connection() -> None:
+    connection, body = await exchange([chunked(b"mine") + chunked(b"somebody else's")])
+    assert body == b"mine"
+    assert not connection.reusable
+
+
+async def test_a_body_without_length_whose_connection_is_reset_is_an_error() -> None:
+    connection, _ = connect()
+    asking = asyncio.create_task(connection.ask(b"request"))
+    await asyncio.sleep(0)
+    connection.data_received(b"HTTP/1.1 200 OK\r\n\r\nhalf")
+    await asking
+    assert await connection.read() == b"half"
+    connection.connection_lost(ConnectionResetError("reset by peer"))
+    with pytest.raises(UpstreamError, match="reset by peer"):
+        await connection.read()
 
 
 async def test_bytes_after_the_answer_close_the_connection() -> None:

@@ -112,6 +112,16 @@ async def test_a_leader_whose_lock_was_removed_by_hand_is_deposed_by_the_next(lo
     await successor.close()
 
 
+@pytest.mark.parametrize("replaced", [False, True], ids=["removed", "replaced"])
+async def test_a_leader_whose_file_is_not_at_its_path_any_more_is_over(log: SqliteLog, replaced: bool) -> None:
+    await log.commit(step_record(1))
+    os.unlink(log.path)
+    if replaced:
+        log.path.write_bytes(b"")
+    with pytest.raises(LeadershipRefused, match="was removed or replaced while this broker led it"):
+        await log.commit(step_record(2))
+
+
 async def test_a_failed_start_does_not_keep_the_lock(tmp_path: Path) -> None:
     path = tmp_path / "log.db"
     path.write_bytes(b"no database at all" * 300)

@@ -214,6 +214,11 @@ def test_the_defaults_are_those_of_the_core(tmp_path: Path) -> None:
             id="a duration for a rate",
         ),
         pytest.param("{signal: kv_cache_use, above: 80, change: 1}", "above: kv_cache_use lies between", id="per cent"),
+        pytest.param(
+            "{signal: queue_age_s, above: 1, for: 2d, change: 1}",
+            "for: 172800.0 is too much; the most is 86400.0",
+            id="a window of days",
+        ),
         pytest.param("{signal: queue_age_s, below: 0, change: -1}", "below: 0 is too little", id="below nothing"),
         pytest.param("{signal: queue_age_s, above: 1, change: 0}", "change: +0 does not go with above", id="no change"),
         pytest.param("{signal: queue_age_s, above: 1, change: -1}", "change: -1 does not go with above", id="inverted"),

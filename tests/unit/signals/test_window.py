@@ -239,6 +239,15 @@ def test_arrivals_at_gateways_count_by_the_time_they_cover() -> None:
     assert snapshot.reading(Signal.FAILURE_RATE).current == pytest.approx(1.0)
 
 
+def test_ten_thousand_reports_in_falling_order_count_once_each() -> None:
+    made = window()
+    for _ in range(2):
+        for number in range(10_000, 0, -1):
+            made.observe(report(10.0 + number * 1e-3, number, arrived=1))
+    snapshot = look(made, 20.0)
+    assert snapshot.reading(Signal.ARRIVAL_RATE).current == pytest.approx(1.0)
+
+
 def test_token_rates_come_from_gateways_where_engines_do_not_tell() -> None:
     made = window()
     for second in range(1, 21):
