@@ -58,7 +58,8 @@ class GatewaySettings:
         if not self.broker_url.startswith(("http://", "https://")):
             raise ConfigError(f"{self.broker_url!r} is not an http address", field="broker_url")
         if not self.token:
-            raise ConfigError(f"no token for the broker; set {TOKEN_VARIABLE}", field="token")
+            problem = f"no token for the broker; set {TOKEN_VARIABLE}, or name the site file with --site"
+            raise ConfigError(problem, field="token")
         if not self.site_secret:
             raise ConfigError(f"no site secret; set {SECRET_VARIABLE} or name a file with it", field="site_secret")
         if self.keys_file is None and not _is_loopback(self.host):
