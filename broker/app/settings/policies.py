@@ -293,8 +293,8 @@ class StabilisationSettings(Section):
     scale_in_s: Duration = Field(
         default=_STABILISATION.scale_in_s, description="A lower target must be wanted for this long."
     )
-    max_step_out: AtLeastOne = Field(default=_STABILISATION.max_step_out, description="Replicas added at once.")
-    max_step_in: AtLeastOne = Field(default=_STABILISATION.max_step_in, description="Replicas removed at once.")
+    max_step_out: AtLeastOne = Field(default=_STABILISATION.max_step_out, description="Replicas added within 15 s.")
+    max_step_in: AtLeastOne = Field(default=_STABILISATION.max_step_in, description="Replicas removed within 15 s.")
 
     def to_spec(self) -> StabilisationSpec:
         return StabilisationSpec(**self.model_dump())

@@ -88,7 +88,7 @@ class LimitSettings(Section):
     stops_per_minute: Count = Field(default=_LIMITS.stops_per_minute, description="Replicas stopped in any minute.")
     stops_per_hour: Count = Field(default=_LIMITS.stops_per_hour, description="Replicas stopped in any hour.")
     concurrent_loads: Annotated[int, Field(ge=1)] = Field(
-        default=_LIMITS.concurrent_loads, description="Replicas on their way to ready at once."
+        default=_LIMITS.concurrent_loads, description="Replicas on their way to ready at once, of all models."
     )
     pool_share: Annotated[float, Field(gt=0, le=1)] = Field(
         default=_LIMITS.pool_share, description="The share of each pool's GPUs that may be used."
