@@ -43,7 +43,8 @@ def simulate(
     against: Annotated[Path | None, typer.Option("--against", help="Stand beside this run: the JSON of a demo or simulation.", show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The summary as one JSON document.")] = False,
 ) -> None:  # fmt: skip
-    """Replay a trace through the same core that runs in production, in seconds, and print the demo's summary."""
+    """Replay a trace through the same core that runs in production, much faster than real time, and print the demo's
+    summary."""
     with told_errors():
         other = _read_summary(against) if against is not None else None
         reader = open_trace(trace, skip_bad=skip_bad)
