@@ -57,7 +57,7 @@ def test_a_malformed_trace_row_is_named_by_line_and_column_and_can_be_skipped_an
         ("demo", "--headless", "--trace", "trace.csv"),
     ):
         done = tidegate(tmp_path, *command)
-        assert done.returncode == Exit.FAILED, done.stderr
+        assert done.returncode == Exit.USAGE, done.stderr
         assert "trace.csv:3:11" in done.stderr.replace("\n", "")
     lenient = tidegate(tmp_path, "trace", "info", "trace.csv", "--skip-bad")
     assert lenient.returncode == Exit.OK, lenient.stderr
@@ -96,7 +96,7 @@ def test_a_fault_point_that_is_none_is_refused(tmp_path: Path) -> None:
     files(tmp_path)
     run = ("run", "--site", "site.yaml", "--policies", "policies.yaml")
     done = tidegate(tmp_path, *run, **{VARIABLE: "after_lunch:2"})
-    assert done.returncode == Exit.FAILED
+    assert done.returncode == Exit.USAGE
     assert "after_lunch" in done.stderr
     assert "after_publish" in done.stderr
 
