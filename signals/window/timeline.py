@@ -47,6 +47,14 @@ class Timeline:
         good = column == column
         np.copyto(self._last_value, column, where=good)
         np.copyto(self._last_at, float(tick), where=good)
+        for row in np.flatnonzero(~good & (self._last_at == tick)):
+            self._fall_back(int(row), tick)
+
+    def _fall_back(self, row: int, tick: int) -> None:
+        """A late sample showed that a signal was not usable at its last good tick after all: the one before counts."""
+        earlier = np.flatnonzero(~np.isnan(self._values[row, : tick - self._first]))
+        self._last_at[row] = self._first + earlier[-1] if earlier.size else math.nan
+        self._last_value[row] = self._values[row, earlier[-1]] if earlier.size else math.nan
 
     def last_good(self, signal: Signal) -> Reading:
         """The last good value as a stale reading; absent if there never was one."""

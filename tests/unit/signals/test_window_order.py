@@ -141,3 +141,21 @@ def test_a_steady_load_gives_a_steady_rate(signal: Signal) -> None:
         if second > 101:
             said.add(window.snapshot(float(second), float(second)).reading(signal).current)
     assert said == {5.0}
+
+
+def test_a_late_report_takes_back_a_last_good_value_that_it_shows_to_be_none() -> None:
+    """Requests waited from 131 s on; until the report that said so came, no latency had looked like a good zero."""
+    calm, waiting = report(124.7, 1, "g2", in_flight=1), report(130.9, 2, "g2", in_flight=4, waiting=3, oldest=129.4)
+    late = SignalWindow(MODEL, NEEDS, PATIENCE_S)
+    late.observe(calm)
+    for second_at in range(125, 145):
+        late.snapshot(float(second_at), float(second_at))
+    late.observe(waiting)
+    assert facts(late.snapshot(145.5, 145.5)) == facts(_without_expectation([calm, waiting]).snapshot(145.5, 145.5))
+
+
+def _without_expectation(samples: list[RequestSummary]) -> SignalWindow:
+    window = SignalWindow(MODEL, NEEDS, PATIENCE_S)
+    for sample in samples:
+        window.observe(sample)
+    return window
