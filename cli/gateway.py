@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +14,7 @@ from cli.client import DEFAULT_BROKER
 from cli.output import Exit, fail, told_errors
 from cli.serve import configure_logging, write_address
 from cli.site import Site, broker_address, chosen_site, token_of
+from gateway import event_loop
 from gateway.app import run_gateway
 from gateway.settings import GatewaySettings, ProxyLimits, secret_from
 
@@ -54,7 +54,7 @@ def gateway(
             limits=limits,
             shutdown_s=shutdown_s,
         )
-        asyncio.run(run_gateway(settings, ready=lambda address: write_address(address_file, address)))
+        event_loop.run(run_gateway(settings, ready=lambda address: write_address(address_file, address)))
 
 
 def _site_secret(declared: SiteSettings | None, file: Path | None) -> bytes:

@@ -25,6 +25,7 @@ from gateway.settings import GatewaySettings
 from gateway.table import RoutingTable
 from gateway.tally import Tallies
 from gateway.upstream import Pool
+from gateway.user_connection import UserConnection
 
 log = structlog.get_logger(__name__)
 
@@ -33,6 +34,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 CAPABILITIES = {"/v1/chat/completions": "chat", "/v1/completions": "completions", "/v1/embeddings": "embeddings"}
 CLOSE_PATIENCE_S = 1.0
 RESTART_DELAY_S = 1.0
+WAITING_CONNECTIONS = 1024
 ENGINE_KEEPALIVE_S = 3.0
 """Below the 5 s after which vLLM's server closes an idle connection: a request must not meet its end."""
 
@@ -92,21 +94,20 @@ class Gateway:
             settings.limits,
             self.session.report_soon,
         )
-        self._runner = web.AppRunner(
-            self._application(), handler_cancellation=True, access_log=None, shutdown_timeout=CLOSE_PATIENCE_S
-        )
+        self._runner = web.AppRunner(self._application(), handler_cancellation=True, shutdown_timeout=CLOSE_PATIENCE_S)
 
     async def start(self) -> None:
         """Raises ``ConfigError`` if the port cannot be had."""
         host, port = self._settings.host, self._settings.port
         await self._runner.setup()
-        self._site = web.TCPSite(self._runner, host, port)
         try:
-            await self._site.start()
+            self._listener = await asyncio.get_running_loop().create_server(
+                self._user_connection, host, port, backlog=WAITING_CONNECTIONS
+            )
         except OSError as error:
             await self._close_connections()
             raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}; choose another port") from None
-        self.port = self._runner.addresses[0][1]
+        self.port = self._listener.sockets[0].getsockname()[1]
         self._spawn("registry", self.registry.run)
         self._spawn("session", self.session.run)
         self._spawn("prober", self.prober.run)
@@ -118,7 +119,7 @@ class Gateway:
     async def stop(self) -> None:
         """Accept nothing more, let open requests finish for ``shutdown_s``, cut the rest, end the session."""
         self._stopping = True
-        await self._site.stop()
+        self._listener.close()
         log.info("gateway_stops", open_requests=self._open_requests, limit_s=self._settings.shutdown_s)
         try:
             async with asyncio.timeout(self._settings.shutdown_s):
@@ -138,6 +139,11 @@ class Gateway:
         await self._runner.cleanup()
         self._pool.close()
         await self._client.close()
+
+    def _user_connection(self) -> UserConnection:
+        if self._runner.server is None:
+            raise RuntimeError("connections are accepted while the gateway runs")
+        return UserConnection(self._runner.server, self._settings.limits.head_s)
 
     def _on_applied(self) -> None:
         for model_id in self.table.models():
@@ -202,6 +208,17 @@ class Gateway:
 
     @web.middleware
     async def _answer_errors(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        connection = request.protocol
+        if isinstance(connection, UserConnection):
+            connection.head_is_whole()
+            connection.busy = True
+        try:
+            return await self._answer(request, handler)
+        finally:
+            if isinstance(connection, UserConnection):
+                connection.busy = False
+
+    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             return await handler(request)
         except ApiError as error:
@@ -213,7 +230,7 @@ class Gateway:
             return ApiError(error.status, f"{request.path}: {error.reason}", kind="invalid_request_error").response()
         except Exception:
             log.exception("request_handling_failed", path=request.path)
-            return ApiError(500, "The gateway failed; its log says why.", kind="server_error").response()
+            return openai.gateway_failed().response()
 
 
 async def run_gateway(settings: GatewaySettings, *, ready: Callable[[str], None] | None = None) -> None:

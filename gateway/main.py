@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from broker.model.errors import ConfigError
 from broker.model.units import parse_duration_s
+from gateway import event_loop
 from gateway.app import run_gateway
 from gateway.settings import SECRET_VARIABLE, TOKEN_VARIABLE, GatewaySettings, ProxyLimits, secret_from
 
@@ -18,7 +18,7 @@ from gateway.settings import SECRET_VARIABLE, TOKEN_VARIABLE, GatewaySettings, P
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
-        asyncio.run(run_gateway(_settings(options)))
+        event_loop.run(run_gateway(_settings(options)))
     except ConfigError as error:
         print(f"gateway: {error}", file=sys.stderr)
         return 2

@@ -34,7 +34,10 @@ class ApiError(TidegateError):
         headers = {} if self.retry_after_s is None else {"Retry-After": str(max(1, round(self.retry_after_s)))}
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
-        return web.Response(status=self.status, body=self.body(), headers=headers, content_type="application/json")
+        answer = web.Response(status=self.status, body=self.body(), headers=headers, content_type="application/json")
+        if self.status == 408:  # what is still to come of the request must not be taken for the next one
+            answer.force_close()
+        return answer
 
 
 def bad_request(message: str, code: str | None = None) -> ApiError:
@@ -44,6 +47,15 @@ def bad_request(message: str, code: str | None = None) -> ApiError:
 def unauthorized() -> ApiError:
     message = "This gateway wants a valid key: send the header 'Authorization: Bearer KEY'."
     return ApiError(401, message, kind="authentication_error", code="invalid_api_key")
+
+
+def too_slow(what: str, limit_s: float) -> ApiError:
+    message = f"The request's {what} did not arrive within {limit_s:g} s."
+    return ApiError(408, message, kind="invalid_request_error", code="request_timeout")
+
+
+def gateway_failed() -> ApiError:
+    return ApiError(500, "The gateway failed; its log says why.", kind="server_error")
 
 
 def unknown_model(model_id: str) -> ApiError:

@@ -108,7 +108,7 @@ class Proxy:
 
     async def handle(self, request: web.Request, capability: str) -> web.StreamResponse:
         """Raises ``ApiError`` for everything that ends before the answer began."""
-        call = await _read(request, capability)
+        call = await _read(request, capability, self._limits.body_s)
         await self._until_populated(call)
         self._refuse_impossible(call)
         passage = Passage(self._tallies.of(call.model_id), self._clock.now())
@@ -122,12 +122,17 @@ class Proxy:
 
     async def _until_populated(self, call: Call) -> None:
         """Before the first snapshot nobody can say which models exist."""
+        if self._can_judge(call):
+            return
         try:
             async with asyncio.timeout_at(call.arrived_at + self._limits.hold_s):
-                while not (self._table.populated or self._table.knows(call.model_id)):
+                while not self._can_judge(call):
                     await self._changed.wait()
         except TimeoutError:
             raise openai.no_endpoint(call.model_id, self._limits.hold_s, RETRY_AFTER_S) from None
+
+    def _can_judge(self, call: Call) -> bool:
+        return self._table.populated or self._table.knows(call.model_id)
 
     def _refuse_impossible(self, call: Call) -> None:
         if not self._table.knows(call.model_id):
@@ -285,10 +290,13 @@ class Proxy:
         log.warning("answer_cut", model_id=call.model_id, request_id=call.request_id, reason=reason)
 
 
-async def _read(request: web.Request, capability: str) -> Call:
+async def _read(request: web.Request, capability: str, limit_s: float) -> Call:
     arrived_at = _now()
     try:
-        body = await request.read()
+        async with asyncio.timeout(limit_s):
+            body = await request.read()
+    except TimeoutError:
+        raise openai.too_slow("body", limit_s) from None
     except web.RequestPayloadError:
         raise openai.bad_request("The body cannot be read: it breaks off or is not encoded as it says.") from None
     try:

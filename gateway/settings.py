@@ -19,7 +19,8 @@ SECRET_VARIABLE = "TIDEGATE_SITE_SECRET"
 class ProxyLimits:
     """How long and how often. ``hold_s``: how long after its arrival a request may still be given to an endpoint.
     ``retry_s``: how long after an engine's error to look for another one. ``first_byte_s`` includes the engine's
-    queue; ``idle_s`` is between chunks. ``body_bytes`` bounds what a user may send."""
+    queue; ``idle_s`` is between chunks. ``head_s``, ``body_s`` and ``body_bytes`` bound what a user may send and how
+    long that may take: a header from its first byte, a body from its header."""
 
     hold_s: float = 60.0
     retry_s: float = 5.0
@@ -27,6 +28,8 @@ class ProxyLimits:
     connect_s: float = 3.0
     first_byte_s: float = 600.0
     idle_s: float = 120.0
+    head_s: float = 10.0
+    body_s: float = 60.0
     body_bytes: int = 32 * 1024 * 1024
 
 

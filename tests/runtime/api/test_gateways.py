@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
-from broker.app.access import Scope
-from broker.app.guard import BODY_LIMIT_BYTES
+from broker.app.access import Scope as TokenScope
+from broker.app.guard import BODY_LIMIT_BYTES, BodyLimit
 from broker.model import wire
 from broker.model.signals import Signal
 from broker.model.state import GatewayState
@@ -30,7 +31,7 @@ def gateways(world: ApiWorld) -> dict[str, GatewayState]:
 
 
 async def put(world: ApiWorld, body: Any, name: str = "gw") -> Any:
-    answer = await world.send("PUT", f"/v1/gateways/{name}", body, Scope.GATEWAY)
+    answer = await world.send("PUT", f"/v1/gateways/{name}", body, TokenScope.GATEWAY)
     await asyncio.sleep(0.2)
     return answer
 
@@ -170,7 +171,7 @@ async def test_an_endless_name_is_refused() -> None:
 
 
 async def test_nesting_without_end_is_refused() -> None:
-    async with api_world() as world, world.client(Scope.GATEWAY) as client:
+    async with api_world() as world, world.client(TokenScope.GATEWAY) as client:
         content = b'{"summaries": ' + b"[" * 200_000
         answer = await client.put("/v1/gateways/gw", content=content, headers={"Content-Type": "application/json"})
         assert answer.status_code in (400, 422)
@@ -187,15 +188,41 @@ async def test_a_huge_body_is_refused(declared: bool) -> None:
             read += 1
             yield b" " * 65536
 
-    async with api_world() as world, world.client(Scope.GATEWAY) as client:
+    async with api_world() as world, world.client(TokenScope.GATEWAY) as client:
         content = b" " * (BODY_LIMIT_BYTES + 1) if declared else chunks()
         answer = await client.put("/v1/gateways/gw", content=content)
         assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
-        assert read <= 2 * BODY_LIMIT_BYTES // 65536 + 2
+        assert read <= 8 * BODY_LIMIT_BYTES // 65536 + 2
+
+
+@pytest.mark.parametrize(
+    ("pause_s", "heard_out"), [pytest.param(0.25, True, id="slow"), pytest.param(20.0, False, id="stalled")]
+)
+async def test_the_sender_of_a_huge_body_is_heard_out_before_it_is_refused(pause_s: float, heard_out: bool) -> None:
+    left, answered_with_left = 9 * 16, -1
+
+    async def receive() -> Message:
+        nonlocal left
+        await asyncio.sleep(pause_s)
+        left -= 1
+        return {"type": "http.request", "body": b" " * 65536, "more_body": left > 0}
+
+    async def send(message: Message) -> None:
+        nonlocal answered_with_left
+        if message["type"] == "http.response.start":
+            assert message["status"] == 413
+            answered_with_left = left
+
+    async def reached(scope: Scope, receive: Receive, send: Send) -> None:
+        raise AssertionError("a body that is too large reaches nobody")
+
+    headers = [(b"content-length", b"%d" % (9 * 2**20))]
+    await BodyLimit(reached)({"type": "http", "headers": headers}, receive, send)
+    assert (answered_with_left == 0) is heard_out
 
 
 async def test_a_body_just_within_the_limit_is_taken() -> None:
-    async with api_world() as world, world.client(Scope.GATEWAY) as client:
+    async with api_world() as world, world.client(TokenScope.GATEWAY) as client:
         content = json.dumps(session(1)).encode()
         content += b" " * (BODY_LIMIT_BYTES - len(content))
         answer = await client.put("/v1/gateways/gw", content=content, headers={"Content-Type": "application/json"})

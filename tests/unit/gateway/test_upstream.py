@@ -36,7 +36,7 @@ class FakeTransport(asyncio.Transport):
 
 
 def connect() -> tuple[Connection, FakeTransport]:
-    connection, transport = Connection(), FakeTransport()
+    connection, transport = Connection(memoryview(bytearray(1024))), FakeTransport()
     connection.connection_made(transport)
     return connection, transport
 
@@ -50,7 +50,7 @@ async def received_by(connection: Connection, fragments: list[bytes], *, close: 
     asking = asyncio.create_task(connection.ask(b"request"))
     await asyncio.sleep(0)
     for fragment in fragments:
-        connection.data_received(fragment)
+        connection.receive(fragment)
     if close:
         connection.connection_lost(None)
     await asking
@@ -171,7 +171,7 @@ async def test_a_body_without_length_whose_connection_is_reset_is_an_error() -> 
     connection, _ = connect()
     asking = asyncio.create_task(connection.ask(b"request"))
     await asyncio.sleep(0)
-    connection.data_received(b"HTTP/1.1 200 OK\r\n\r\nhalf")
+    connection.receive(b"HTTP/1.1 200 OK\r\n\r\nhalf")
     await asking
     assert await connection.read() == b"half"
     connection.connection_lost(ConnectionResetError("reset by peer"))
@@ -181,7 +181,7 @@ async def test_a_body_without_length_whose_connection_is_reset_is_an_error() -> 
 
 async def test_bytes_after_the_answer_close_the_connection() -> None:
     connection, _ = await exchange([b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx"])
-    connection.data_received(b"more")
+    connection.receive(b"more")
     assert not connection.reusable
 
 
@@ -189,13 +189,13 @@ async def test_a_pumped_body_goes_to_its_sink_as_it_comes() -> None:
     connection, _ = connect()
     asking = asyncio.create_task(connection.ask(b"request"))
     await asyncio.sleep(0)
-    connection.data_received(chunked(b"first")[:-5])
+    connection.receive(chunked(b"first")[:-5])
     await asking
     seen: list[bytes] = []
     connection.pump(seen.append)
-    connection.data_received(b"2\r\nse\r\n")
+    connection.receive(b"2\r\nse\r\n")
     assert seen == [b"first", b"se"]
-    connection.data_received(b"0\r\n\r\n")
+    connection.receive(b"0\r\n\r\n")
     await connection.finished_or_paused()
 
 
@@ -207,7 +207,7 @@ async def test_what_a_sink_raises_reaches_who_waits_for_the_end() -> None:
     def sink(part: bytes) -> None:
         raise ConnectionResetError("user gone")
 
-    connection.data_received(chunked(b"all at once"))
+    connection.receive(chunked(b"all at once"))
     await asking
     connection.pump(sink)
     with pytest.raises(ConnectionResetError, match="user gone"):
@@ -219,7 +219,7 @@ async def test_a_body_that_nobody_reads_pauses_the_connection() -> None:
     connection, transport = connect()
     asking = asyncio.create_task(connection.ask(b"request"))
     await asyncio.sleep(0)
-    connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 600000\r\n\r\n" + b"x" * 300_000)
+    connection.receive(b"HTTP/1.1 200 OK\r\nContent-Length: 600000\r\n\r\n" + b"x" * 300_000)
     await asking
     assert transport.paused
     await connection.read()
