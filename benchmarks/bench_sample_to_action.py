@@ -22,9 +22,9 @@ import structlog
 from actuators.fake import FakeActuator
 from benchmarks import control_world as world
 from benchmarks.base import Measurement
-from broker.app.clock import SystemClock
 from broker.app.runner import AsyncRunner
 from broker.app.runtime import Runtime, cancel
+from broker.clock import SystemClock
 from broker.control.step import step
 from broker.log.sqlite import SqliteLog
 from broker.model.identity import action_id

@@ -11,10 +11,11 @@ import aiohttp
 import structlog
 from aiohttp import web
 
+from broker.clock import SystemClock
 from broker.model.errors import ConfigError
+from broker.model.ports import Clock
 from gateway import metrics, openai
 from gateway.changed import Changed
-from gateway.clock import SystemClock, WallClock
 from gateway.health import Prober
 from gateway.keys import EngineKeys, UserKeys
 from gateway.openai import ApiError
@@ -43,7 +44,7 @@ class Gateway:
     """One run; to be made inside an event loop. ``start`` returns when it listens (``port`` says where), ``stop``
     lets open requests finish first."""
 
-    def __init__(self, settings: GatewaySettings, clock: WallClock | None = None) -> None:
+    def __init__(self, settings: GatewaySettings, clock: Clock | None = None) -> None:
         self._settings = settings
         clock = clock or SystemClock()
         keys = EngineKeys(settings.site_secret)
@@ -146,7 +147,9 @@ class Gateway:
         return UserConnection(self._runner.server, self._settings.limits.head_s)
 
     def _on_applied(self) -> None:
-        for model_id in self.table.models():
+        models = self.table.models()
+        self.tallies.keep(models)
+        for model_id in models:
             self.tallies.of(model_id)
         self._changed.notify()
         self.session.report_soon()

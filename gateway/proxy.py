@@ -19,10 +19,10 @@ from dataclasses import dataclass
 import structlog
 from aiohttp import web
 
+from broker.model.ports import Clock
 from broker.model.replica import EndpointRecord
 from gateway import openai
 from gateway.changed import Changed
-from gateway.clock import WallClock
 from gateway.health import Prober
 from gateway.keys import EngineKeys
 from gateway.openai import ApiError
@@ -90,7 +90,7 @@ class Proxy:
         keys: EngineKeys,
         prober: Prober,
         changed: Changed,
-        clock: WallClock,
+        clock: Clock,
         limits: ProxyLimits,
         emptied: Callable[[], None],
     ) -> None:
@@ -166,6 +166,7 @@ class Proxy:
                     self._emptied()
         if refused is None:
             passage.outcome = Outcome.REJECTED
+            self._refuse_impossible(call)
             raise openai.no_endpoint(call.model_id, self._limits.hold_s, RETRY_AFTER_S)
         raise refused.answer
 
@@ -185,7 +186,8 @@ class Proxy:
             async with asyncio.timeout_at(give_up_at):
                 while True:
                     await self._changed.wait()
-                    if (record := self._choose(call, tried)) is not None:
+                    record = self._choose(call, tried)
+                    if record is not None or not self._table.knows(call.model_id):
                         return record
         except TimeoutError:
             return None

@@ -15,10 +15,10 @@ import aiohttp
 import structlog
 
 from broker.model.api import GatewaySession
+from broker.model.ports import Clock
 from broker.model.signals import RequestSummary
 from broker.model.spec import JsonValue
 from broker.model.wire import encode
-from gateway.clock import WallClock
 from gateway.table import RoutingTable
 from gateway.tally import SummaryName, Tallies
 
@@ -42,7 +42,7 @@ class BrokerSession:
         boot_id: str,
         table: RoutingTable,
         tallies: Tallies,
-        clock: WallClock,
+        clock: Clock,
         *,
         interval_s: float = 1.0,
         timeout_s: float = 2.0,

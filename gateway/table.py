@@ -38,13 +38,15 @@ class _Entry:
 class RoutingTable:
     """Endpoints by model, with their open requests and health as seen from here.
 
-    ``expected_models`` are known before the registry names them: their requests are held rather than refused.
+    ``expected_models`` are known before the registry says which models are declared: their requests are held rather
+    than refused.
     """
 
     def __init__(self, expected_models: Iterable[str] = ()) -> None:
         self.applied_revision = 0
         self.populated = False
         self._models: dict[str, dict[str, _Entry]] = {model_id: {} for model_id in expected_models}
+        self._declared: frozenset[str] | None = None
         self._entries: dict[str, _Entry] = {}
         self._ahead: set[int] = set()
         self._choices = 0
@@ -70,6 +72,7 @@ class RoutingTable:
         for record in snapshot.endpoints:
             self._put(record, always=began_anew)
         self.populated = True
+        self._declared = None if snapshot.models is None else frozenset(snapshot.models)
         self._advance(snapshot.revision)
 
     def apply(self, change: RegistryChange) -> None:
@@ -128,11 +131,17 @@ class RoutingTable:
         return {endpoint_id: entry.in_flight for endpoint_id, entry in self._entries.items() if entry.in_flight}
 
     def models(self) -> list[str]:
-        """Every model expected or ever published: one without endpoints at present may get one again."""
-        return sorted(self._models)
+        """Every model that a request may name."""
+        return sorted(filter(self.knows, self._models.keys() | (self._declared or ())))
 
     def knows(self, model_id: str) -> bool:
-        return model_id in self._models
+        """Whether the model is declared or has an endpoint. Of a registry that does not say which models are declared,
+        every one expected or ever published: one without endpoints at present may get one again."""
+        if self._declared is None:
+            return model_id in self._models
+        return model_id in self._declared or any(
+            entry.record.phase is not ReplicaPhase.GONE for entry in self._models.get(model_id, {}).values()
+        )
 
     def lacks_capability(self, model_id: str, capability: str) -> bool:
         """Whether the model is published, and no endpoint of it can do what is asked."""

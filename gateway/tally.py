@@ -9,6 +9,7 @@ and requests whose user went away; ``failed`` were cut or refused by engines; ``
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -136,6 +137,12 @@ class Tallies:
         if tally is None:
             tally = self._by_model[model_id] = ModelTally()
         return tally
+
+    def keep(self, model_ids: Collection[str]) -> None:
+        """Forget all other models, as far as no request of theirs is open."""
+        for model_id in [each for each, tally in self._by_model.items() if not tally.in_flight]:
+            if model_id not in model_ids:
+                del self._by_model[model_id]
 
     def items(self) -> list[tuple[str, ModelTally]]:
         return sorted(self._by_model.items())

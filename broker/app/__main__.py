@@ -7,12 +7,12 @@ from pathlib import Path
 
 from broker.app.access import Tokens
 from broker.app.api import ApiParts, create_api
-from broker.app.clock import SystemClock
 from broker.app.explaining import Explainer
 from broker.app.feed import Feed
 from broker.app.openapi import document_text
 from broker.app.runner import AsyncRunner
 from broker.app.runtime import Runtime
+from broker.clock import SystemClock
 from broker.log.memory import MemoryLog
 from policies.registry import cached
 

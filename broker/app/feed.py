@@ -44,6 +44,13 @@ def published_endpoints(state: BrokerState) -> tuple[EndpointRecord, ...]:
     return tuple(sorted(records, key=lambda record: record.endpoint_id))
 
 
+def declared_models(state: BrokerState) -> tuple[str, ...] | None:
+    """The models of the policies in force, by name; None before the first step."""
+    if state.control.site is None:
+        return None
+    return tuple(sorted(model_id for model_id, model in state.models.items() if not model.retired))
+
+
 def lease_at(runtime: Runtime) -> float:
     """The broker's clock while its steps go on, else the time of the last one: gateways see that it moves no more."""
     return runtime.clock.now() if runtime.problem is None else runtime.last_run_at or 0.0
@@ -53,7 +60,8 @@ def endpoints_snapshot(runtime: Runtime) -> EndpointsSnapshot:
     """The body of ``GET /v1/endpoints``. ``cluster`` is empty before the first step."""
     state = runtime.core.loop.state
     cluster = state.control.site.cluster if state.control.site else ""
-    return EndpointsSnapshot(state.control.revision, cluster, lease_at(runtime), published_endpoints(state))
+    published, models = published_endpoints(state), declared_models(state)
+    return EndpointsSnapshot(state.control.revision, cluster, lease_at(runtime), published, models)
 
 
 def prometheus_targets(state: BrokerState) -> list[TargetGroup]:
@@ -117,7 +125,8 @@ class Feed:
         """``snapshot`` first, then each ``change`` in the order of revisions, and a ``lease`` each second.
 
         Once told a revision a follower is never told an older one. Should the state be ahead of the changes that
-        were announced (a commit's aftermath failed), it is told another ``snapshot``.
+        were announced (a commit's aftermath failed), or other models be declared than it was told, it is told another
+        ``snapshot``.
         """
         follower = _Follower()
         stop = self._runtime.listen(follower.tell)
@@ -128,15 +137,15 @@ class Feed:
             if self._closed:
                 return
             snapshot = endpoints_snapshot(self._runtime)
-            told = snapshot.revision
+            told, models = snapshot.revision, snapshot.models
             yield _event("snapshot", told, wire.encode(snapshot))
             while not follower.ended:
                 follower.news.clear()
                 if loop.time() >= lease_due:
                     lease_due = loop.time() + LEASE_INTERVAL_S
-                    if not follower.changes and told != self._revision:
+                    if not follower.changes and (told, models) != self._newest:
                         snapshot = endpoints_snapshot(self._runtime)
-                        told = snapshot.revision
+                        told, models = snapshot.revision, snapshot.models
                         yield _event("snapshot", told, wire.encode(snapshot))
                     yield self._lease(told)
                 elif follower.changes:
@@ -157,8 +166,9 @@ class Feed:
         return _event("lease", revision, {"revision": revision, "at": self._runtime.clock.now()})
 
     @property
-    def _revision(self) -> int:
-        return self._runtime.core.loop.state.control.revision
+    def _newest(self) -> tuple[int, tuple[str, ...] | None]:
+        state = self._runtime.core.loop.state
+        return state.control.revision, declared_models(state)
 
 
 async def _until(news: asyncio.Event, deadline: float) -> None:

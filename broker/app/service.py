@@ -18,7 +18,6 @@ from actuators.base import Actuator
 from actuators.local.actuator import LocalActuator
 from broker.app.access import Scope, Tokens
 from broker.app.api import ApiParts, create_api
-from broker.app.clock import SystemClock
 from broker.app.explaining import Explainer
 from broker.app.faultpoints import FaultPoints, FaultyLog, FaultyRunner, fault_points
 from broker.app.feed import Feed
@@ -30,6 +29,7 @@ from broker.app.runner import AsyncRunner
 from broker.app.runtime import Runtime, RuntimeSettings, cancel
 from broker.app.scraping import ScrapeLoop
 from broker.app.settings import Secrets, SiteSettings, load_policies, load_secrets, load_site, spec_changed
+from broker.clock import SystemClock
 from broker.log.memory import MemoryLog
 from broker.log.sqlite import SqliteLog
 from broker.model.errors import ConfigError, LeadershipRefused, LogError, TidegateError

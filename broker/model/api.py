@@ -29,9 +29,13 @@ class GatewaySession:
 
 @dataclass(frozen=True, slots=True)
 class EndpointsSnapshot:
-    """The registry as ``GET /v1/endpoints`` shows it, tombstones left out. ``at`` is the broker's clock."""
+    """The registry as ``GET /v1/endpoints`` shows it, tombstones left out. ``at`` is the broker's clock.
+
+    ``models`` are those that the policies declare, with or without an endpoint; None before they are known.
+    """
 
     revision: int
     cluster: str
     at: float
     endpoints: tuple[EndpointRecord, ...] = ()
+    models: tuple[str, ...] | None = None

@@ -18,7 +18,7 @@ import httpx
 import typer
 from rich.live import Live
 
-from broker.app.clock import SystemClock
+from broker.clock import SystemClock
 from broker.model import wire
 from broker.model.errors import TraceError
 from broker.model.plan import Decision

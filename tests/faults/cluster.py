@@ -19,8 +19,8 @@ import aiohttp
 import httpx
 import psutil
 
-from broker.app.clock import SystemClock
 from broker.app.faultpoints import VARIABLE
+from broker.clock import SystemClock
 from broker.log.sqlite import SqliteLog
 from cli.demo.load import LoadPlayer
 from cli.demo.stack import Stack, StackError

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from broker.app.clock import CATCH_UP_PACE, LoopClock, SystemClock
+from broker.clock import CATCH_UP_PACE, LoopClock, SystemClock
 from broker.model.ports import Clock
 
 BASE = 1_750_000_000.0

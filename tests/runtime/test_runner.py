@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import pytest
 import structlog
 
-from broker.app.clock import LoopClock
 from broker.app.runner import AsyncRunner
+from broker.clock import LoopClock
 from broker.model.errors import ActionRejected, ActuatorError, CapacityUnavailable, TransientError
 from broker.model.identity import action_id, replica_name
 from broker.model.observation import Outcome, PoolSnapshot, Receipt

@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from broker.app.clock import LoopClock
 from broker.app.feed import Feed
 from broker.app.runtime import Runtime
+from broker.clock import LoopClock
 from broker.log.memory import MemoryLog
 from broker.model.errors import LeadershipRefused, LogError, LogFull
 from broker.model.observation import PauseChanged, PauseScope, Receipt

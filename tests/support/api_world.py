@@ -19,11 +19,11 @@ from fastapi import FastAPI
 from actuators.fake import FakeActuator
 from broker.app.access import Scope, Tokens
 from broker.app.api import ApiParts, create_api
-from broker.app.clock import LoopClock
 from broker.app.explaining import explain_last
 from broker.app.feed import Feed
 from broker.app.runner import AsyncRunner
 from broker.app.runtime import Runtime
+from broker.clock import LoopClock
 from broker.control.explain import Explanation
 from broker.log.memory import MemoryLog
 from broker.model.errors import LogError

@@ -21,7 +21,8 @@ class FakeBroker(Served):
     """A registry that tests change by hand, and every report that gateways made.
 
     ``streaming`` False refuses the event stream, ``garbled`` makes answers unreadable, ``taking_reports`` False
-    answers them with 503, ``lease_moves`` False repeats the same lease time. ``lose`` makes a change that is kept
+    answers them with 503, ``lease_moves`` False repeats the same lease time. Without ``models`` it does not say which
+    models are declared, as brokers of 0.1 do not. ``lose`` makes a change that is kept
     out of open streams.
     """
 
@@ -35,6 +36,7 @@ class FakeBroker(Served):
         self.garbled = False
         self.taking_reports = True
         self.lease_moves = True
+        self.models: list[str] | None = None
         self.snapshots_served = 0
         self.streams_opened = 0
         self._lease_every_s = lease_every_s
@@ -52,6 +54,11 @@ class FakeBroker(Served):
 
     def move(self, endpoint_id: str, phase: ReplicaPhase) -> int:
         return self.publish(replace(self.records[endpoint_id], phase=phase))
+
+    def declare(self, *models: str) -> None:
+        """The policies name these models: told in another snapshot, as the broker does."""
+        self.models = list(models)
+        self._send("snapshot", self._body())
 
     def lose(self, record: EndpointRecord) -> int:
         streams, self._streams = self._streams, set()
@@ -97,7 +104,9 @@ class FakeBroker(Served):
 
     def _body(self) -> dict[str, Any]:
         published = [encode(record) for record in self.records.values() if record.phase is not ReplicaPhase.GONE]
-        return {"revision": self.revision, "cluster": self.cluster, "at": self._lease(), "endpoints": published}
+        return {"revision": self.revision, "cluster": self.cluster, "at": self._lease(), "endpoints": published} | (
+            {} if self.models is None else {"models": self.models}
+        )
 
     def _lease(self) -> float:
         self._at += self._lease_every_s if self.lease_moves else 0.0

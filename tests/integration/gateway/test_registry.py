@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 
 import pytest
@@ -139,3 +140,31 @@ async def test_an_empty_registry_of_the_same_cluster_is_believed(site: Site) -> 
     site.broker.begin_anew()
     await applied(site, 0)
     assert ready_names(site) == []
+
+
+async def test_a_retired_model_is_not_found_once_its_last_endpoint_is_gone(site: Site) -> None:
+    await site.start()
+    site.broker.declare("other")
+    site.broker.move("chat-0-g1", ReplicaPhase.DRAINING)
+    site.broker.move("chat-0-g1", ReplicaPhase.GONE)
+    await until(lambda: site.gateway.table.models() == ["other"])
+    answer = await site.ask()
+    assert (answer.status, answer.error["code"]) == (404, "model_not_found")
+    assert [model["id"] for model in json.loads((await site.get("/v1/models")).body)["data"]] == ["other"]
+
+
+async def test_requests_held_for_a_model_that_is_retired_are_told_at_once(site: Site) -> None:
+    site.broker.models = ["chat"]
+    await site.start(engines=0, limits=replace(QUICK, hold_s=60.0))
+    asked = asyncio.create_task(site.ask())
+    await until(lambda: any(tally.held for _, tally in site.gateway.tallies.items()))
+    site.broker.declare("other")
+    answer = await asked
+    assert (answer.status, answer.error["code"]) == (404, "model_not_found")
+
+
+async def test_a_declared_model_without_endpoints_is_waited_for(site: Site) -> None:
+    site.broker.models = ["chat"]
+    await site.start(engines=0)
+    answer = await site.ask()
+    assert (answer.status, answer.error["code"]) == (503, "no_ready_replica")

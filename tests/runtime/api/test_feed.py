@@ -17,7 +17,7 @@ from broker.app.feed import CHANGES_KEPT, EventStream
 from broker.control.loop import Ran
 from broker.model.plan import Plan
 from broker.model.replica import EndpointRecord
-from tests.support.api_world import ApiWorld, api_world
+from tests.support.api_world import ApiWorld, api_world, declared
 from tests.support.builders import endpoint
 
 pytestmark = pytest.mark.looptime
@@ -93,6 +93,16 @@ async def test_a_change_that_was_never_announced_comes_as_another_snapshot() -> 
         await anext(events)
         commit(world, endpoint(revision=3), announce=False)
         assert [parsed(await anext(events))[:2] for _ in range(2)] == [("snapshot", 3), ("lease", 3)]
+
+
+async def test_models_declared_anew_come_as_another_snapshot() -> None:
+    async with api_world() as world, aclosing(world.feed.events()) as events:
+        await asyncio.sleep(1)
+        assert parsed(await anext(events))[2]["models"] == ["chat"]
+        world.runtime.offer(declared("embed"))
+        await asyncio.sleep(0.5)
+        kind, _, body = parsed(await anext(events))
+        assert (kind, body["models"]) == ("snapshot", ["embed"])
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import structlog
 
-from broker.app.clock import LoopClock
 from broker.app.reloading import LOOK_INTERVAL_S, watch_files
 from broker.app.runner import AsyncRunner
 from broker.app.runtime import Runtime, cancel
 from broker.app.settings import SiteSettings, load_policies, load_site, spec_changed
+from broker.clock import LoopClock
 from broker.log.memory import MemoryLog
 from tests.support.world import fake_policies
 

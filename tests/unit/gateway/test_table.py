@@ -164,6 +164,34 @@ def test_expected_models_are_known_before_the_registry_names_them() -> None:
     assert not table.lacks_capability("chat", "chat"), "nothing is known of its capabilities yet"
 
 
+def declaring(*models: str, records: tuple[EndpointRecord, ...] = (), revision: int = 11) -> EndpointsSnapshot:
+    return EndpointsSnapshot(revision, "test", NOW, records, models)
+
+
+def test_a_declared_model_is_known_before_it_has_an_endpoint() -> None:
+    table = table_of(record("a"))
+    table.replace(declaring("chat", "new", records=(record("a"),)))
+    assert table.models() == ["chat", "new"]
+    assert table.knows("new")
+
+
+def test_a_retired_model_is_known_until_its_last_endpoint_is_gone() -> None:
+    table = table_of(record("a"))
+    table.replace(declaring("other", records=(record("a"),)))
+    assert table.models() == ["chat", "other"]
+    table.apply(change("a", DRAINING, 12))
+    assert table.knows("chat")
+    table.apply(change("a", GONE, 13))
+    assert table.models() == ["other"]
+    assert not table.knows("chat")
+
+
+def test_an_expected_model_that_is_not_declared_is_unknown() -> None:
+    table = RoutingTable(["chat"])
+    table.replace(declaring("other"))
+    assert not table.knows("chat")
+
+
 def test_a_model_that_cannot_do_what_is_asked_is_told_from_one_that_is_away() -> None:
     table = table_of(record("a"))
     assert table.lacks_capability("chat", "embeddings")

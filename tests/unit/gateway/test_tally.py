@@ -53,6 +53,16 @@ def test_a_model_without_requests_is_summed_up_as_zero() -> None:
     assert (summary.arrived, summary.waiting, summary.oldest_waiting_since) == (0, 0, None)
 
 
+def test_a_model_that_is_no_longer_served_is_forgotten_with_its_last_request() -> None:
+    tallies = Tallies()
+    number = tallies.of("chat").arrive(1.0)
+    tallies.keep(["other"])
+    assert [model_id for model_id, _ in tallies.items()] == ["chat"]
+    tallies.of("chat").end(number, Outcome.FINISHED, None, None)
+    tallies.keep(["other"])
+    assert tallies.items() == []
+
+
 steps = st.lists(st.sampled_from(["arrive", "token", "end", "cut"]), max_size=60)
 
 
