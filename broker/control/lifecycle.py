@@ -3,9 +3,10 @@
     requested -> pending -> starting -> loading -> ready -> draining -> stopping -> gone
                                   (anything) -> stopping or failed, with the failure's name
 
-Draining: withdrawn from the registry -> every gateway session that was live at the withdrawal has applied that
-revision, or has ended -> nothing in flight by gateway reports and by the engine's own gauges, or the stated limit
--> stopping. A hard kill is a later step with its own deadline: no actuator ever waits.
+Draining: withdrawn from the registry -> every live gateway session has applied that revision -> nothing in flight by
+gateway reports and by the engine's own gauges, or the stated limit -> stopping. A gateway that was silent for longer
+than a session and is heard again is waited for again: it may have gone on sending meanwhile. A hard kill is a later
+step with its own deadline: no actuator ever waits.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from broker.control.draft import Draft
-from broker.model.replica import ENDED, ON_ITS_WAY, Drain, Replica, ReplicaPhase, StopMode
+from broker.model.replica import ENDED, ON_ITS_WAY, Drain, GatewaySessionKey, Replica, ReplicaPhase, StopMode
 from broker.model.snapshot import ModelSnapshot
 from broker.model.state import Breaker
 
@@ -49,14 +50,15 @@ def begin_drain(draft: Draft, record: Replica, reason: str) -> None:
     if not record.published:
         stop(draft, record, reason, StopMode.GRACEFUL)
         return
-    live = sorted((gateway.key for gateway in draft.live_gateways()), key=lambda k: (k.gateway_id, k.boot_id))
+    revision = draft.control.revision + 1
+    awaiting = _unaware(draft, revision)
     drain = Drain(
         reason=reason,
         began_at=draft.now,
         deadline_at=draft.now + model.spec.drain_limit_s,
-        revision=draft.control.revision + 1,
-        awaiting=tuple(live),
-        acknowledged_at=None if live else draft.now,
+        revision=revision,
+        awaiting=awaiting,
+        acknowledged_at=None if awaiting else draft.now,
     )
     record = replace(record, phase=ReplicaPhase.DRAINING, phase_since=draft.now, drain=drain)
     draft.withdraw(record, reason)
@@ -199,10 +201,9 @@ def _advance_drain(draft: Draft, record: Replica) -> None:
     drain = record.drain
     if drain is None:
         return
-    live = {gateway.key: gateway for gateway in draft.live_gateways()}
-    awaiting = tuple(key for key in drain.awaiting if key in live and live[key].applied_revision < drain.revision)
+    awaiting = _unaware(draft, drain.revision)
     if awaiting != drain.awaiting:
-        drain = replace(drain, awaiting=awaiting)
+        drain = replace(drain, awaiting=awaiting, acknowledged_at=None)
     if not awaiting and drain.acknowledged_at is None:
         drain = replace(drain, acknowledged_at=draft.now)
     if drain != record.drain:
@@ -216,6 +217,12 @@ def _advance_drain(draft: Draft, record: Replica) -> None:
     elif draft.now >= drain.deadline_at:
         open_requests = in_flight or 0
         stop(draft, record, f"{drain.reason}: the drain limit passed", StopMode.GRACEFUL, in_flight=open_requests)
+
+
+def _unaware(draft: Draft, revision: int) -> tuple[GatewaySessionKey, ...]:
+    """The live gateway sessions that have not applied ``revision`` yet, in the order of their names."""
+    keys = (gateway.key for gateway in draft.live_gateways() if gateway.applied_revision < revision)
+    return tuple(sorted(keys, key=lambda key: (key.gateway_id, key.boot_id)))
 
 
 def in_flight_of(draft: Draft, record: Replica) -> int | None:

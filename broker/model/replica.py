@@ -57,7 +57,8 @@ class GatewaySessionKey:
 class Drain:
     """A withdrawal under way.
 
-    ``awaiting`` are the gateway sessions that were live at the withdrawal and have not applied ``revision`` yet.
+    ``awaiting`` are the live gateway sessions that have not applied ``revision`` yet; ``acknowledged_at`` is since when
+    there are none.
     ``deadline_at`` is the stated drain limit; what is still in flight then is cut, counted and reported.
     """
 

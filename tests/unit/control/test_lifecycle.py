@@ -288,6 +288,27 @@ def test_a_drain_does_not_wait_for_a_gateway_whose_session_ended() -> None:
     assert world.count(ReplicaPhase.STOPPING) == 1
 
 
+@pytest.mark.parametrize("name", ["gw", "other"], ids=["silent for a time", "new"])
+def test_a_gateway_that_is_heard_during_a_drain_and_does_not_know_of_it_is_waited_for(name: str) -> None:
+    world = draining(drain_limit_s=600.0)
+    revision = world.state.control.revision
+    world.loads = {LEAVING: 1.0}
+    for _ in range(7):  # longer than a session
+        world.after(1).see(world.snapshot())
+    drain = world.replica(LEAVING).drain
+    assert drain is not None
+    assert (drain.awaiting, drain.acknowledged_at is not None) == ((), True)
+    world.loads = {}
+    world.after(1).see(world.gateway(applied=revision - 1, name=name), world.snapshot())
+    assert world.stops() == []
+    world.after(1).see(world.gateway(applied=revision - 1, name=name), world.snapshot())
+    assert world.stops() == []
+    world.see(world.gateway(applied=revision, name=name))
+    assert world.stops() == [], "the gauges are from before its word"
+    world.after(1).see(world.gateway(applied=revision, name=name), world.snapshot())
+    assert [stop.replica_id for stop in world.stops()] == [LEAVING]
+
+
 def test_a_gateway_that_says_goodbye_is_not_waited_for() -> None:
     world = draining()
     goodbye = world.gateway(applied=0)
