@@ -108,7 +108,7 @@ class _Seen:
     """What the load generator saw in the measured part of a round."""
 
     first_token_s: list[float] = field(default_factory=list)
-    chunks: int = 0
+    tokens: int = 0
     failed: int = 0
     measuring: bool = False
 
@@ -138,7 +138,7 @@ class _User(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         seen = self._seen
         if seen.measuring:
-            seen.chunks += 1
+            seen.tokens += data.count(b"\n\n")
             seen.failed += data.startswith(b"data:")  # a chunk without its frame
             if not self._begun:
                 seen.first_token_s.append(time.perf_counter() - self._asked_at)
@@ -148,8 +148,8 @@ class _User(asyncio.Protocol):
             self._ask()
 
 
-async def _round(port: int, seen: _Seen, gateway: psutil.Process) -> float:
-    """One round of load; the gateway's share of a core while it was measured."""
+async def _round(port: int, seen: _Seen, processes: list[psutil.Process]) -> list[float]:
+    """One round of load; each process's share of a core while it was measured."""
     loop = asyncio.get_running_loop()
     users: list[_User] = []
     for _ in range(STREAMS):
@@ -157,15 +157,15 @@ async def _round(port: int, seen: _Seen, gateway: psutil.Process) -> float:
         users.append(user)
         await asyncio.sleep(TOKENS / TOKENS_PER_S / STREAMS)
     await asyncio.sleep(SETTLE_S)
-    began, cpu = time.perf_counter(), _cpu_s(gateway)
+    began, before = time.perf_counter(), list(map(_cpu_s, processes))
     seen.measuring = True
     await asyncio.sleep(ROUND_S)
     seen.measuring = False
-    share = (_cpu_s(gateway) - cpu) / (time.perf_counter() - began)
+    after, took_s = list(map(_cpu_s, processes)), time.perf_counter() - began
     for user in users:
         user.transport.abort()
     await asyncio.sleep(0.2)
-    return share
+    return [(end - begin) / took_s for begin, end in zip(before, after, strict=True)]
 
 
 def _cpu_s(process: psutil.Process) -> float:
@@ -173,7 +173,8 @@ def _cpu_s(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-async def _measure() -> tuple[_Seen, _Seen, list[float]]:
+async def _measure() -> tuple[_Seen, _Seen, list[list[float]]]:
+    """What was seen without and with the gateway, and in each round with it the shares of gateway, engine and users."""
     engine_port, gateway_port = _free_port(), _free_port()
     broker = FakeBroker(lease_every_s=1.0)
     await broker.start()
@@ -182,15 +183,20 @@ async def _measure() -> tuple[_Seen, _Seen, list[float]]:
     environment = os.environ | {TOKEN_VARIABLE: GATEWAY_TOKEN, SECRET_VARIABLE: "benchmark"}
     engine = [sys.executable, "-m", "benchmarks.bench_gateway_overhead", str(engine_port)]
     gateway = [sys.executable, "-m", "gateway", "--port", str(gateway_port), "--broker", broker.url]
-    direct, through, shares = _Seen(), _Seen(), []
+    direct, through = _Seen(), _Seen()
+    shares: list[list[float]] = []
     try:
-        with _process(engine, environment), _process([*gateway, "--shutdown", "1s"], environment) as process:
+        with (
+            _process(engine, environment) as engine_process,
+            _process([*gateway, "--shutdown", "1s"], environment) as gateway_process,
+        ):
+            processes = [psutil.Process(each) for each in (gateway_process.pid, engine_process.pid, os.getpid())]
             await _answers(engine_port)
             await _answers(gateway_port)
             await asyncio.sleep(0.5)
             for _ in range(ROUNDS):
-                await _round(engine_port, direct, psutil.Process(process.pid))
-                shares.append(await _round(gateway_port, through, psutil.Process(process.pid)))
+                await _round(engine_port, direct, processes)
+                shares.append(await _round(gateway_port, through, processes))
     finally:
         await broker.stop()
     return direct, through, shares
@@ -239,13 +245,18 @@ def run() -> list[Measurement]:
         "through_p50_ms": round(quantiles["through"][49], 3),
         "requests_measured": len(direct.first_token_s) + len(through.first_token_s),
         "failed": direct.failed + through.failed,
-        "chunks_per_s": round(through.chunks / ROUNDS / ROUND_S),
     }
-    share = statistics.fmean(shares)
+    tokens_per_s = through.tokens / ROUNDS / ROUND_S
+    cores = [statistics.fmean(share) for share in zip(*shares, strict=True)]
+    cpu_us = [round(share / tokens_per_s * 1e6, 1) for share in cores]
+    processor = {
+        "tokens_per_s": round(tokens_per_s),
+        "cpu_us_per_token": dict(zip(("gateway", "engine", "users"), cpu_us, strict=True)),
+    }
     return [
         Measurement("gateway_overhead", _added(quantiles, 50), "ms added TTFT p50", 3.0, details=details),
         Measurement("gateway_overhead_p99", _added(quantiles, 99), "ms added TTFT p99", 15.0),
-        Measurement("gateway_cpu", round(share, 3), "cores", 1.0),
+        Measurement("gateway_cpu", round(cores[0], 3), "cores", 1.0, details=processor),
     ]
 
 

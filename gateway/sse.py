@@ -11,9 +11,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from broker.model.errors import WireError
+
 ENGINE_ABORTED = "the engine aborted the request"
 ENGINE_ERROR = "the engine reported an error"
 WITHOUT_DONE = "the engine ended the stream without [DONE]"
+
+EVENT_BYTES = 64 * 1024 * 1024
+"""A snapshot of 10,000 endpoints is 3 MB."""
 
 _CARRY_LIMIT = 256 * 1024
 _ABORT = re.compile(rb'"finish_reason"\s*:\s*"abort"')
@@ -115,8 +120,10 @@ class EventReader:
         self._buffer = b""
 
     def feed(self, chunk: bytes) -> Iterator[ServerSentEvent]:
-        """The events that ``chunk`` completes."""
+        """The events that ``chunk`` completes. Raises ``WireError`` for one that does not end."""
         *complete, self._buffer = (self._buffer + chunk).replace(b"\r\n", b"\n").split(b"\n\n")
+        if len(self._buffer) > EVENT_BYTES:
+            raise WireError(f"an event of more than {EVENT_BYTES} bytes")
         for block in complete:
             kind, data = "message", []
             for line in block.decode("utf-8", "replace").split("\n"):

@@ -27,7 +27,7 @@ INTERIM_ANSWERS = 20
 _STATUS_LINE = re.compile(r"HTTP/1\.[01] ([1-5][0-9]{2})(?: .*)?")
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?")
-_NO_TEXT = re.compile("[\x00\r\n]")
+_CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
 
 Sink = Callable[[bytes], None]
 
@@ -295,9 +295,7 @@ class Pool:
 
     async def connect(self, url: str) -> Connection:
         """A connection to the host of ``url``. Raises ``UpstreamError``."""
-        parts = urlsplit(url)
-        secure = parts.scheme == "https"
-        address = (parts.hostname or "", parts.port or (443 if secure else 80), secure)
+        address = _address_of(url)
         connection = self._take_idle(address)
         if connection is None:
             connection = await self._open(*address)
@@ -347,6 +345,19 @@ class Pool:
         return connection
 
 
+def _address_of(url: str) -> tuple[str, int, bool]:
+    """Host, port and whether TLS is spoken there. Raises ``UpstreamError``: a registry may hold anything."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise UpstreamError(f"its address {url[:200]!r} is none: {error}") from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise UpstreamError(f"its address {url[:200]!r} is none of http")
+    secure = parts.scheme == "https"
+    return host, port or (443 if secure else 80), secure
+
+
 def post(url: str, headers: Mapping[str, str], body: bytes) -> bytes:
     """A POST request. ``headers`` come from a parsed request or from us, so they hold no line breaks."""
     parts = urlsplit(url)
@@ -364,8 +375,8 @@ def _parse_head(text: bytes) -> Head:
     for line in lines:
         name, _, value = line.partition(":")
         name, value = name.strip().lower(), value.strip()
-        if _NO_TEXT.search(line):
-            raise ValueError(f"a line break or NUL within the header {name[:40]!r}")
+        if _CONTROL.search(line):
+            raise ValueError(f"a control character within the header {name[:40]!r}")
         if name == "content-length" and (not _LENGTH.fullmatch(value) or headers.get(name, value) != value):
             raise ValueError(f"its length is {value[:40]!r}")
         headers[name] = value

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -70,6 +71,14 @@ class UserConnection(web.RequestHandler):
         response = answer.response()
         response.force_close()
         return response
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """What ended the connection outside of any handler: a body of garbage while its rest is read, or a defect."""
+        problem = kw.get("exc_info")
+        if isinstance(problem, (HttpProcessingError, web.RequestPayloadError)):
+            log.warning("request_malformed", peer=self.peername, problem=type(problem).__name__)
+        else:
+            log.error("connection_failed", peer=self.peername, doing=args, exc_info=problem)
 
     def _refuse_slow_head(self) -> None:
         self._head_limit = None

@@ -102,3 +102,30 @@ async def test_a_chunked_body_of_garbage_is_a_bad_request(site: Site, caplog: py
     status, error = await sent(site, HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n")
     assert (status, error["type"]) == (400, "invalid_request_error")
     assert not caplog.records
+
+
+async def test_a_body_that_is_not_encoded_as_it_says_is_a_bad_request(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    await site.start()
+    status, error = await sent(site, HEAD + b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\nabcd")
+    assert (status, error["type"]) == (400, "invalid_request_error")
+    assert not caplog.records
+
+
+async def test_hundreds_of_users_who_leave_at_once_leave_nothing_behind(site: Site) -> None:
+    await site.start()
+    site.engines[0].may_finish.clear()
+    body = json.dumps({"model": "chat", "stream": True}).encode()
+    users = []
+    for _ in range(300):
+        _, writer = await asyncio.open_connection("127.0.0.1", site.gateway.port)
+        writer.write(HEAD + b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+        users.append(writer)
+    await until(lambda: site.gateway.table.in_flight() == {"chat-0-g1": 300}, 30.0)
+    for writer in users:
+        writer.transport.abort()
+    await until(lambda: not site.gateway.table.in_flight())
+    await until(lambda: all(each.disconnected.is_set() for each in site.engines[0].received))
+    site.engines[0].may_finish.set()
+    assert (await site.ask()).events[-1] == "[DONE]"

@@ -168,3 +168,12 @@ async def test_a_declared_model_without_endpoints_is_waited_for(site: Site) -> N
     await site.start(engines=0)
     answer = await site.ask()
     assert (answer.status, answer.error["code"]) == (503, "no_ready_replica")
+
+
+@pytest.mark.parametrize("url", ["http://[::bad", "http://127.0.0.1:99999", "ftp://127.0.0.1", "nowhere"])
+async def test_an_endpoint_without_a_usable_address_is_an_upstream_error(site: Site, url: str) -> None:
+    await site.start()
+    revision = site.broker.publish(replace(site.engines[0].record(), url=url))
+    await applied(site, revision)
+    answer = await site.ask()
+    assert (answer.status, answer.error["type"]) == (502, "upstream_error")

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker.model.errors import WireError
 from gateway.sse import (
     ENGINE_ABORTED,
     ENGINE_ERROR,
+    EVENT_BYTES,
     EventReader,
     ServerSentEvent,
     StreamWatch,
@@ -141,3 +143,8 @@ def test_events_of_the_broker_are_read_however_they_arrive(places: list[int]) ->
 
 def test_a_count_of_more_digits_than_numbers_have_is_no_count() -> None:
     assert find_usage(b'{"usage": {"prompt_tokens": ' + b"9" * 5000 + b', "completion_tokens": 6}}') == Usage(None, 6)
+
+
+def test_an_event_that_does_not_end_is_refused_before_it_fills_the_memory() -> None:
+    with pytest.raises(WireError, match="bytes"):
+        list(EventReader().feed(b"x" * (EVENT_BYTES + 1)))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.upstream import Connection, UpstreamError, post
+from gateway.upstream import Connection, Pool, UpstreamError, post
 
 
 class FakeTransport(asyncio.Transport):
@@ -138,6 +138,7 @@ async def test_a_connection_that_is_to_be_closed_is_not_used_again() -> None:
         pytest.param(b"HTTP/1.1 -5 OK\r\n\r\n", id="negative status"),
         pytest.param(b"HTTP/1.1 99999 OK\r\nContent-Length: 1\r\n\r\na", id="status of five digits"),
         pytest.param(b"HTTP/1.1 200 OK\r\nContent-Type: a\nSet-Cookie: b\r\n\r\n", id="line feed in a header"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Type: a\x01b\r\n\r\n", id="control character in a header"),
         pytest.param(b"HTTP/1.1 100 Continue\r\n\r\n" * 15_000, id="interim answers without end"),
         pytest.param(b"HTTP/1.1 101 Switching Protocols\r\n\r\n", id="another protocol from here on"),
         pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0x2\r\nab", id="chunk size with 0x"),
@@ -230,3 +231,29 @@ def test_a_request_names_its_host_path_and_length() -> None:
     text = post("http://engine:8000/v1/completions", {"X-A": "é"}, b"{}")
     assert text.startswith(b"POST /v1/completions HTTP/1.1\r\nHost: engine:8000\r\nContent-Length: 2\r\n")
     assert text.endswith(b"X-A: \xc3\xa9\r\n\r\n{}")
+
+
+@pytest.mark.parametrize(
+    "url", ["", "not an address", "ftp://a", "http://", "http://[::bad", "http://a:99999", "http://a:port", "//a"]
+)
+async def test_an_address_that_is_none_is_an_error_in_words(url: str) -> None:
+    with pytest.raises(UpstreamError, match="address"):
+        await Pool(1.0, 1.0).connect(url)
+
+
+async def test_all_connections_may_receive_into_the_same_buffer() -> None:
+    buffer = memoryview(bytearray(64))
+    connections = [Connection(buffer) for _ in range(2)]
+    asking = []
+    for connection in connections:
+        connection.connection_made(FakeTransport())
+        asking.append(asyncio.create_task(connection.ask(b"request")))
+    await asyncio.sleep(0)
+    answers = [b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n" + body for body in (b"one", b"two")]
+    for begin in range(0, len(answers[0]), 10):
+        for connection, answer in zip(connections, answers, strict=True):
+            piece = answer[begin : begin + 10]
+            connection.get_buffer(-1)[: len(piece)] = piece
+            connection.buffer_updated(len(piece))
+    await asyncio.gather(*asking)
+    assert [await connection.read() for connection in connections] == [b"one", b"two"]
