@@ -203,6 +203,7 @@ def _adopt(draft: Draft, listing: PoolSnapshot, observed: ObservedReplica) -> No
         url=observed.url,
         not_after=observed.not_after,
         adopted=True,
+        capabilities=model.spec.capabilities,
         detail="adopted: found in its pool without a record",
     )
     draft.put_model(replace(model, next_generation=max(model.next_generation, observed.generation + 1)))

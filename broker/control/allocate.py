@@ -126,6 +126,7 @@ def _new_replica(model: ModelState, pool: PoolSpec, tier: Tier, ordinal: int, in
         phase=ReplicaPhase.REQUESTED,
         phase_since=now,
         requested_at=now,
+        capabilities=model.spec.capabilities,
     )
 
 

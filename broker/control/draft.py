@@ -246,4 +246,5 @@ def endpoint_record(replica: Replica) -> EndpointRecord:
         tier=replica.tier,
         revision=replica.revision,
         not_after=replica.not_after,
+        capabilities=replica.capabilities,
     )

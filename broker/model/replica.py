@@ -53,6 +53,10 @@ class GatewaySessionKey:
     boot_id: str
 
 
+GENERATES = ("chat", "completions")
+"""What an engine of a text model serves; one of embeddings serves ``embeddings``. Gateways know paths by these."""
+
+
 @dataclass(frozen=True, slots=True)
 class Drain:
     """A withdrawal under way.
@@ -78,7 +82,8 @@ class Replica:
     revision that last changed its endpoint record, 0 if it was never published. ``missing_since``: good listings do
     not show it since then. ``retry_at``: when an effect that nobody answered is tried again. ``failure`` says why it
     was given up, empty while it was not. ``in_flight_at_stop`` is what was still open when it was told to exit: 0
-    after a clean drain, the cut requests otherwise. ``adopted``: found in its pool without a record.
+    after a clean drain, the cut requests otherwise. ``adopted``: found in its pool without a record. ``capabilities``
+    are those that its model had when it was started.
     """
 
     replica_id: str
@@ -108,6 +113,7 @@ class Replica:
     failure: str = ""
     detail: str = ""
     adopted: bool = False
+    capabilities: tuple[str, ...] = GENERATES
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,4 +150,4 @@ class EndpointRecord:
     tier: Tier
     revision: int
     not_after: float | None = None
-    capabilities: tuple[str, ...] = ("chat", "completions")
+    capabilities: tuple[str, ...] = GENERATES

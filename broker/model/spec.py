@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeAlias
 
-from broker.model.replica import Tier
+from broker.model.replica import GENERATES, Tier
 
 JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 
@@ -70,6 +70,7 @@ class ModelSpec:
     load_timeout_s: float = 1800.0
     drain_limit_s: float = 600.0
     stop_grace_s: float = 30.0
+    capabilities: tuple[str, ...] = GENERATES
     stabilisation: StabilisationSpec = StabilisationSpec()
     shadows: Mapping[str, PolicySpec] = field(default_factory=dict)
 

@@ -308,6 +308,12 @@ class ModelSettings(Section):
     minimum: Count = Field(alias="min", default=_MODEL.minimum, description="Replicas at least.")
     maximum: Count = Field(alias="max", default=_MODEL.maximum, description="Replicas at most.")
     pools: list[str] = Field(default=[], description="Pools it may run in, the preferred first; none: all of the site.")
+    capabilities: list[Literal["chat", "completions", "embeddings"]] = Field(
+        default=["chat", "completions"],
+        min_length=1,
+        description="What its engine serves, of `/v1/chat/completions`, `/v1/completions` and `/v1/embeddings`; the "
+        "rest is refused. A change holds for replicas started after it.",
+    )
     load_timeout_s: PositiveDuration = Field(
         default=_MODEL.load_timeout_s, description="A replica not ready by then has failed."
     )
@@ -343,6 +349,7 @@ class ModelSettings(Section):
             maximum=self.maximum,
             gpus=self.gpus,
             pools=tuple(self.pools),
+            capabilities=tuple(self.capabilities),
             load_timeout_s=self.load_timeout_s,
             drain_limit_s=self.drain_limit_s,
             stop_grace_s=self.stop_grace_s,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from broker.control.draft import endpoint_record
 from broker.model.observation import Outcome, ProbeVerdict
 from broker.model.replica import ReplicaPhase, StopMode
 from broker.model.spec import BreakerSpec, Limits
@@ -43,6 +44,14 @@ def test_a_replica_is_published_only_once_it_proved_itself() -> None:
     world.after(20).see(world.probe(FIRST))
     assert (world.phases(), world.registry()) == ({FIRST: "ready"}, [(FIRST, "ready")])
     assert world.state.models["chat"].start_times_s == (20.0,)
+
+
+def test_a_replica_is_published_with_what_its_model_could_when_it_was_started() -> None:
+    world = serving(1, capabilities=("embeddings",))
+    assert endpoint_record(world.replica(FIRST)).capabilities == ("embeddings",)
+    world.models = (model_spec(),)
+    world.after(1).see(world.declared())
+    assert endpoint_record(world.replica(FIRST)).capabilities == ("embeddings",)
 
 
 def test_a_replica_whose_address_is_unknown_is_not_published() -> None:

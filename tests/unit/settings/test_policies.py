@@ -469,3 +469,19 @@ def test_a_policy_that_the_file_may_hold_can_be_built(policy: Any, bounds: tuple
         return
     spec = model.to_spec("chat").policy
     assert build(spec).kind == spec.kind
+
+
+@pytest.mark.parametrize(
+    ("written_as", "capabilities"),
+    [("", ("chat", "completions")), (", capabilities: [embeddings]", ("embeddings",))],
+    ids=["text unless said otherwise", "embeddings"],
+)
+def test_a_model_serves_what_is_declared(tmp_path: Path, written_as: str, capabilities: tuple[str, ...]) -> None:
+    text = f"models:\n  chat: {{engine: {{command: [serve]}}{written_as}}}\n"
+    assert models_of(tmp_path, text)["chat"].capabilities == capabilities
+
+
+@pytest.mark.parametrize("capabilities", ["[]", "[poetry]", "chat"])
+def test_a_capability_that_gateways_do_not_know_is_refused(tmp_path: Path, capabilities: str) -> None:
+    with pytest.raises((ConfigError, ConfigErrors), match="capabilities"):
+        models_of(tmp_path, f"models:\n  chat: {{engine: {{command: [serve]}}, capabilities: {capabilities}}}\n")
