@@ -6,16 +6,17 @@ import getpass
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from actuators.local.logs import log_path, read_log
-from broker.app.settings import load_site
 from broker.model.units import format_duration, parse_duration_s
-from cli.client import OPERATING, BrokerClient
 from cli.output import Exit, fail, print_json, table, tell, told_errors
 from cli.site import HERE, Site
+
+if TYPE_CHECKING:
+    from cli.client import BrokerClient
 
 Broker = Annotated[
     str | None,
@@ -35,6 +36,15 @@ Author = Annotated[
     str | None, typer.Option("--author", help="Who orders it (default: your user name).", show_default=False)
 ]
 For = Annotated[str, typer.Option("--for", help="How long, such as 30m or 2h.")]
+
+
+def _client(
+    broker: str | None, token: str | None, site: Path | None, *, orders: bool = False, timeout_s: float = 15.0
+) -> BrokerClient:
+    """``orders``: with a token that may operate, not only read."""
+    from cli.client import OPERATING, READING, BrokerClient
+
+    return BrokerClient(broker, token, site, scopes=OPERATING if orders else READING, timeout_s=timeout_s)
 
 
 def _author(given: str | None) -> str:
@@ -63,7 +73,7 @@ def explain(
 ) -> None:  # fmt: skip
     """Tell why the last decision on a model was taken, and what would have changed it."""
     with told_errors():
-        body = BrokerClient(broker, token, site, timeout_s=60.0).get("v1", "explain", model)
+        body = _client(broker, token, site, timeout_s=60.0).get("v1", "explain", model)
     if as_json:
         print_json(body)
         return
@@ -78,7 +88,7 @@ def decisions(
 ) -> None:  # fmt: skip
     """List the latest decisions with their reasons."""
     with told_errors():
-        body = BrokerClient(broker, token, site).get("v1", "decisions", model=model, limit=limit)
+        body = _client(broker, token, site).get("v1", "decisions", model=model, limit=limit)
     if as_json:
         print_json(body)
         return
@@ -92,7 +102,7 @@ def decisions(
 def models(broker: Broker = None, token: Token = None, site: Site = None, as_json: Json = False) -> None:
     """List the models: targets, replicas by phase, overrides."""
     with told_errors():
-        body = BrokerClient(broker, token, site).get("v1", "models")
+        body = _client(broker, token, site).get("v1", "models")
     if as_json:
         print_json(body)
         return
@@ -117,7 +127,7 @@ def _model_row(model: dict[str, Any]) -> tuple[object, ...]:
 def endpoints(broker: Broker = None, token: Token = None, site: Site = None, as_json: Json = False) -> None:
     """List the published endpoints, as gateways see them."""
     with told_errors():
-        body = BrokerClient(broker, token, site).get("v1", "endpoints")
+        body = _client(broker, token, site).get("v1", "endpoints")
     if as_json:
         print_json(body)
         return
@@ -141,7 +151,7 @@ def list_replicas(
     if context.invoked_subcommand is not None:
         return
     with told_errors():
-        body = BrokerClient(broker, token, site).get("v1", "replicas", model=model)
+        body = _client(broker, token, site).get("v1", "replicas", model=model)
     if as_json:
         print_json(body)
         return
@@ -166,6 +176,8 @@ def replica_logs(
 ) -> None:  # fmt: skip
     """Print the end of what a local replica wrote. Needs no broker, but must run on the pool's machine."""
     with told_errors():
+        from broker.app.settings import load_site
+
         folders = [pool.log_dir for pool in load_site(site).pools.values()]
         written = [folder for folder in folders if log_path(folder, replica).exists()]
         if not written:
@@ -189,7 +201,7 @@ def scale(
     """Override a model's target for a time. Done when it is durable; `hold --release` takes it back."""
     body = _order(model, target, for_, because, author)
     with told_errors():
-        taken = BrokerClient(broker, token, site, scopes=OPERATING).post("v1", "overrides", body=body)
+        taken = _client(broker, token, site, orders=True).post("v1", "overrides", body=body)
     if as_json:
         print_json(taken)
         return
@@ -209,7 +221,7 @@ def hold(
     """Hold a model's present target for a time, or release it."""
     body = _order(model, None, for_, because, author)
     with told_errors():
-        client = BrokerClient(broker, token, site, scopes=OPERATING)
+        client = _client(broker, token, site, orders=True)
         if release:
             taken = client.delete("v1", "overrides", model, author=_author(author))
         else:
@@ -260,7 +272,7 @@ def _pause(
         raise fail("say `all`, `pool NAME` or `model NAME`", Exit.USAGE)
     body = {"scope": scope, "name": name, "paused": paused, "because": because, "author": _author(author)}
     with told_errors():
-        return BrokerClient(broker, token, site, scopes=OPERATING).post("v1", "pauses", body=body)
+        return _client(broker, token, site, orders=True).post("v1", "pauses", body=body)
 
 
 def _tell_pause(taken: Any, as_json: bool, words: str) -> None:

@@ -13,7 +13,6 @@ from typing import Any, NoReturn
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from broker.model.errors import ConfigError, ConfigErrors, LeadershipRefused, TidegateError, TraceError
 
@@ -71,6 +70,8 @@ def print_json(data: Any) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table on standard output; an empty one says so."""
+    from rich.table import Table
+
     shown = Table(title=title, title_justify="left", header_style="bold")
     for column in columns:
         shown.add_column(column, overflow="fold")
