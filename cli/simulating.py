@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from broker.app.settings import load_policies, load_site
-from broker.log.memory import MemoryLog
+from broker.log.memory import MemoryLog, MemoryStore
 from broker.model import wire
 from broker.model.errors import ConfigError, WireError
 from broker.model.spec import ModelSpec, PoolSpec, SiteSpec
@@ -50,8 +51,8 @@ def simulate_trace(run: TraceRun) -> tuple[RunSummary, float]:
     chosen = parse_window(run.span) if run.span else Window(0.0, float("inf"))
     scaled = scale_rate(replayable(reader), run.rate_scale, run.seed, run.scale_method)
     simulation = Simulation(
-        spec, _present(models, spec), _model_id(models, run.model_id), log=MemoryLog(), policies=cached(),
-        settings=_settings(reader, chosen, run.tail_s),
+        spec, _present(models, spec), _model_id(models, run.model_id), log=MemoryLog(MemoryStore(keeps_steps=False)),
+        policies=cached(), settings=_settings(reader, chosen, run.tail_s),
     )  # fmt: skip
     return _run(simulation, window(scaled, chosen.start_s, chosen.end_s), reader, run.trace, chosen)
 
@@ -70,23 +71,52 @@ def read_summary(path: Path) -> RunSummary:
 def _run(
     simulation: Simulation, requests: Iterable[TraceRequest], reader: TraceReader, path: Path, chosen: Window
 ) -> tuple[RunSummary, float]:
-    """The run under a progress bar that measures by the trace's own time; wall seconds beside it."""
-    span_s = describe(path, skip_bad=reader.skip_bad).span_s
-    total = min(chosen.end_s, span_s) - chosen.start_s
-    columns = (TextColumn("simulating"), BarColumn(), TextColumn("{task.percentage:>3.0f}% {task.fields[count]} requests"), TimeElapsedColumn())  # fmt: skip
+    """The run, with its progress by the trace's own time; wall seconds beside the summary."""
+    span_s = min(chosen.end_s, describe(path, skip_bad=reader.skip_bad).span_s) - chosen.start_s
+
+    def counts() -> TraceCounts:
+        return TraceCounts(reader.statistics.rows, reader.statistics.failed, reader.statistics.bad)
+
     began = time.perf_counter()
-    with Progress(*columns, console=errors, transient=True) as progress:
-        task = progress.add_task("", total=max(total, 1e-9), count=0)
-
-        def tell(second: float, count: int) -> None:
-            if count % 200 == 0:
-                progress.update(task, completed=second, count=count)
-
-        def counts() -> TraceCounts:
-            return TraceCounts(reader.statistics.rows, reader.statistics.failed, reader.statistics.bad)
-
-        summary = simulation.run(requests, trace=counts, progress=tell)
+    with _shown_progress() as show:
+        progress = Paced(show, max(span_s, 1e-9), time.monotonic, _BAR_EVERY_S if errors.is_terminal else LINE_EVERY_S)
+        summary = simulation.run(requests, trace=counts, progress=progress)
     return summary, time.perf_counter() - began
+
+
+_BAR_EVERY_S = 0.1
+LINE_EVERY_S = 10.0
+
+
+class Paced:
+    """Shows a run's progress (percent, requests so far) every ``every_s`` of ``clock``, however often it is told."""
+
+    def __init__(
+        self, show: Callable[[float, int], None], span_s: float, clock: Callable[[], float], every_s: float
+    ) -> None:
+        self._show = show
+        self._span_s = span_s
+        self._clock = clock
+        self._every_s = every_s
+        self._next_at = clock() + every_s
+
+    def __call__(self, second: float, count: int) -> None:
+        now = self._clock()
+        if now >= self._next_at:
+            self._next_at = now + self._every_s
+            self._show(100.0 * min(1.0, max(0.0, second / self._span_s)), count)
+
+
+@contextmanager
+def _shown_progress() -> Iterator[Callable[[float, int], None]]:
+    """A bar on a terminal; elsewhere a plain line each time."""
+    if not errors.is_terminal:
+        yield lambda percent, count: errors.print(f"simulating: {percent:.0f}%, {count} requests", highlight=False)
+        return
+    columns = (TextColumn("simulating"), BarColumn(), TextColumn("{task.percentage:>3.0f}% {task.fields[count]} requests"), TimeElapsedColumn())  # fmt: skip
+    with Progress(*columns, console=errors, transient=True) as bar:
+        task = bar.add_task("", total=100.0, count=0)
+        yield lambda percent, count: bar.update(task, completed=percent, count=count)
 
 
 def _settings(reader: TraceReader, chosen: Window, tail_s: float) -> SimulationSettings:
