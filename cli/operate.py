@@ -96,7 +96,10 @@ def decisions(
         (_time(d["now"]), d["model_id"], f"{d['before']} -> {d['target']}", d["code"], d["words"])
         for d in body["decisions"]
     ]
-    table("Decisions", ("time", "model", "target", "reason", "in words"), rows)
+    table(
+        "Decisions", ("time", "model", "target", "reason", "in words"), rows, whole=("time", "target"),
+        lesser=("reason",),
+    )  # fmt: skip
 
 
 def models(broker: Broker = None, token: Token = None, site: Site = None, as_json: Json = False) -> None:
@@ -110,6 +113,8 @@ def models(broker: Broker = None, token: Token = None, site: Site = None, as_jso
         "Models",
         ("model", "target", "min..max", "replicas", "policy", "override", "last reason"),
         [_model_row(model) for model in body["models"]],
+        whole=("model",),
+        lesser=("policy", "last reason"),
     )
 
 
@@ -132,7 +137,10 @@ def endpoints(broker: Broker = None, token: Token = None, site: Site = None, as_
         print_json(body)
         return
     rows = [(e["endpoint_id"], e["model_id"], e["phase"], e["tier"], e["url"]) for e in body["endpoints"]]
-    table(f"Endpoints at revision {body['revision']}", ("endpoint", "model", "phase", "tier", "url"), rows)
+    table(
+        f"Endpoints at revision {body['revision']}", ("endpoint", "model", "phase", "tier", "url"), rows,
+        whole=("endpoint", "phase", "url"), lesser=("tier", "model"),
+    )  # fmt: skip
 
 
 replicas = typer.Typer(
@@ -156,7 +164,10 @@ def list_replicas(
         print_json(body)
         return
     rows = [_replica_row(replica, body["now"]) for replica in body["replicas"]]
-    table("Replicas", ("replica", "phase", "since", "pool", "tier", "url", "detail"), rows)
+    table(
+        "Replicas", ("replica", "phase", "since", "pool", "tier", "url", "detail"), rows,
+        whole=("replica", "phase", "since", "url"), lesser=("tier", "pool", "since"),
+    )  # fmt: skip
 
 
 def _replica_row(replica: dict[str, Any], now: float) -> tuple[str, ...]:
@@ -240,12 +251,12 @@ def _order(model: str, target: int | None, for_: str, because: str, author: str 
     }  # fmt: skip
 
 
-Scope = Annotated[str, typer.Argument(help="all, pool or model.")]
+Scope = Annotated[str, typer.Argument(help="What: `all`, or `pool` or `model` with its NAME.", show_default=False)]
 Name = Annotated[str, typer.Argument(help="The pool's or model's name.", show_default=False)]
 
 
 def pause(
-    scope: Scope, name: Name = "",
+    scope: Scope = "", name: Name = "",
     because: Annotated[str, typer.Option("--because", help="Why.")] = "paused by an operator",
     author: Author = None, broker: Broker = None, token: Token = None, site: Site = None, as_json: Json = False,
 ) -> None:  # fmt: skip
@@ -255,7 +266,7 @@ def pause(
 
 
 def resume(
-    scope: Scope, name: Name = "",
+    scope: Scope = "", name: Name = "",
     because: Annotated[str, typer.Option("--because", help="Why.")] = "resumed by an operator",
     author: Author = None, broker: Broker = None, token: Token = None, site: Site = None, as_json: Json = False,
 ) -> None:  # fmt: skip
@@ -269,7 +280,8 @@ def _pause(
     site: Path | None,
 ) -> Any:  # fmt: skip
     if scope not in ("all", "pool", "model") or (scope == "all") != (name == ""):
-        raise fail("say `all`, `pool NAME` or `model NAME`", Exit.USAGE)
+        verb = "pause" if paused else "resume"
+        raise fail(f"say what: `tidegate {verb} all`, `{verb} pool NAME` or `{verb} model NAME`", Exit.USAGE)
     body = {"scope": scope, "name": name, "paused": paused, "because": because, "author": _author(author)}
     with told_errors():
         return _client(broker, token, site, orders=True).post("v1", "pauses", body=body)

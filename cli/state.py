@@ -41,6 +41,11 @@ def export(
     """Write a consistent backup, also while a broker runs."""
     from broker.log.transfer import export_state
 
+    if target == "-" and sys.stdout.isatty():
+        raise fail(
+            "a backup is no reading matter: name a new file, or send it on (`tidegate state export | gzip > FILE`)",
+            Exit.USAGE,
+        )
     with told_errors():
         path = _log_of(log, site)
         number = export_state(path, sys.stdout) if target == "-" else _export_to(path, Path(target))

@@ -16,6 +16,7 @@ import uvicorn
 
 from actuators.base import Actuator
 from actuators.local.actuator import LocalActuator
+from actuators.local.lock import records_locked
 from broker.app.access import Scope, Tokens
 from broker.app.api import ApiParts, create_api
 from broker.app.clock import SystemClock
@@ -59,7 +60,8 @@ class ServiceFiles:
 async def run_broker(files: ServiceFiles, stop: asyncio.Event, *, ready: Callable[[str], None] | None = None) -> None:
     """Run until ``stop`` is set. ``ready`` is told the API's address once it answers.
 
-    Raises ``ConfigError`` for what the operator can mend, ``LogError`` (``LeadershipRefused``) for the log.
+    Raises ``ConfigError`` for what the operator can mend, ``LogError`` (``LeadershipRefused``) for the log or a
+    pool's records.
     """
     site = load_site(files.site)
     models = load_policies(files.policies, site)
@@ -71,6 +73,10 @@ async def run_broker(files: ServiceFiles, stop: asyncio.Event, *, ready: Callabl
     async with AsyncExitStack() as stack:
         log = _open_log(site, points)
         stack.push_async_callback(log.close)
+        holder = f"pid {os.getpid()} on {socket.gethostname()}"
+        await log.acquire_leadership(holder)  # before the pools' records: it names who leads
+        for pool_id, pool in site.pools.items():
+            stack.enter_context(records_locked(pool.state_dir, pool_id))
         actuators = _actuators(site, secret, clock)
         for actuator in actuators.values():
             stack.push_async_callback(actuator.close)
@@ -89,7 +95,6 @@ async def run_broker(files: ServiceFiles, stop: asyncio.Event, *, ready: Callabl
             settings=settings,
             restored=clock.not_before,
         )
-        holder = f"pid {os.getpid()} on {socket.gethostname()}"
         declared = spec_changed(site.spec, models, clock.now())
         await stack.enter_async_context(runtime.running(holder))
         try:

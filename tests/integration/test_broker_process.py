@@ -78,6 +78,20 @@ def broker(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
             ended(process)
 
 
+def test_a_second_site_with_the_same_state_dir_is_refused(
+    folder: Path, broker: tuple[subprocess.Popen[str], str], tmp_path: Path
+) -> None:
+    """Two logs and one ``state_dir``: each broker adopted the other's replicas."""
+    process, _ = broker
+    other = make_site(tmp_path / "other")
+    site = other / "site.yaml"
+    site.write_text(site.read_text().replace("state_dir: var/replicas", f"state_dir: {folder / 'var' / 'replicas'}"))
+    status, _, err = run("run", folder=other)
+    assert status == Exit.REFUSED
+    assert f"pools.local.state_dir: the records in {folder / 'var' / 'replicas'} are in use by process" in err
+    assert str(process.pid) in err
+
+
 def headers(folder: Path, scope: str = "operate") -> dict[str, str]:
     return {"Authorization": f"Bearer {(folder / 'secrets' / scope).read_text().strip()}"}
 
