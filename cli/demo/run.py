@@ -132,7 +132,7 @@ class Demo:
         try:
             state.replicas = self._stack.replicas(client, MODEL_ID)
             state.signals = client.get(f"/v1/signals/{MODEL_ID}").json()["snapshot"] or {}
-            state.decisions = _decisions(client, limit=8)
+            state.decisions = _decisions(client, limit=50)
             state.target = client.get("/v1/models").json()["models"][0]["target"]
         except (httpx.HTTPError, LookupError, ValueError):
             return  # the next look will do; a dead broker shows in the verdict
