@@ -36,6 +36,8 @@ from broker.log.sqlite import SqliteLog
 from broker.model.errors import ConfigError, LeadershipRefused, LogError, TidegateError
 from broker.model.identity import endpoint_key
 from broker.model.ports import Clock, Log, Runner
+from broker.model.replica import ENDED
+from broker.model.state import BrokerState
 from policies.registry import cached
 from signals.ingest.probe import Prober
 
@@ -75,6 +77,7 @@ async def run_broker(files: ServiceFiles, stop: asyncio.Event, *, ready: Callabl
         stack.push_async_callback(log.close)
         holder = f"pid {os.getpid()} on {socket.gethostname()}"
         await log.acquire_leadership(holder)  # before the pools' records: it names who leads
+        _require_pools((await log.load()).state, site, files.site)
         for pool_id, pool in site.pools.items():
             stack.enter_context(records_locked(pool.state_dir, pool_id))
         actuators = _actuators(site, secret, clock)
@@ -148,6 +151,24 @@ def _site_secret(secrets: Secrets) -> bytes:
             "secrets"
         )
     return secrets.site_secret.get_secret_value().encode()
+
+
+def _require_pools(state: BrokerState, site: SiteSettings, path: Path) -> None:
+    """Raises ``ConfigError`` if replicas on record are in a pool that is declared no more: nobody could list or stop
+    them, and they would count as supply for ever."""
+    lost: dict[str, list[str]] = {}
+    for records in state.replicas.values():
+        for record in records.values():
+            if record.pool_id not in site.pools and record.phase not in ENDED:
+                lost.setdefault(record.pool_id, []).append(record.replica_id)
+    for pool_id, names in sorted(lost.items()):
+        raise ConfigError(
+            f"is not declared any more, but {', '.join(sorted(names))} on record there could then never be stopped: "
+            "declare the pool again, run the broker with `models: {}` in policies.yaml until `tidegate replicas` shows "
+            "nothing of the pool as running, stop the broker, and remove the pool then",
+            path=str(path),
+            field=f"pools.{pool_id}",
+        )
 
 
 def _tokens(secrets: Secrets) -> Tokens:
