@@ -1,4 +1,9 @@
-"""The commands of ``tidegate``, put together."""
+"""The commands of ``tidegate``, put together.
+
+Every command is declared here, whichever is called, so that help, completion and ``--version`` come at once only if
+declaring is cheap: a module that declares commands imports at its top what signatures need, and in the functions what
+carries them out (numpy, pydantic, HTTP).
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,6 @@ from typing import Annotated
 
 import typer
 
-from broker.app.release import release
 from cli import operate
 from cli.demo.command import demo
 from cli.gateway import gateway
@@ -46,6 +50,8 @@ app.add_typer(trace, name="trace")
 
 def _version(wanted: bool) -> None:
     if wanted:
+        from broker.app.release import release
+
         typer.echo(f"tidegate {release()}")
         raise typer.Exit
 

@@ -13,9 +13,7 @@ import httpx
 
 from broker.app.settings import SiteSettings
 from cli.output import Exit, fail
-from cli.site import broker_address, chosen_site, token_of
-
-DEFAULT_BROKER = "http://127.0.0.1:8600"
+from cli.site import DEFAULT_BROKER, broker_address, chosen_site, token_of
 
 READING = ("read_token", "operate_token")
 OPERATING = ("operate_token",)

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from broker.app.settings import SiteSettings
 from broker.model.units import parse_duration_s
-from cli.client import DEFAULT_BROKER
 from cli.output import Exit, fail, told_errors
 from cli.serve import configure_logging, write_address
-from cli.site import Site, broker_address, chosen_site, token_of
-from gateway import event_loop
-from gateway.app import run_gateway
-from gateway.settings import GatewaySettings, ProxyLimits, secret_from
+from cli.site import DEFAULT_BROKER, Site, broker_address, chosen_site, token_of
+
+if TYPE_CHECKING:
+    from broker.app.settings import SiteSettings
 
 
 def gateway(
@@ -37,6 +35,10 @@ def gateway(
 
     Secrets come from the site file, or by environment: TIDEGATE_GATEWAY_TOKEN, TIDEGATE_SITE_SECRET.
     """
+    from gateway import event_loop
+    from gateway.app import run_gateway
+    from gateway.settings import GatewaySettings, ProxyLimits
+
     configure_logging()
     limits, shutdown_s = ProxyLimits(hold_s=_duration("--hold", hold)), _duration("--shutdown", shutdown)
     with told_errors():
@@ -60,6 +62,8 @@ def gateway(
 def _site_secret(declared: SiteSettings | None, file: Path | None) -> bytes:
     if file is None and declared is not None:
         return token_of(declared, ["site_secret"]).encode()
+    from gateway.settings import secret_from
+
     return secret_from(os.environ, file)
 
 

@@ -12,7 +12,6 @@ from typing import Annotated
 
 import typer
 
-from broker.app.settings.fields import NAME
 from cli.output import Exit, fail, print_json, tell, told_errors
 
 
@@ -123,6 +122,8 @@ def _policies(engine: Engine, loaded: str, model_id: str, room: int) -> str:
 
 def _model_id(loaded: str, engine: Engine) -> str:
     """What users ask for: the emulator's name itself; of what vLLM loads the last part, as a name may be written."""
+    from broker.app.settings.fields import NAME
+
     name = loaded if engine is Engine.EMULATOR else _as_name(Path(loaded).name)
     if not NAME.fullmatch(name) or "{" in loaded or "}" in loaded:
         raise fail(f"--model: {loaded!r} gives no name; use small letters, digits, - and .", Exit.USAGE)

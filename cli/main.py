@@ -8,7 +8,7 @@ import sys
 def main() -> None:
     """Ends the process with a status of ``cli.output.Exit``, and without a traceback for what is no mistake of ours."""
     try:
-        from cli.app import app  # takes a second, in which Ctrl-C must be as quiet as later
+        from cli.app import app  # takes a moment, in which Ctrl-C must be as quiet as later
 
         app(prog_name="tidegate")
     except KeyboardInterrupt:

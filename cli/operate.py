@@ -6,16 +6,17 @@ import getpass
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from actuators.local.logs import log_path, read_log
-from broker.app.settings import load_site
 from broker.model.units import format_duration, parse_duration_s
-from cli.client import OPERATING, BrokerClient
 from cli.output import Exit, fail, print_json, table, tell, told_errors
 from cli.site import HERE, Site
+
+if TYPE_CHECKING:
+    from cli.client import BrokerClient
 
 Broker = Annotated[
     str | None,
@@ -35,6 +36,15 @@ Author = Annotated[
     str | None, typer.Option("--author", help="Who orders it (default: your user name).", show_default=False)
 ]
 For = Annotated[str, typer.Option("--for", help="How long, such as 30m or 2h.")]
+
+
+def _client(
+    broker: str | None, token: str | None, site: Path | None, *, orders: bool = False, timeout_s: float = 15.0
+) -> BrokerClient:
+    """``orders``: with a token that may operate, not only read."""
+    from cli.client import OPERATING, READING, BrokerClient
+
+    return BrokerClient(broker, token, site, scopes=OPERATING if orders else READING, timeout_s=timeout_s)
 
 
 def _author(given: str | None) -> str:
@@ -63,7 +73,7 @@ def explain(
 ) -> None:  # fmt: skip
     """Tell why the last decision on a model was taken, and what would have changed it."""
     with told_errors():
-        body = BrokerClient(broker, token, site, timeout_s=60.0).get("v1", "explain", model)
+        body = _client(broker, token, site, timeout_s=60.0).get("v1", "explain", model)
     if as_json:
         print_json(body)
         return
@@ -78,7 +88,7 @@ def decisions(
 ) -> None:  # fmt: skip
     """List the latest decisions with their reasons."""
     with told_errors():
-        body = BrokerClient(broker, token, site).get("v1", "decisions", model=model, limit=limit)
+        body = _client(broker, token, site).get("v1", "decisions", model=model, limit=limit)
     if as_json:
         print_json(body)
         return
@@ -86,13 +96,16 @@ def decisions(
         (_time(d["now"]), d["model_id"], f"{d['before']} -> {d['target']}", d["code"], d["words"])
         for d in body["decisions"]
     ]
-    table("Decisions", ("time", "model", "target", "reason", "in words"), rows)
+    table(
+        "Decisions", ("time", "model", "target", "reason", "in words"), rows, whole=("time", "target"),
+        lesser=("reason",),
+    )  # fmt: skip
 
 
 def models(broker: Broker = None, token: Token = None, site: Site = None, as_json: Json = False) -> None:
     """List the models: targets, replicas by phase, overrides."""
     with told_errors():
-        body = BrokerClient(broker, token, site).get("v1", "models")
+        body = _client(broker, token, site).get("v1", "models")
     if as_json:
         print_json(body)
         return
@@ -100,6 +113,8 @@ def models(broker: Broker = None, token: Token = None, site: Site = None, as_jso
         "Models",
         ("model", "target", "min..max", "replicas", "policy", "override", "last reason"),
         [_model_row(model) for model in body["models"]],
+        whole=("model",),
+        lesser=("policy", "last reason"),
     )
 
 
@@ -117,12 +132,15 @@ def _model_row(model: dict[str, Any]) -> tuple[object, ...]:
 def endpoints(broker: Broker = None, token: Token = None, site: Site = None, as_json: Json = False) -> None:
     """List the published endpoints, as gateways see them."""
     with told_errors():
-        body = BrokerClient(broker, token, site).get("v1", "endpoints")
+        body = _client(broker, token, site).get("v1", "endpoints")
     if as_json:
         print_json(body)
         return
     rows = [(e["endpoint_id"], e["model_id"], e["phase"], e["tier"], e["url"]) for e in body["endpoints"]]
-    table(f"Endpoints at revision {body['revision']}", ("endpoint", "model", "phase", "tier", "url"), rows)
+    table(
+        f"Endpoints at revision {body['revision']}", ("endpoint", "model", "phase", "tier", "url"), rows,
+        whole=("endpoint", "phase", "url"), lesser=("tier", "model"),
+    )  # fmt: skip
 
 
 replicas = typer.Typer(
@@ -141,12 +159,15 @@ def list_replicas(
     if context.invoked_subcommand is not None:
         return
     with told_errors():
-        body = BrokerClient(broker, token, site).get("v1", "replicas", model=model)
+        body = _client(broker, token, site).get("v1", "replicas", model=model)
     if as_json:
         print_json(body)
         return
     rows = [_replica_row(replica, body["now"]) for replica in body["replicas"]]
-    table("Replicas", ("replica", "phase", "since", "pool", "tier", "url", "detail"), rows)
+    table(
+        "Replicas", ("replica", "phase", "since", "pool", "tier", "url", "detail"), rows,
+        whole=("replica", "phase", "since", "url"), lesser=("tier", "pool", "since"),
+    )  # fmt: skip
 
 
 def _replica_row(replica: dict[str, Any], now: float) -> tuple[str, ...]:
@@ -166,6 +187,8 @@ def replica_logs(
 ) -> None:  # fmt: skip
     """Print the end of what a local replica wrote. Needs no broker, but must run on the pool's machine."""
     with told_errors():
+        from broker.app.settings import load_site
+
         folders = [pool.log_dir for pool in load_site(site).pools.values()]
         written = [folder for folder in folders if log_path(folder, replica).exists()]
         if not written:
@@ -189,7 +212,7 @@ def scale(
     """Override a model's target for a time. Done when it is durable; `hold --release` takes it back."""
     body = _order(model, target, for_, because, author)
     with told_errors():
-        taken = BrokerClient(broker, token, site, scopes=OPERATING).post("v1", "overrides", body=body)
+        taken = _client(broker, token, site, orders=True).post("v1", "overrides", body=body)
     if as_json:
         print_json(taken)
         return
@@ -209,7 +232,7 @@ def hold(
     """Hold a model's present target for a time, or release it."""
     body = _order(model, None, for_, because, author)
     with told_errors():
-        client = BrokerClient(broker, token, site, scopes=OPERATING)
+        client = _client(broker, token, site, orders=True)
         if release:
             taken = client.delete("v1", "overrides", model, author=_author(author))
         else:
@@ -228,12 +251,12 @@ def _order(model: str, target: int | None, for_: str, because: str, author: str 
     }  # fmt: skip
 
 
-Scope = Annotated[str, typer.Argument(help="all, pool or model.")]
+Scope = Annotated[str, typer.Argument(help="What: `all`, or `pool` or `model` with its NAME.", show_default=False)]
 Name = Annotated[str, typer.Argument(help="The pool's or model's name.", show_default=False)]
 
 
 def pause(
-    scope: Scope, name: Name = "",
+    scope: Scope = "", name: Name = "",
     because: Annotated[str, typer.Option("--because", help="Why.")] = "paused by an operator",
     author: Author = None, broker: Broker = None, token: Token = None, site: Site = None, as_json: Json = False,
 ) -> None:  # fmt: skip
@@ -243,7 +266,7 @@ def pause(
 
 
 def resume(
-    scope: Scope, name: Name = "",
+    scope: Scope = "", name: Name = "",
     because: Annotated[str, typer.Option("--because", help="Why.")] = "resumed by an operator",
     author: Author = None, broker: Broker = None, token: Token = None, site: Site = None, as_json: Json = False,
 ) -> None:  # fmt: skip
@@ -257,10 +280,11 @@ def _pause(
     site: Path | None,
 ) -> Any:  # fmt: skip
     if scope not in ("all", "pool", "model") or (scope == "all") != (name == ""):
-        raise fail("say `all`, `pool NAME` or `model NAME`", Exit.USAGE)
+        verb = "pause" if paused else "resume"
+        raise fail(f"say what: `tidegate {verb} all`, `{verb} pool NAME` or `{verb} model NAME`", Exit.USAGE)
     body = {"scope": scope, "name": name, "paused": paused, "because": because, "author": _author(author)}
     with told_errors():
-        return BrokerClient(broker, token, site, scopes=OPERATING).post("v1", "pauses", body=body)
+        return _client(broker, token, site, orders=True).post("v1", "pauses", body=body)
 
 
 def _tell_pause(taken: Any, as_json: bool, words: str) -> None:

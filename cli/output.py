@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
 from typing import Any, NoReturn
@@ -13,7 +13,6 @@ from typing import Any, NoReturn
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from broker.model.errors import ConfigError, ConfigErrors, LeadershipRefused, TidegateError, TraceError
 
@@ -49,6 +48,7 @@ class _Console(Console):
 
 _WIDE = 250
 """Where no terminal says how wide it is, a table takes what it needs."""
+_FOLDED = 16
 
 console = _Console()
 errors = _Console(stderr=True)
@@ -69,17 +69,67 @@ def print_json(data: Any) -> None:
         discard_output()
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table on standard output; an empty one says so."""
-    shown = Table(title=title, title_justify="left", header_style="bold")
-    for column in columns:
-        shown.add_column(column, overflow="fold")
-    for row in rows:
-        shown.add_row(*(escape("" if cell is None else str(cell)) for cell in row))
+def table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, whole: Collection[str] = (),
+    lesser: Sequence[str] = (),
+) -> None:  # fmt: skip
+    """A table on standard output; an empty one says so.
+
+    Cells of the ``whole`` columns are never folded, so that they can be copied. Where the terminal is too narrow,
+    ``lesser`` columns are left out, the first of them first, and named below; if that does not do, each row becomes a
+    few lines.
+    """
     if not rows:
         tell(f"{title}: none")
         return
-    (console if console.is_terminal else _Console(width=_WIDE)).print(shown)
+    cells = {
+        column: ["" if row[index] is None else str(row[index]) for row in rows] for index, column in enumerate(columns)
+    }
+    width = console.width if console.is_terminal else _WIDE
+    left_out = without(cells, whole, lesser, width)
+    if left_out is None:
+        _print_rows(title, cells)
+        return
+    _print_table(title, {name: found for name, found in cells.items() if name not in left_out}, whole, width)
+    if left_out:
+        tell(f"No room for {', '.join(left_out)}: a wider terminal shows them, --json too.")
+
+
+def without(
+    cells: Mapping[str, Sequence[str]], whole: Collection[str], lesser: Sequence[str], width: int
+) -> list[str] | None:
+    """Which ``lesser`` columns to leave out so that a table fits ``width``; None if it never does."""
+    for count in range(len(lesser) + 1):
+        if _least_width({name: found for name, found in cells.items() if name not in lesser[:count]}, whole) <= width:
+            return list(lesser[:count])
+    return None
+
+
+def _print_table(title: str, cells: Mapping[str, list[str]], whole: Collection[str], width: int) -> None:
+    from rich.table import Table
+
+    shown = Table(title=title, title_justify="left", header_style="bold")
+    for column in cells:
+        shown.add_column(column, overflow="fold", no_wrap=column in whole)
+    for row in zip(*cells.values(), strict=True):
+        shown.add_row(*map(escape, row))
+    (console if console.is_terminal else _Console(width=width)).print(shown)
+
+
+def _print_rows(title: str, cells: Mapping[str, list[str]]) -> None:
+    tell(title)
+    for row in zip(*cells.values(), strict=True):
+        tell(row[0])
+        for column, cell in zip(list(cells)[1:], row[1:], strict=True):
+            if cell:
+                tell(f"  {column}: {cell}")
+
+
+def _least_width(cells: Mapping[str, Sequence[str]], whole: Collection[str]) -> int:
+    """With the borders; a column that may be folded takes up to ``_FOLDED`` characters."""
+    longest = {column: max(map(len, [column, *found])) for column, found in cells.items()}
+    least = [length if column in whole else min(length, _FOLDED) for column, length in longest.items()]
+    return sum(least) + 3 * len(least) + 1
 
 
 def tell(words: str) -> None:

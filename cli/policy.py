@@ -8,8 +8,6 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from broker.app.settings import lint as look
-from broker.app.settings import policies_json_schema, site_json_schema
 from cli.output import Exit, errors, fail, print_json, tell, told_errors
 
 policy = typer.Typer(help="Check site and policy files; print their JSON Schemas.", no_args_is_help=True)
@@ -22,6 +20,8 @@ def lint(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
     """Tell every problem of the files with file, line, field and what would be right."""
+    from broker.app.settings import lint as look
+
     with told_errors():
         found = look(*files)
     if as_json:
@@ -47,6 +47,8 @@ def schema(
     which: Annotated[str, typer.Argument(help="policies or site.")] = "policies",
 ) -> None:
     """Print the JSON Schema that editors complete and check with."""
+    from broker.app.settings import policies_json_schema, site_json_schema
+
     schemas = {"policies": policies_json_schema, "site": site_json_schema}
     if which not in schemas:
         raise fail(f"{which!r} is neither policies nor site", Exit.USAGE)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated
 
-import structlog
 import typer
 
 from broker.model.errors import ConfigError
@@ -18,6 +15,8 @@ from cli.output import Exit, fail, tell, told_errors
 
 def configure_logging() -> None:
     """Lines for people on a terminal, JSON for machines otherwise; always on standard error."""
+    import structlog
+
     human = sys.stderr.isatty()
     structlog.configure(
         processors=[
@@ -49,6 +48,8 @@ def run(
     address_file: Annotated[Path | None, typer.Option("--address-file", help="Write the API's address here.", show_default=False)] = None,
 ) -> None:  # fmt: skip
     """Run the broker until SIGTERM or SIGINT. Replicas live on and are found again by the next one."""
+    import asyncio
+
     configure_logging()
     if not site.exists():
         raise fail(f"there is no {site}; `tidegate init` makes a site, --site names yours", Exit.USAGE)
@@ -57,7 +58,10 @@ def run(
 
 
 async def _run(site: Path, policies: Path, address_file: Path | None) -> None:
-    from broker.app.service import ServiceFiles, run_broker  # FastAPI takes longer to import than most commands to run
+    import asyncio
+    import signal
+
+    from broker.app.service import ServiceFiles, run_broker
 
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from broker.app.settings import SiteSettings, load_secrets, load_site
 from broker.model.errors import ConfigError, ConfigErrors
 
+if TYPE_CHECKING:
+    from broker.app.settings import SiteSettings
+
 HERE = Path("site.yaml")
+DEFAULT_BROKER = "http://127.0.0.1:8600"
 
 Site = Annotated[
     Path | None,
@@ -34,6 +37,8 @@ def chosen_site(named: Path | None, *, needed: bool) -> SiteSettings | None:
     """
     if named is None and not (needed and HERE.exists()):
         return None
+    from broker.app.settings import load_site
+
     return load_site(named or HERE)
 
 
@@ -50,6 +55,8 @@ def token_of(site: SiteSettings | None, names: Sequence[str]) -> str:
     read matters only if nothing else is found. Raises ``ConfigErrors``."""
     if site is None:
         return next((found for name in names if (found := os.environ.get(f"TIDEGATE_{name.upper()}"))), "")
+    from broker.app.settings import load_secrets
+
     problem: ConfigErrors | None = None
     for name in names:
         try:

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from broker.app.settings.site import SqliteLog as SqliteSettings
-from broker.control.replay import replay
-from broker.log.sqlite import SqliteLog
-from broker.log.transfer import export_state, import_state
 from broker.model.errors import ConfigError
 from cli.output import Exit, errors, fail, print_json, tell, told_errors
 from cli.site import Site, chosen_site
-from policies.registry import cached
 
 state = typer.Typer(help="Back up, restore and replay the broker's log.", no_args_is_help=True)
 
@@ -28,6 +22,8 @@ DEFAULT_LOG = Path("var/tidegate.sqlite")
 
 def _log_of(log: Path | None, site: Path | None) -> Path:
     """The named log, else the site file's. Raises ``ConfigError``."""
+    from broker.app.settings.site import SqliteLog as SqliteSettings
+
     settings = chosen_site(site, needed=log is None)
     if log is not None or settings is None:
         return log or DEFAULT_LOG
@@ -43,6 +39,13 @@ def export(
     site: Site = None,
 ) -> None:
     """Write a consistent backup, also while a broker runs."""
+    from broker.log.transfer import export_state
+
+    if target == "-" and sys.stdout.isatty():
+        raise fail(
+            "a backup is no reading matter: name a new file, or send it on (`tidegate state export | gzip > FILE`)",
+            Exit.USAGE,
+        )
     with told_errors():
         path = _log_of(log, site)
         number = export_state(path, sys.stdout) if target == "-" else _export_to(path, Path(target))
@@ -51,6 +54,8 @@ def export(
 
 def _export_to(log: Path, target: Path) -> int:
     """Raises ``TidegateError``; nothing is left of a backup that failed."""
+    from broker.log.transfer import export_state
+
     try:
         stream = target.open("x", encoding="utf-8")
     except FileExistsError:
@@ -73,6 +78,8 @@ def restore(
     force: Annotated[bool, typer.Option("--force", help="Set an existing log aside as PATH.replaced.")] = False,
 ) -> None:
     """Make a log from a backup: all of it or nothing."""
+    from broker.log.transfer import import_state
+
     with told_errors():
         path = _log_of(log, site)
         if source == "-":
@@ -97,6 +104,8 @@ def prove(
         path = _log_of(log, site)
         if not path.exists():
             raise fail(f"there is no log {path}", Exit.USAGE)
+        import asyncio
+
         steps, different = asyncio.run(_replay(path))
     if as_json:
         print_json({"steps": steps, "different": different})
@@ -107,6 +116,10 @@ def prove(
 
 
 async def _replay(path: Path) -> tuple[int, int | None]:
+    from broker.control.replay import replay
+    from broker.log.sqlite import SqliteLog
+    from policies.registry import cached
+
     log, policies, steps = SqliteLog(path), cached(), 0
     try:
         async for replayed in replay(log, policies):

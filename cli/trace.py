@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
-from broker.model import wire
 from broker.model.units import format_duration
 from cli.output import errors, print_json, table, tell, told_errors
-from traces.describe import describe
-from traces.schema import TokenStatistics
+
+if TYPE_CHECKING:
+    from traces.schema import TokenStatistics
 
 trace = typer.Typer(help="Look at request traces.", no_args_is_help=True)
 
@@ -29,6 +29,9 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
     """Rates, burstiness, token lengths, failed and bad rows of a trace."""
+    from broker.model import wire
+    from traces.describe import describe
+
     with told_errors(), errors.status(f"reading {escape(path.name)}"):
         found = describe(path, skip_bad=skip_bad)
     if as_json:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from broker.model.errors import InvariantViolated
 from broker.model.observation import Probe, ProbeVerdict, SpecChanged
 from broker.model.plan import Decision, Launch
 from broker.model.ports import Log
-from broker.model.replica import ON_ITS_WAY, ReplicaPhase
+from broker.model.replica import ON_ITS_WAY, Replica, ReplicaPhase
 from broker.model.signals import MetricSample
 from broker.model.spec import ModelSpec, SiteSpec
 from broker.model.state import BrokerState
@@ -43,7 +43,7 @@ class SimulationSettings:
 
 
 Progress = Callable[[float, int], None]
-"""Told the simulated second and the number of requests so far."""
+"""Told the simulated second (negative while warming up) and the number of requests so far, at every step."""
 
 
 class Simulation:
@@ -68,6 +68,7 @@ class Simulation:
         self._decisions: list[Decision] = []
         self._points: list[ReplicaPoint] = []
         self._engine_due: dict[str, float] = {}
+        self._replicas: Mapping[str, Replica] | None = None
         self._seen = 0
         self._driver.listen(self._on_step)
         self._driver.open("simulator", SpecChanged(site, models, self._began_at))
@@ -86,13 +87,14 @@ class Simulation:
     ) -> RunSummary:  # fmt: skip
         """Replay ``requests`` (none of them failed ones) and then the tail; requests still open at its end are
         ``unfinished``."""
+        if progress is not None:
+            # At steps, not at arrivals: a trace may be silent for hours.
+            self._driver.listen(lambda ran: progress(self._driver.now - self.settings.start_at, self._seen))
         last_arrival_at = self.settings.start_at
         for request in requests:
             last_arrival_at = self.settings.start_at + request.arrival_s
             self._driver.run_until(last_arrival_at)
             self._arrive(request, last_arrival_at)
-            if progress is not None:
-                progress(request.arrival_s, self._seen)
         end_at = last_arrival_at + self.settings.tail_s
         self._driver.run_until(end_at)
         while self._open and self._driver.now < end_at + 3600.0:
@@ -264,9 +266,11 @@ class Simulation:
     def _on_step(self, ran: Ran) -> None:
         now = self._driver.now
         self._decisions.extend(ran.plan.decisions)
-        if ran.touched:
-            replicas = self.state.replicas_of(self._model_id).values()
-            point = ReplicaPoint.of(max(0.0, now - self.settings.start_at), (replica.phase for replica in replicas))
+        replicas = self.state.replicas_of(self._model_id)
+        if replicas is not self._replicas:  # the state shares what did not change
+            self._replicas = replicas
+            phases = (replica.phase for replica in replicas.values())
+            point = ReplicaPoint.of(max(0.0, now - self.settings.start_at), phases)
             if not self._points or self._points[-1].phases != point.phases:
                 self._points.append(point)
         if ran.registry:

@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from actuators.local.records import LocalRecord
 from broker.model import wire
 from broker.model.errors import ActionRejected
-from broker.model.spec import EngineSpec
+from broker.model.spec import PLACEHOLDERS, EngineSpec
 
 ACTION_ID = "TIDEGATE_ACTION_ID"
 CLUSTER = "TIDEGATE_CLUSTER"
 REPLICA_ID = "TIDEGATE_REPLICA_ID"
 RECORD = "TIDEGATE_RECORD"
 
-_PLACEHOLDER = re.compile(r"\{(python|host|port|model|replica)\}")
+_PLACEHOLDER = re.compile(r"\{(" + "|".join(PLACEHOLDERS) + r")\}")
 
 
 def arguments(engine: EngineSpec, record: LocalRecord) -> list[str]:

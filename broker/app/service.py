@@ -16,6 +16,7 @@ import uvicorn
 
 from actuators.base import Actuator
 from actuators.local.actuator import LocalActuator
+from actuators.local.lock import records_locked
 from broker.app.access import Scope, Tokens
 from broker.app.api import ApiParts, create_api
 from broker.app.explaining import Explainer
@@ -35,6 +36,8 @@ from broker.log.sqlite import SqliteLog
 from broker.model.errors import ConfigError, LeadershipRefused, LogError, TidegateError
 from broker.model.identity import endpoint_key
 from broker.model.ports import Clock, Log, Runner
+from broker.model.replica import ENDED
+from broker.model.state import BrokerState
 from policies.registry import cached
 from signals.ingest.probe import Prober
 
@@ -59,7 +62,8 @@ class ServiceFiles:
 async def run_broker(files: ServiceFiles, stop: asyncio.Event, *, ready: Callable[[str], None] | None = None) -> None:
     """Run until ``stop`` is set. ``ready`` is told the API's address once it answers.
 
-    Raises ``ConfigError`` for what the operator can mend, ``LogError`` (``LeadershipRefused``) for the log.
+    Raises ``ConfigError`` for what the operator can mend, ``LogError`` (``LeadershipRefused``) for the log or a
+    pool's records.
     """
     site = load_site(files.site)
     models = load_policies(files.policies, site)
@@ -71,6 +75,11 @@ async def run_broker(files: ServiceFiles, stop: asyncio.Event, *, ready: Callabl
     async with AsyncExitStack() as stack:
         log = _open_log(site, points)
         stack.push_async_callback(log.close)
+        holder = f"pid {os.getpid()} on {socket.gethostname()}"
+        await log.acquire_leadership(holder)  # before the pools' records: it names who leads
+        _require_pools((await log.load()).state, site, files.site)
+        for pool_id, pool in site.pools.items():
+            stack.enter_context(records_locked(pool.state_dir, pool_id))
         actuators = _actuators(site, secret, clock)
         for actuator in actuators.values():
             stack.push_async_callback(actuator.close)
@@ -89,7 +98,6 @@ async def run_broker(files: ServiceFiles, stop: asyncio.Event, *, ready: Callabl
             settings=settings,
             restored=clock.not_before,
         )
-        holder = f"pid {os.getpid()} on {socket.gethostname()}"
         declared = spec_changed(site.spec, models, clock.now())
         await stack.enter_async_context(runtime.running(holder))
         try:
@@ -143,6 +151,24 @@ def _site_secret(secrets: Secrets) -> bytes:
             "secrets"
         )
     return secrets.site_secret.get_secret_value().encode()
+
+
+def _require_pools(state: BrokerState, site: SiteSettings, path: Path) -> None:
+    """Raises ``ConfigError`` if replicas on record are in a pool that is declared no more: nobody could list or stop
+    them, and they would count as supply for ever."""
+    lost: dict[str, list[str]] = {}
+    for records in state.replicas.values():
+        for record in records.values():
+            if record.pool_id not in site.pools and record.phase not in ENDED:
+                lost.setdefault(record.pool_id, []).append(record.replica_id)
+    for pool_id, names in sorted(lost.items()):
+        raise ConfigError(
+            f"is not declared any more, but {', '.join(sorted(names))} on record there could then never be stopped: "
+            "declare the pool again, run the broker with `models: {}` in policies.yaml until `tidegate replicas` shows "
+            "nothing of the pool as running, stop the broker, and remove the pool then",
+            path=str(path),
+            field=f"pools.{pool_id}",
+        )
 
 
 def _tokens(secrets: Secrets) -> Tokens:

@@ -7,7 +7,7 @@ the target really comes out differently.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -100,8 +100,8 @@ def target_in(situation: Situation, model_id: str, policies: Policies) -> int | 
 
 
 def smallest_change(situation: Situation, decision: Decision, policies: Policies) -> Counterfactual | None:
-    """The least shift of one signal that flips the target, else the time after which it would, else a change of what
-    an operator set, else None."""
+    """The least shift of one signal that flips the target, else an operator's order, else the time after which it
+    would (an order runs out by itself, but nobody asks when), else other bounds, else None."""
     found = [
         change
         for signal, given in _signals_used(situation, decision)
@@ -110,10 +110,20 @@ def smallest_change(situation: Situation, decision: Decision, policies: Policies
     ]
     if found:
         return min(found, key=lambda change: (change.relative_size, change.words))
-    later = _flip_by_time(situation, decision, policies)
-    if later is not None:
-        return later
-    for words, other in _other_situations(situation, decision):
+    model = situation.before.models.get(decision.model_id)
+    ordered = () if model is None else _with_other_orders(situation, model)
+    declared = () if model is None else _with_other_bounds(situation, model)
+    return (
+        _first_that_flips(ordered, decision, policies)
+        or _flip_by_time(situation, decision, policies)
+        or _first_that_flips(declared, decision, policies)
+    )
+
+
+def _first_that_flips(
+    others: Iterable[tuple[str, Situation]], decision: Decision, policies: Policies
+) -> Counterfactual | None:
+    for words, other in others:
         target = target_in(other, decision.model_id, policies)
         if target is not None and target != decision.target:
             return Counterfactual(words, target, math.inf, other)
@@ -268,11 +278,8 @@ def _with_model(situation: Situation, model: ModelState) -> Situation:
     return replace(situation, before=situation.before.with_changes({("model", model.model_id): model}))
 
 
-def _other_situations(situation: Situation, decision: Decision) -> Iterator[tuple[str, Situation]]:
-    """Changes that are no signal's: what an operator could have set otherwise."""
-    model = situation.before.models.get(decision.model_id)
-    if model is None:
-        return
+def _with_other_orders(situation: Situation, model: ModelState) -> Iterator[tuple[str, Situation]]:
+    """What an operator ordered, also just now, left out."""
     control = situation.before.control
     seen = situation.observations
     pauses = tuple(o for o in seen if not (isinstance(o, PauseChanged) and o.paused))
@@ -283,7 +290,6 @@ def _other_situations(situation: Situation, decision: Decision) -> Iterator[tupl
     if model.override is not None or overrides != seen:
         without = replace(situation, observations=overrides)
         yield "without the override", _with_model(without, replace(model, override=None))
-    yield from _with_other_bounds(situation, model)
 
 
 def _with_other_bounds(situation: Situation, model: ModelState) -> Iterator[tuple[str, Situation]]:

@@ -20,8 +20,12 @@ from broker.model.state import BrokerState, Entity, EntityKey
 
 @dataclass(slots=True)
 class MemoryStore:
-    """What outlives a ``MemoryLog``, as a file outlives a process. ``records`` hold the step they came after."""
+    """What outlives a ``MemoryLog``, as a file outlives a process. ``records`` hold the step they came after.
 
+    With ``keeps_steps`` false there is no history to replay: a simulated month would keep 10 GB of it for nobody.
+    """
+
+    keeps_steps: bool = True
     epoch: Epoch = field(default_factory=lambda: Epoch(0, ""))
     led: bool = False
     number: int = 0
@@ -68,12 +72,15 @@ class MemoryLog:
                 store.endpoints.pop(endpoint.endpoint_id, None)
             else:
                 store.endpoints[endpoint.endpoint_id] = endpoint
-        store.steps.append(record)
+        if store.keeps_steps:
+            store.steps.append(record)
         store.number, store.now = record.number, record.now
 
     async def checkpoint(self, checkpoint: Checkpoint) -> None:
         store = self._leading()
         require_past(checkpoint, store.number)
+        if not store.keeps_steps:
+            store.checkpoints.clear()
         store.checkpoints[checkpoint.number] = checkpoint
 
     async def checkpoints(self) -> AsyncIterator[Checkpoint]:

@@ -85,7 +85,7 @@ class LogError(TidegateError):
 
 
 class LeadershipRefused(LogError):
-    """Another broker holds the log; this one must not act."""
+    """Another broker holds the log, or a pool's records; this one must not act."""
 
 
 class SchemaTooNew(LogError):

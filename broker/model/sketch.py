@@ -55,7 +55,7 @@ class Sketch:
         for value in values:
             bucket = bucket_of(value)
             counts[bucket] = counts.get(bucket, 0) + 1
-        return Sketch.from_counts(counts)
+        return Sketch.from_counts(counts) if counts else EMPTY_SKETCH
 
     @staticmethod
     def from_counts(counts: dict[int, int]) -> Sketch:

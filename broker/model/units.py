@@ -9,7 +9,7 @@ _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
 
 
 def parse_duration_s(text: str | float | int) -> float:
-    """Seconds in ``text``: a number of seconds, or parts such as ``500ms``, ``30s``, ``1h30m``, ``7d``.
+    """Seconds in ``text``: a number of seconds, or parts such as ``500ms``, ``30s``, ``1h30m``, ``7d``, ``0``.
 
     Raises ``ValueError`` that says what would be right.
     """
@@ -20,6 +20,8 @@ def parse_duration_s(text: str | float | int) -> float:
     else:
         compact = text.strip().replace(" ", "")
         parts = _PART.findall(compact)
+        if compact == "0":
+            return 0.0
         if not parts or "".join(number + unit for number, unit in parts) != compact:
             raise ValueError(f"{text!r} is not a duration; write for example 30s, 5m or 1h30m")
         seconds = sum(float(number) * _SECONDS_PER[unit] for number, unit in parts)

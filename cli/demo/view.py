@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby, islice
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -18,6 +20,7 @@ from broker.model.units import format_duration
 from simulator.report.render import sparkline
 
 _HISTORY = 90
+_MOST_DECISIONS = 6
 _PHASE_STYLES = {
     "requested": "dim",
     "pending": "dim",
@@ -108,9 +111,21 @@ def _decisions(state: LiveState) -> Table:
     table = Table(title="Last decisions", title_justify="left", expand=True)
     for column in ("target", "reason", "in words"):
         table.add_column(column)
-    for decision in state.decisions[:6]:
+    for decision, alike in islice(_changes(state.decisions), _MOST_DECISIONS):
         moved = decision.target != decision.before
         style = "bold green" if decision.target > decision.before else "bold magenta" if moved else "dim"
         shown = f"{decision.before} -> {decision.target}" if moved else f"{decision.target}"
-        table.add_row(Text(shown, style=style), Text(decision.code), Text(decision.words))
+        more = f" ({alike} before it left it so too)" if alike else ""
+        table.add_row(Text(shown, style=style), Text(decision.code), Text(decision.words + more))
     return table
+
+
+def _changes(decisions: Sequence[Decision]) -> Iterator[tuple[Decision, int]]:
+    """Newest first: each change of the target; of those in between that changed nothing the newest, with the number of
+    the others."""
+    for moved, group in groupby(decisions, key=lambda decision: decision.target != decision.before):
+        alike = list(group)
+        if moved:
+            yield from ((decision, 0) for decision in alike)
+        else:
+            yield alike[0], len(alike) - 1

@@ -156,18 +156,25 @@ def _decisions(summary: RunSummary) -> Table:
 
 
 def _decision_rows(summary: RunSummary) -> Iterator[tuple[str, str, str, str]]:
-    """One row for each decision; those in a row that say the same of one model share theirs."""
+    """One row for each change of a target; what left it as it was shares a row until the next change, lest rules that
+    wait to fire again hide the changes."""
 
     def same(decision: Decision) -> tuple[str, int, int, str]:
-        return decision.model_id, decision.before, decision.target, decision.code
+        moved = decision.before != decision.target
+        return decision.model_id, decision.before, decision.target, decision.code if moved else ""
 
     for _, group in groupby(summary.decisions, key=same):
         alike = list(group)
         first = alike[0]
         change = f"{first.before} -> {first.target}" if first.before != first.target else f"{first.target}"
-        again = f" (and {len(alike) - 1} times more)" if len(alike) > 1 else ""
+        again = f" (and {len(alike) - 1} times more{_other_codes(alike)})" if len(alike) > 1 else ""
         at = f"{first.now - summary.started_at:.1f}s"
         yield at, escape(first.model_id), change, escape(f"{first.code}: {first.words}{again}")
+
+
+def _other_codes(alike: Sequence[Decision]) -> str:
+    others = dict.fromkeys(decision.code for decision in alike if decision.code != alike[0].code)
+    return ", also " + ", ".join(others) if others else ""
 
 
 def _figure(value: float | None, unit: str) -> str:

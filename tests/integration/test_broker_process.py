@@ -16,6 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
+from actuators.local import procfs
+from actuators.local.records import parse_claim
 from cli.output import Exit
 from tests.support.command_line import run, start, tidegate
 
@@ -76,6 +78,50 @@ def broker(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     finally:
         if process.poll() is None:
             ended(process)
+
+
+def test_a_second_site_with_the_same_state_dir_is_refused(
+    folder: Path, broker: tuple[subprocess.Popen[str], str], tmp_path: Path
+) -> None:
+    """Two logs and one ``state_dir``: each broker adopted the other's replicas."""
+    process, _ = broker
+    other = make_site(tmp_path / "other")
+    site = other / "site.yaml"
+    site.write_text(site.read_text().replace("state_dir: var/replicas", f"state_dir: {folder / 'var' / 'replicas'}"))
+    status, _, err = run("run", folder=other)
+    assert status == Exit.REFUSED
+    assert f"pools.local.state_dir: the records in {folder / 'var' / 'replicas'} are in use by process" in err
+    assert str(process.pid) in err
+
+
+def test_a_pool_with_replicas_on_record_cannot_just_be_removed(folder: Path) -> None:
+    """They stayed on record for ever, counted as supply, and nothing could stop them."""
+    (folder / "policies.yaml").write_text(POLICIES.replace("min: 0", "min: 1"))
+    process = start("run", "--address-file", "address", folder=folder)
+    try:
+        with httpx.Client(base_url=address_of(folder, process), headers=headers(folder), trust_env=False) as client:
+            while not any(r["phase"] == "starting" for r in client.get("/v1/replicas").json()["replicas"]):
+                time.sleep(0.05)
+            ended(process)
+        site = folder / "site.yaml"
+        declared = site.read_text()
+        site.write_text(declared.replace("  local:\n", "  other:\n"))
+        status, _, err = run("run", folder=folder)
+        assert status == Exit.USAGE
+        assert "pools.local: is not declared any more, but chat-0-g1 on record there" in err
+        assert "declare the pool again" in err
+    finally:
+        if process.poll() is None:
+            ended(process)
+        end_replicas(folder)
+
+
+def end_replicas(folder: Path) -> None:
+    """Kill what the site started, by the identities in its records, and take the exit status if it is ours."""
+    for path in (folder / "var" / "replicas").rglob("*.claim"):
+        identity = parse_claim(path.read_text()).process
+        if identity is not None:
+            procfs.send_signal(identity, signal.SIGKILL)
 
 
 def headers(folder: Path, scope: str = "operate") -> dict[str, str]:

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from actuators.local import command, logs, ports, procfs
 from actuators.local.actuator import LocalActuator
+from actuators.local.lock import records_locked
 from actuators.local.records import Claim, LocalRecord, Marks, RecordStore, parse_claim
 from broker.model import wire
-from broker.model.errors import CapacityUnavailable, ConfigError
+from broker.model.errors import CapacityUnavailable, ConfigError, LeadershipRefused
 from broker.model.replica import StopMode
-from broker.model.spec import EngineSpec, JsonValue, PoolSpec
+from broker.model.spec import PLACEHOLDERS, EngineSpec, JsonValue, PoolSpec
 from tests.support.actuator_worlds import SetClock
 
 RECORD = LocalRecord("launch-1", "here", "pool", "org/chat-0-g1", "org/chat", 1, 1, ("0",), "127.0.0.1", 8001, 1.5)
@@ -36,6 +37,31 @@ CLAIM_TEXT = f"{wire.dumps(RECORD)}\nboot 17 4242\n"
 )
 def test_placeholders_are_replaced(argument: str, becomes: str) -> None:
     assert command.arguments(EngineSpec((argument,)), RECORD) == [becomes]
+
+
+def test_every_placeholder_that_the_settings_accept_is_replaced() -> None:
+    given = tuple(f"{{{name}}}" for name in PLACEHOLDERS)
+    assert not set(given) & set(command.arguments(EngineSpec(given), RECORD))
+
+
+class TestRecordsLock:
+    def test_a_second_broker_on_the_same_records_is_told_who_works_with_them(self, tmp_path: Path) -> None:
+        with (
+            records_locked(tmp_path / "state", "pool"),
+            pytest.raises(LeadershipRefused, match=rf"pools\.pool\.state_dir: .* in use by process {os.getpid()} on "),
+            records_locked(tmp_path / "state", "pool"),
+        ):
+            pass
+
+    def test_other_pools_and_later_brokers_are_free(self, tmp_path: Path) -> None:
+        for _ in range(2):
+            with records_locked(tmp_path, "one"), records_locked(tmp_path, "two/2"):
+                pass
+
+    def test_a_folder_that_cannot_be_made_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(ConfigError, match="cannot be used"), records_locked(tmp_path / "file" / "state", "pool"):
+            pass
 
 
 def test_a_replica_gets_its_key_and_identity_but_none_of_the_site_s_secrets() -> None:

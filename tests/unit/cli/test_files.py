@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from broker.log.sqlite import SqliteLog
 from cli.output import Exit
+from cli.simulating import Paced
 from tests.support.builders import step_record
 from tests.support.command_line import ROOT, tidegate
+from tests.support.simulated import SmallRun, small_request
 
 POLICIES = ROOT / "deploy" / "examples" / "policies.yaml"
 BURST = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
@@ -57,6 +60,22 @@ def test_simulate_needs_policies_a_known_model_and_a_window(tmp_path: Path) -> N
         result = tidegate("simulate", "--trace", trace, *words)
         assert result.exit_code == Exit.USAGE, result.output
         assert "error:" in result.output
+
+
+class TestProgress:
+    def test_it_is_shown_by_the_clock_also_while_no_request_comes(self) -> None:
+        """The bar moved with every two hundredth request only: not once in ten idle hours."""
+        seconds = iter([0.0, 4.0, 10.0, 11.0, 20.5])
+        shown: list[tuple[float, int]] = []
+        paced = Paced(lambda percent, count: shown.append((percent, count)), 200.0, lambda: next(seconds), 10.0)
+        for simulated_s in (-60.0, 50.0, 60.0, 900.0):
+            paced(simulated_s, 7)
+        assert shown == [(25.0, 7), (100.0, 7)]
+
+    def test_a_run_tells_it_through_silent_hours(self) -> None:
+        told: list[float] = []
+        SmallRun(tail_s=0.0).run([small_request(0.0), small_request(300.0)], lambda second, count: told.append(second))
+        assert max(later - earlier for earlier, later in pairwise(told)) <= 1.0
 
 
 def test_trace_info_tells_as_json_too(tmp_path: Path) -> None:

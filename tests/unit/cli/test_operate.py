@@ -240,11 +240,11 @@ class TestOrdering:
         result = tidegate("scale", "chat", "2", "--for", duration, "--because", "x", "--broker", NOBODY)
         assert (result.exit_code, "--for" in result.output) == (Exit.USAGE, True)
 
-    @pytest.mark.parametrize("words", [["pool"], ["model"], ["all", "chat"], ["rack", "x"]], ids=ids)
+    @pytest.mark.parametrize("words", [[], ["pool"], ["model"], ["all", "chat"], ["rack", "x"]], ids=ids)
     def test_a_pause_of_nothing_in_particular(self, words: list[str]) -> None:
         for command in ("pause", "resume"):
             result = tidegate(command, *words, "--broker", NOBODY)
-            assert (result.exit_code, "pool NAME" in result.output) == (Exit.USAGE, True)
+            assert (result.exit_code, f"{command} pool NAME" in result.output) == (Exit.USAGE, True)
 
     def test_pause_and_resume(self, broker: CannedBroker) -> None:
         broker.body = {"scope": "pool", "name": "local", "paused": True}

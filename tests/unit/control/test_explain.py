@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from broker.control.decide import Policies
 from broker.control.explain import Counterfactual, Explanation, Situation, explain, target_in, with_signal
-from broker.model.observation import Observation, PauseChanged, PauseScope, PoolSnapshot
+from broker.model.observation import Observation, Override, PauseChanged, PauseScope, PoolSnapshot
 from broker.model.reading import ABSENT, Freshness, Reading, fresh, true_zero
 from broker.model.signals import Signal
 from broker.model.snapshot import ModelSnapshot, WindowReading
@@ -239,6 +239,14 @@ def test_a_pause_is_what_held_a_paused_model() -> None:
     explanation, _ = explained(world, pause, world.snapshot())
     assert "A pause kept it at 1: paused by ann: maintenance (paused)." in explanation.words
     assert explanation.words[-1] == "It would have been 4 without the pause."
+
+
+def test_an_override_is_what_moved_a_model_also_if_it_came_with_this_very_step() -> None:
+    world = World(rate=1.0).begin().bring_up().after(1)
+    override = Override("chat", "ann", "a demo at noon", world.now, world.now + 3600.0, 3)
+    explanation, _ = explained(world, override, world.snapshot())
+    assert explanation.decision.target == 3
+    assert explanation.words[-1] == "It would have been 1 without the override."
 
 
 def test_a_model_at_its_maximum_is_told_which_maximum_would_have_mattered() -> None:

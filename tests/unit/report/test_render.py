@@ -60,6 +60,13 @@ def test_decisions_that_say_the_same_share_a_line() -> None:
     assert "and 4 times more" in text
 
 
+def test_what_changes_no_target_shares_a_line_so_that_changes_are_seen() -> None:
+    waiting = (decision(float(n), 2, 2, code) for n, code in enumerate(["rearming", "supply_on_its_way"] * 40))
+    text = printed(summary_of(decisions=(*waiting, decision(90.0, 2, 3, "rule_scale_out"))))
+    assert "79 times more, also supply_on_its_way" in " ".join(text.split())
+    assert "2 -> 3" in text
+
+
 def test_a_long_list_of_decisions_is_cut_with_a_word() -> None:
     many = tuple(decision(float(n), n % 3, n % 3 + 1) for n in range(100))
     assert "and 40 more" in printed(summary_of(decisions=many))

@@ -29,6 +29,7 @@ traces = st.lists(st.floats(0, 1e5), min_size=1, max_size=50).map(
     [
         ("10m..20m", Window(600, 1200)),
         ("..1h", Window(0, 3600)),
+        ("0..10m", Window(0, 600)),
         ("30m..", Window(1800, math.inf)),
         ("1h30m..2h", Window(5400, 7200)),
     ],

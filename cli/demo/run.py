@@ -1,0 +1,181 @@
+"""One demo, from the first process to the verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from dataclasses import replace
+from pathlib import Path
+from secrets import token_hex
+
+import aiohttp
+import httpx
+from rich.live import Live
+
+from broker.app.clock import SystemClock
+from broker.model import wire
+from broker.model.plan import Decision
+from broker.model.replica import ReplicaPhase
+from cli.demo.load import LoadPlayer
+from cli.demo.scenario import ANSWERS_S, MODEL_ID, TAIL_S, Scenario, policies_yaml, site_yaml
+from cli.demo.stack import Stack
+from cli.demo.verdict import DrainSeen, drains_seen, problems_of, replay_problem
+from cli.demo.view import LiveState, render_live
+from cli.output import Exit, console, errors, print_json
+from simulator.report.render import render
+from simulator.report.summary import ReplicaPoint, RunSummary, summarise
+
+_POLL_S = 0.5
+
+
+async def until_signal(run: Demo) -> Exit:
+    """A demo that is told to end (Ctrl-C, a closed terminal) ends its processes first."""
+    task = asyncio.create_task(run.run())
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        errors.print("interrupted: every process of the demo was ended")
+        return Exit.INTERRUPTED
+
+
+class Demo:
+    """One demo from the first process to the verdict."""
+
+    def __init__(self, scenario: Scenario, folder: Path, *, live: bool, as_json: bool) -> None:
+        self._scenario = scenario
+        self._live = live
+        self._as_json = as_json
+        cluster = f"demo-{token_hex(4)}"
+        self._stack = Stack(
+            folder, site_yaml(cluster), policies_yaml(scenario.profile), (MODEL_ID,), cluster
+        )  # fmt: skip
+        self._state = LiveState(scenario.load_s + TAIL_S)
+        self._points: list[ReplicaPoint] = []
+
+    async def run(self) -> Exit:
+        if not self._as_json:
+            errors.print(f"[bold]tidegate demo:[/] {self._scenario.title}")
+        self._stack.write_files()
+        try:
+            self._stack.start_broker()
+            self._stack.start_gateway()
+            await self._stack.wait_ready(MODEL_ID, 1)
+            summary, drains = await self._play()
+        finally:
+            orphans = self._end()
+        problem, steps = await replay_problem(str(self._stack.folder / "tidegate.sqlite"))
+        problems = list(problems_of(summary, drains, orphans, open_at_drain=self._scenario.shaped))
+        problems += [problem] if problem else []
+        return self._tell(replace(summary, problems=tuple(problems)), drains, steps)
+
+    async def _play(self) -> tuple[RunSummary, list[DrainSeen]]:
+        connector = aiohttp.TCPConnector(limit=0)
+        timeout = aiohttp.ClientTimeout(total=None, sock_read=120.0)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=False) as session:
+            player = LoadPlayer(session, self._stack.gateway_url, MODEL_ID)
+            with self._stack.client() as client:
+                watching = asyncio.create_task(self._watch(client, player))
+                try:
+                    await self._play_bounded(player)
+                    await self._quiet_tail(player)
+                finally:
+                    watching.cancel()
+                    await asyncio.gather(watching, return_exceptions=True)
+                self._look(client, player)
+                decisions = _decisions(client)
+        for problem in player.problems:
+            errors.print(f"[red]request problem:[/] {problem}", markup=True)
+        summary = summarise(
+            source="demo",
+            started_at=player.began_at,
+            duration_s=player.elapsed_s,
+            outcomes=player.outcomes,
+            replicas=self._points,
+            decisions=decisions,
+            trace=self._scenario.counts,
+        )
+        return summary, drains_seen(self._state.replicas, player)
+
+    async def _play_bounded(self, player: LoadPlayer) -> None:
+        """The whole load; what has not ended in time is counted as unfinished, and the demo ends all the same."""
+        try:
+            async with asyncio.timeout(self._scenario.load_s + ANSWERS_S):
+                await player.play(self._scenario.requests, SystemClock().now)
+        except TimeoutError:
+            errors.print("[red]the last requests did not end in time[/]")
+
+    async def _quiet_tail(self, player: LoadPlayer) -> None:
+        """Until it has scaled in to one replica, at most the tail's length."""
+        end_s = self._scenario.load_s + TAIL_S
+        while player.elapsed_s < end_s:
+            serving = [r for r in self._state.replicas if r["phase"] not in ("gone", "failed")]
+            if player.elapsed_s > self._scenario.load_s and len(serving) <= 1:
+                return
+            await asyncio.sleep(_POLL_S)
+
+    async def _watch(self, client: httpx.Client, player: LoadPlayer) -> None:
+        """Look twice a second, and show it if somebody watches."""
+        if not self._live:
+            while True:
+                await asyncio.to_thread(self._look, client, player)
+                await asyncio.sleep(_POLL_S)
+        with Live(render_live(self._state), console=console, refresh_per_second=4, transient=True) as live:
+            while True:
+                await asyncio.to_thread(self._look, client, player)
+                live.update(render_live(self._state))
+                await asyncio.sleep(_POLL_S)
+
+    def _look(self, client: httpx.Client, player: LoadPlayer) -> None:
+        state = self._state
+        try:
+            state.replicas = self._stack.replicas(client, MODEL_ID)
+            state.signals = client.get(f"/v1/signals/{MODEL_ID}").json()["snapshot"] or {}
+            state.decisions = _decisions(client, limit=50)
+            state.target = client.get("/v1/models").json()["models"][0]["target"]
+        except (httpx.HTTPError, LookupError, ValueError):
+            return  # the next look will do; a dead broker shows in the verdict
+        state.elapsed_s, state.sent, state.open_streams = player.elapsed_s, player.sent, player.open_streams
+        state.finished = sum(outcome.status == "finished" for outcome in player.outcomes)
+        state.failed = len(player.outcomes) - state.finished
+        state.note()
+        self._points.append(
+            ReplicaPoint.of(max(0.0, player.elapsed_s), [ReplicaPhase(r["phase"]) for r in state.replicas])
+        )
+
+    def _end(self) -> int:
+        """Stop everything; returns the number of processes that no record named."""
+        known = {replica["replica_id"] for replica in self._state.replicas}
+        orphans = 0
+        for process in self._stack.replica_processes():
+            try:
+                orphans += process.environ().get("TIDEGATE_REPLICA_ID") not in known
+            except OSError:
+                continue
+        self._stack.stop()
+        return orphans
+
+    def _tell(self, summary: RunSummary, drains: list[DrainSeen], steps: int) -> Exit:
+        if self._as_json:
+            body = wire.encode(summary) | {
+                "drains": [wire.encode(drain) for drain in drains],
+                "replayed_steps": steps,
+                "ok": not summary.problems,
+            }
+            print_json(body)
+        else:
+            render(summary, console)
+            for drain in drains:
+                console.print(
+                    f"Drain of {drain.replica_id} began at {drain.began_s:.1f} s under {drain.open_streams} open "
+                    f"streams; {drain.in_flight_at_stop} were in flight when it was stopped."
+                )
+            console.print(f"{steps} recorded steps replayed: the same decisions, byte for byte." if steps else "")
+        return Exit.FAILED if summary.problems else Exit.OK
+
+
+def _decisions(client: httpx.Client, limit: int = 10_000) -> list[Decision]:
+    body = client.get("/v1/decisions", params={"model": MODEL_ID, "limit": limit}).json()
+    found: list[Decision] = [wire.decode(Decision, row) for row in body["decisions"]]
+    return found if limit < 10_000 else found[::-1]
