@@ -11,24 +11,8 @@ from typing import Annotated
 
 import typer
 
-<<<<<<< HEAD
-from broker.clock import SystemClock
-from broker.model import wire
-from broker.model.errors import TraceError
-from broker.model.plan import Decision
-from broker.model.replica import ReplicaPhase
-from cli.demo.load import LoadPlayer
-from cli.demo.scenario import ANSWERS_S, MODEL_ID, TAIL_S, Scenario, from_trace, generated, policies_yaml, site_yaml
-from cli.demo.stack import Stack, StackError
-from cli.demo.verdict import DrainSeen, drains_seen, problems_of, replay_problem
-from cli.demo.view import LiveState, render_live
-from cli.output import Exit, console, errors, print_json, told_errors
-from simulator.report.render import render
-from simulator.report.summary import ReplicaPoint, RunSummary, summarise
-=======
 from broker.model.errors import ConfigError, TraceError
 from cli.output import told_errors
->>>>>>> part/cli
 from traces.shape import ScaleMethod
 
 

@@ -12,7 +12,7 @@ import aiohttp
 import httpx
 from rich.live import Live
 
-from broker.app.clock import SystemClock
+from broker.clock import SystemClock
 from broker.model import wire
 from broker.model.plan import Decision
 from broker.model.replica import ReplicaPhase
