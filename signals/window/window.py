@@ -70,23 +70,23 @@ class SignalWindow:
         patience_s: float,
         *,
         smoothing_s: float = 15.0,
+        phase_s: float = 0.0,
         first_sequence: int = 1,
     ) -> None:
         self.model_id = model_id
+        self.sequence = first_sequence
         self.late = 0
         self._needs = needs
         self._patience_s = patience_s
         self._smoothing_s = smoothing_s
-        self._retention_s = max(SHORTEST_RETENTION_S, 2.0 * (patience_s + smoothing_s))
         self._engines = Engines(patience_s, smoothing_s)
-        self._gateways = Gateways(patience_s, smoothing_s)
-        self._timeline = Timeline(_seconds(needs))
+        self._gateways = Gateways(patience_s, smoothing_s, phase_s)
+        self._timeline = Timeline(_seconds(needs), phase_s)
         self._expected: list[tuple[float, Expected]] = []
         self._next_tick: int | None = None
         self._looked_to = math.inf
         self._settled_at = -math.inf
         self._evicted_at = -math.inf
-        self._sequence = first_sequence
         self._waiting: set[str] = set()
         self._skew_s: dict[str, float] = {}
 
@@ -143,9 +143,10 @@ class SignalWindow:
         self._skew_s.pop(replica_id, None)
         return self._engines.forget(replica_id)
 
-    def reconfigure(self, needs: tuple[WindowNeed, ...]) -> None:
-        """Other windows from now on. What is known of the past stays."""
+    def reconfigure(self, needs: tuple[WindowNeed, ...], patience_s: float) -> None:
+        """Other windows, and another patience, from now on. What is known of the past stays."""
         self._needs = needs
+        self._patience_s = self._engines.patience_s = self._gateways.patience_s = patience_s
         if _seconds(needs) != self._timeline.seconds:
             self._timeline = self._timeline.resized(_seconds(needs))
 
@@ -158,32 +159,35 @@ class SignalWindow:
     def snapshot(self, now: float, received_at: float) -> ModelSnapshot:
         """All that may be known of the model at ``now``."""
         self._gateways.settle()
-        last = math.floor(now)
+        timeline = self._timeline
+        last = timeline.tick_before(now)
         engines: EngineView | None = None
         usable: dict[Signal, Reading] = {}
         if self._next_tick is not None:
-            back = max(self._timeline.seconds, math.ceil(self._retention_s))
+            back = max(timeline.seconds, math.ceil(self._retention_s))
             for tick in range(max(self._next_tick, last - back + 1), last + 1):
-                engines, usable = self._look(float(tick))
-                self._timeline.write(tick, usable)
+                engines, usable = self._look(timeline.time_of(tick))
+                timeline.write(tick, usable)
             self._next_tick = max(self._next_tick, last + 1)
-            self._looked_to = self._next_tick - 1
-        if engines is None or now != last:
+            self._looked_to = timeline.time_of(self._next_tick - 1)
+        if engines is None or now != timeline.time_of(last):
             engines, usable = self._look(now)
-        readings = {
-            signal: usable[signal] if signal in usable else self._timeline.last_good(signal) for signal in SIGNALS
-        }
-        windows = tuple([self._timeline.window(need, now, readings[need.signal]) for need in self._needs])
-        snapshot = ModelSnapshot(self.model_id, self._sequence, now, received_at, readings, windows, engines.loads())
+        readings = {signal: usable.get(signal) or timeline.last_good(signal) for signal in SIGNALS}
+        windows = timeline.windows(self._needs, now, readings)
+        snapshot = ModelSnapshot(self.model_id, self.sequence, now, received_at, readings, windows, engines.loads())
         self._settle(now)
-        self._sequence += 1
+        self.sequence += 1
         return snapshot
+
+    @property
+    def _retention_s(self) -> float:
+        return max(SHORTEST_RETENTION_S, 2.0 * (self._patience_s + self._smoothing_s))
 
     def _look_again(self, at: float) -> None:
         """The ticks from ``at`` on must be looked at (again)."""
-        tick = math.ceil(at)
+        tick = self._timeline.tick_from(at)
         self._next_tick = tick if self._next_tick is None else min(self._next_tick, tick)
-        self._looked_to = self._next_tick - 1
+        self._looked_to = self._timeline.time_of(self._next_tick - 1)
 
     def _settle(self, now: float) -> None:
         self._settled_at = max(self._settled_at, now - self._patience_s)
@@ -220,7 +224,8 @@ class SignalWindow:
         gauges = view.gauges()
         missing = bool(view.silent)
         if expected is not None:
-            gauges = {replica_id: values for replica_id, values in gauges.items() if replica_id in expected}
+            if not gauges.keys() <= expected.keys():
+                gauges = {replica_id: values for replica_id, values in gauges.items() if replica_id in expected}
             missing = len(gauges) < len(expected) and any(
                 t - since > self._patience_s or replica_id in view.silent
                 for replica_id, since in expected.items()

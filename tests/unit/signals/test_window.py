@@ -348,7 +348,7 @@ def test_other_needs_keep_what_is_known_of_the_past() -> None:
     for second in range(100, 161):
         made.observe(scrape(float(second), waiting=3.0))
         look(made, float(second))
-    made.reconfigure((WAITING_30, WindowNeed(Signal.REQUESTS_WAITING, 300.0)))
+    made.reconfigure((WAITING_30, WindowNeed(Signal.REQUESTS_WAITING, 300.0)), PATIENCE_S)
     made.observe(scrape(161.0, waiting=3.0))
     snapshot = look(made, 161.0)
     assert snapshot.window(Signal.REQUESTS_WAITING, 30.0).covered
