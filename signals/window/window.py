@@ -173,7 +173,7 @@ class SignalWindow:
         if engines is None or now != timeline.time_of(last):
             engines, usable = self._look(now)
         readings = {signal: usable.get(signal) or timeline.last_good(signal) for signal in SIGNALS}
-        windows = timeline.windows(self._needs, now, readings)
+        windows = tuple([timeline.window(need, now, readings[need.signal]) for need in self._needs])
         snapshot = ModelSnapshot(self.model_id, self.sequence, now, received_at, readings, windows, engines.loads())
         self._settle(now)
         self.sequence += 1
@@ -234,7 +234,7 @@ class SignalWindow:
         if missing or not gauges:
             return {}
         at = view.oldest_at
-        running, waiting, kv = map(sum, zip(*gauges.values(), strict=True))
+        _, running, waiting, kv = map(sum, zip(*gauges.values(), strict=True))
         numbers = {
             Signal.REQUESTS_RUNNING: running,
             Signal.REQUESTS_WAITING: waiting,
