@@ -19,8 +19,8 @@ class Timeline:
     """One array for each signal with one value for each tick, NaN where the signal was not usable.
 
     Tick ``k`` stands at ``k + phase_s``. Holds at least the last ``seconds`` ticks, at most twice as many, and the last
-    good value of each signal for ever. Memory: 14 signals * 16 bytes * ``seconds``. Arrays, since spans are short: three
-    reductions by numpy cost several times as much as those by the language, most of all when others had the caches.
+    good value of each signal for ever. Memory: 14 signals * 16 bytes * ``seconds``. No numpy: its reductions cost
+    several times as much as the language's over spans of seconds, most of all when others had the caches.
     """
 
     def __init__(self, seconds: int, phase_s: float) -> None:

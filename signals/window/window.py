@@ -54,10 +54,10 @@ class SignalWindow:
     waiting numbers as the age of the oldest in a first-come queue (``Replica.queue_age_s``; it cannot exceed the
     retention), and arrivals are finished requests plus the change of those inside.
 
-    **Windows** look at the signal at each whole second; see ``WindowReading``. A signal that changes back between two
-    of them goes unseen.
+    **Windows** look at the signal at each tick, ``phase_s`` after each whole second; see ``WindowReading``. A signal
+    that changes back between two ticks goes unseen. A snapshot at a tick costs one look, one between ticks mostly two.
 
-    **Memory.** Each replica keeps one row of at most 75 doubles (0.7 KB) for each scrape of the retention (twice the
+    **Memory.** Each replica keeps one row of at most 76 doubles (0.7 KB) for each scrape of the retention (twice the
     patience and the smoothing, at least 60 s); each gateway 0.3 KB for each report of it; the model 5 KB for each
     second of it, and 224 bytes for each second of the longest need. Replicas and gateways that have been silent for
     the retention are dropped.
@@ -149,6 +149,10 @@ class SignalWindow:
         self._patience_s = self._engines.patience_s = self._gateways.patience_s = patience_s
         if _seconds(needs) != self._timeline.seconds:
             self._timeline = self._timeline.resized(_seconds(needs))
+
+    @property
+    def phase_s(self) -> float:
+        return self._timeline.phase_s
 
     @property
     def skewed(self) -> dict[str, float]:
