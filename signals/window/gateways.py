@@ -9,20 +9,19 @@ from __future__ import annotations
 import math
 import struct
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from broker.model.signals import RequestSummary, Signal
 from broker.model.sketch import BUCKETS
 from signals.window.quantiles import SKETCH_ENTRY, SKETCH_VALUES, Floats, sketch_quantile
 
-# The columns of a second's sums, behind the counts of the two sketches whose quantiles are asked for.
-TTFT, INTER_TOKEN = slice(0, BUCKETS), slice(BUCKETS, 2 * BUCKETS)
-ARRIVED, FAILED, MICROSECONDS, PROMPT_MILLI, OUTPUT_MILLI = range(2 * BUCKETS, 2 * BUCKETS + 5)
-COLUMNS = 2 * BUCKETS + 5
+# The sketches that are added up, each in its own stretch of a second's counts.
+TTFT, INTER_TOKEN, PROMPT, OUTPUT = range(4)
+COLUMNS = 4 * BUCKETS
+_STARTS = np.arange(4) * BUCKETS
 _MILLI_VALUES: Floats = np.rint(SKETCH_VALUES * 1000.0)
 
 _ROW = struct.Struct("<5d")
@@ -105,15 +104,18 @@ class Seen:
 
 @dataclass(slots=True)
 class Second:
-    """The sums over all gateways' reports of one second, and which gateways those were."""
+    """What all gateways' reports of one second come to, and which gateways those were."""
 
     gateways: set[str] = field(default_factory=set)
-    sums: NDArray[np.float64] = field(default_factory=lambda: np.zeros(COLUMNS))
+    arrived: int = 0
+    failed: int = 0
+    microseconds: int = 0
+    counts: Floats = field(default_factory=lambda: np.zeros(COLUMNS))
 
 
 class Gateways:
     """The reports of one model's gateways. Each keeps 40 bytes and a key for each report of the retention; each
-    second's sums are 5 KB whatever the number of gateways. Seconds end at the window's ticks."""
+    second's sums are 10 KB whatever the number of gateways. Seconds end at the window's ticks."""
 
     def __init__(self, patience_s: float, smoothing_s: float, phase_s: float) -> None:
         self.patience_s = patience_s
@@ -122,6 +124,8 @@ class Gateways:
         self.known: dict[str, Gateway] = {}
         self._ordered: list[Gateway] = []
         self._seconds: dict[int, Second] = {}
+        self._counts: Floats = np.zeros(COLUMNS)
+        self._counted_to: int | None = None
         self._pending: list[RequestSummary] = []
         self._pending_at: list[float] = []
 
@@ -168,21 +172,17 @@ class Gateways:
         if second is None:
             second = self._seconds[tick] = Second()
         second.gateways.update([summary.gateway_id for summary in summaries])
-        ttft, inter_token, prompt, output = _counts(
+        second.arrived += sum([summary.arrived for summary in summaries])
+        second.failed += sum([summary.failed for summary in summaries])
+        second.microseconds += round(sum([summary.interval_s for summary in summaries]) * 1e6)
+        second.counts += _counts(
             [summary.time_to_first_token.packed for summary in summaries],
             [summary.inter_token.packed for summary in summaries],
             [summary.prompt_tokens.packed for summary in summaries],
             [summary.output_tokens.packed for summary in summaries],
         )
-        second.sums[TTFT] += ttft
-        second.sums[INTER_TOKEN] += inter_token
-        second.sums[ARRIVED:] += (
-            sum([summary.arrived for summary in summaries]),
-            sum([summary.failed for summary in summaries]),
-            np.add.reduce(np.rint(np.array([summary.interval_s for summary in summaries]) * 1e6)),
-            prompt @ _MILLI_VALUES,
-            output @ _MILLI_VALUES,
-        )
+        if self._counted_to is not None and tick <= self._counted_to:
+            self._counted_to = None
 
     def evict(self, before: float) -> None:
         """Drop reports and sums older than ``before``, and gateways that have none since."""
@@ -211,51 +211,73 @@ class Gateways:
         last = self._second_of(t)
         ticks = range(last - self._seconds_back + 1, last + 1)
         seconds = [self._seconds[tick] for tick in ticks if tick in self._seconds]
-        return GatewayView(newest, max(age, 0.0), waiting, in_flight, seconds)
+        return GatewayView(newest, max(age, 0.0), waiting, in_flight, seconds, self._counts_to(last, seconds))
+
+    def _counts_to(self, last: int, seconds: list[Second]) -> Floats:
+        """The counts of ``seconds``, those that end with tick ``last``. From one second to the next only the first
+        and the last of them change; whole numbers, so that this is exact."""
+        if self._counted_to is not None and last == self._counted_to + 1:
+            come, gone = self._seconds.get(last), self._seconds.get(last - self._seconds_back)
+            if come is not None:
+                self._counts += come.counts
+            if gone is not None:
+                self._counts -= gone.counts
+        elif last != self._counted_to:
+            self._counts = np.zeros(COLUMNS)
+            for second in seconds:
+                self._counts += second.counts
+        self._counted_to = last
+        return self._counts
 
 
 class GatewayView:
-    """What the gateways said at one time, with the sums of the seconds before it."""
+    """What the gateways said at one time, with ``seconds`` before it and their ``counts`` together. To be asked before
+    the next view is made."""
 
     def __init__(
-        self, observed_at: float, queue_age_s: float, waiting: float, in_flight: float, seconds: list[Second]
+        self,
+        observed_at: float,
+        queue_age_s: float,
+        waiting: float,
+        in_flight: float,
+        seconds: list[Second],
+        counts: Floats,
     ) -> None:
         self.observed_at = observed_at
         self.queue_age_s = queue_age_s
         self.waiting = waiting
         self.in_flight = in_flight
-        self._sums = np.add.reduce([second.sums for second in seconds]) if seconds else np.zeros(COLUMNS)
-        self._cumulative = self._sums[: 2 * BUCKETS].reshape(2, BUCKETS).cumsum(axis=1)
-        span_us = 0.0
-        for second in seconds:
-            # Seconds covered, by gateway: a lost report or one just joined does not count as a second of silence.
-            span_us += second.sums.item(MICROSECONDS) / len(second.gateways)
-        self._span_s = span_us / 1e6
+        self._seconds = seconds
+        self._counts = counts.reshape(4, BUCKETS)
+        self._cumulative = self._counts[: INTER_TOKEN + 1].cumsum(axis=1)
+        # Seconds covered, by gateway: a lost report or one just joined does not count as a second of silence.
+        self._span_s = sum([second.microseconds / len(second.gateways) for second in seconds]) / 1e6
 
-    def rates(self) -> dict[Signal, float]:
+    def request_rates(self) -> dict[Signal, float]:
         if self._span_s <= 0.0:
             return {}
-        arrived, failed, _, prompt, output = (self._sums[ARRIVED:] / self._span_s).tolist()
         return {
-            Signal.ARRIVAL_RATE: arrived,
-            Signal.FAILURE_RATE: failed,
-            Signal.PROMPT_TOKEN_RATE: prompt / 1000.0,
-            Signal.GENERATION_TOKEN_RATE: output / 1000.0,
+            Signal.ARRIVAL_RATE: sum([second.arrived for second in self._seconds]) / self._span_s,
+            Signal.FAILURE_RATE: sum([second.failed for second in self._seconds]) / self._span_s,
         }
 
-    def quantile(self, which: slice, q: float) -> float | None:
-        return sketch_quantile(q, self._cumulative[which.start // BUCKETS])
+    def token_rates(self) -> dict[Signal, float]:
+        if self._span_s <= 0.0:
+            return {}
+        prompt, output = np.add.reduce(self._counts[PROMPT:] * _MILLI_VALUES, axis=1).tolist()
+        return {
+            Signal.PROMPT_TOKEN_RATE: prompt / 1000.0 / self._span_s,
+            Signal.GENERATION_TOKEN_RATE: output / 1000.0 / self._span_s,
+        }
+
+    def quantile(self, which: int, q: float) -> float | None:
+        return sketch_quantile(q, self._cumulative[which])
 
 
-def _counts(*packed: Sequence[bytes]) -> Floats:
-    """The counts by bucket of the joined sketches of each kind, one row for a kind."""
+def _counts(*packed: list[bytes]) -> Floats:
+    """The counts by bucket of the sketches of each kind, kind after kind."""
     joined = [b"".join(sketches) for sketches in packed]
     entries = np.frombuffer(b"".join(joined), SKETCH_ENTRY)
-    buckets = entries["bucket"].astype(np.intp)
-    start = 0
-    for kind, sketches in enumerate(joined):
-        stop = start + len(sketches) // SKETCH_ENTRY.itemsize
-        buckets[start:stop] += kind * BUCKETS
-        start = stop
-    counts = np.bincount(buckets, entries["count"], BUCKETS * len(packed))
-    return np.asarray(counts, np.float64).reshape(len(packed), BUCKETS)
+    starts = np.repeat(_STARTS, [len(sketches) // SKETCH_ENTRY.itemsize for sketches in joined])
+    counts = np.bincount(entries["bucket"] + starts, entries["count"], COLUMNS)
+    return np.asarray(counts, np.float64)

@@ -58,7 +58,7 @@ class SignalWindow:
     that changes back between two ticks goes unseen. A snapshot at a tick costs one look, one between ticks mostly two.
 
     **Memory.** Each replica keeps one row of at most 76 doubles (0.7 KB) for each scrape of the retention (twice the
-    patience and the smoothing, at least 60 s); each gateway 0.3 KB for each report of it; the model 5 KB for each
+    patience and the smoothing, at least 60 s); each gateway 0.3 KB for each report of it; the model 10 KB for each
     second of it, and 224 bytes for each second of the longest need. Replicas and gateways that have been silent for
     the retention are dropped.
     """
@@ -262,9 +262,11 @@ def _add_gateways(usable: dict[Signal, Reading], view: GatewayView, expected: Ex
     """Adds to the engines' signals what gateways know better, or alone."""
     at = view.observed_at
     usable[Signal.QUEUE_AGE] = fresh(view.queue_age_s, at)
-    for signal, rate in view.rates().items():
-        if signal in _GATEWAYS_KNOW_BETTER or signal not in usable:
-            usable[signal] = fresh(rate, at)
+    for signal, rate in view.request_rates().items():
+        usable[signal] = fresh(rate, at)
+    if Signal.PROMPT_TOKEN_RATE not in usable or Signal.GENERATION_TOKEN_RATE not in usable:
+        for signal, rate in view.token_rates().items():
+            usable.setdefault(signal, fresh(rate, at))
     for signal, q, _, which, undecided in _LATENCIES:
         if which is not None:
             value = view.quantile(which, q)
@@ -283,7 +285,6 @@ def _add_gateways(usable: dict[Signal, Reading], view: GatewayView, expected: Ex
             usable[Signal.REQUESTS_PER_REPLICA] = fresh(view.in_flight / len(expected), at)
 
 
-_GATEWAYS_KNOW_BETTER = (Signal.ARRIVAL_RATE, Signal.FAILURE_RATE)
 _REPLICAS_ONLY = (
     Signal.REQUESTS_RUNNING,
     Signal.REQUESTS_WAITING,
