@@ -13,6 +13,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from operator import mul
 
 import numpy as np
 
@@ -41,8 +42,6 @@ RATES = (
 
 Gauges = list[float]
 """When a replica's latest row was observed, its running and waiting requests and KV use; NaN where it does not tell."""
-
-_SHORTEST_SPAN_S = 1e-9
 
 NO_HISTOGRAM = Histogram((), (), 0.0)
 """Of an engine that does not keep it."""
@@ -328,18 +327,21 @@ class Part:
 
     def measure(self, since: float) -> None:
         """Fill in gauges by replica, rates and increases of all together."""
-        rows = np.frombuffer(b"".join(self.latest + self.base)).reshape(2, len(self.latest), -1)
-        self.gauges = rows[0, :, :ARRIVED].tolist()
-        gained = np.subtract.reduce(rows)
+        columns = len(self.latest[0]) // _DOUBLE.size
+        rows = np.ndarray((2, len(self.latest), columns), np.float64, b"".join(self.latest + self.base))
+        latest_rows, base_rows = rows
+        gained = latest_rows - base_rows
+        self.gauges = latest_rows[:, :ARRIVED].tolist()
         for index, latest, base in self.irregular:
             replica = self.replicas[index]
             gained[index, ARRIVED:] = replica.gained(base, latest)
-            columns = (RUNNING, WAITING, KV_CACHE_USE)
-            self.gauges[index][RUNNING:] = [replica.known_gauge(latest, column, since) for column in columns]
+            gauges = (RUNNING, WAITING, KV_CACHE_USE)
+            self.gauges[index][RUNNING:] = [replica.known_gauge(latest, gauge, since) for gauge in gauges]
         self.totals = np.add.reduce(gained).tolist()
         # A replica seen once has a span of 0 and no rate yet.
-        spans_s = np.maximum(gained[:, AT : AT + 1], _SHORTEST_SPAN_S)
-        self.rates = np.add.reduce(gained[:, ARRIVED : ARRIVED + len(RATES)] / spans_s).tolist()
+        per_s = [1.0 / span_s if span_s else 0.0 for span_s in gained[:, AT].tolist()]
+        rated = gained[:, ARRIVED : ARRIVED + len(RATES)].T.tolist()
+        self.rates = [sum(map(mul, increases, per_s)) for increases in rated]
 
     def histogram(self, which: int) -> tuple[Sequence[float], list[float], float]:
         """Bounds, cumulative counts and sum of what was observed in the span of the view."""

@@ -202,16 +202,19 @@ class Gateways:
             rows += [row for gateway in self._ordered if gateway.at > t and (row := gateway.row_at(t, since))]
         if not rows:
             return None
-        states = np.frombuffer(b"".join(rows)).reshape(-1, 5)
-        newest = float(np.maximum.reduce(states[:, 0]))
+        observed_at, due_at, ages, waiting, in_flight = zip(*_ROW.iter_unpack(b"".join(rows)), strict=True)
         # Ages are as of the report, by its own clock: between reports the oldest request changes as often as not, and
         # letting it age on doubled the error on a recording. A report that is overdue does age on, by the log's clock.
-        age = float(np.maximum.reduce(states[:, 2] + np.maximum(t - states[:, 1], 0.0)))
-        waiting, in_flight = np.add.reduce(states[:, 3:]).tolist()
+        age = (
+            max(ages)
+            if t <= min(due_at)
+            else max([age + max(t - due, 0.0) for age, due in zip(ages, due_at, strict=True)])
+        )
         last = self._second_of(t)
         ticks = range(last - self._seconds_back + 1, last + 1)
         seconds = [self._seconds[tick] for tick in ticks if tick in self._seconds]
-        return GatewayView(newest, max(age, 0.0), waiting, in_flight, seconds, self._counts_to(last, seconds))
+        counts = self._counts_to(last, seconds)
+        return GatewayView(max(observed_at), max(age, 0.0), sum(waiting), sum(in_flight), seconds, counts)
 
     def _counts_to(self, last: int, seconds: list[Second]) -> Floats:
         """The counts of ``seconds``, those that end with tick ``last``. From one second to the next only the first
