@@ -185,14 +185,19 @@ class Gateways:
             self._counted_to = None
 
     def evict(self, before: float) -> None:
-        """Drop reports and sums older than ``before``, and gateways that have none since."""
+        """Drop reports older than ``before``, and gateways that have none since."""
         for gateway in self._ordered:
             gateway.evict(before)
         for gateway_id in [gateway.gateway_id for gateway in self._ordered if not gateway.keys]:
             del self.known[gateway_id]
         self._ordered = [gateway for gateway in self._ordered if gateway.keys]
-        for tick in [tick for tick in self._seconds if tick + self._phase_s <= before]:
-            del self._seconds[tick]
+
+    def drop_seconds(self, settled_at: float) -> None:
+        """Drop the sums of seconds that no view after ``settled_at`` can reach. Called at each snapshot, as they are
+        most of what is kept."""
+        first = self._second_of(settled_at) - self._seconds_back
+        while self._seconds and (oldest := next(iter(self._seconds))) < first:
+            del self._seconds[oldest]
 
     def view(self, t: float) -> GatewayView | None:
         """What the gateways said at ``t``; None if none reported within patience. Needs ``settle`` before."""

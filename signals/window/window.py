@@ -59,8 +59,8 @@ class SignalWindow:
 
     **Memory.** Each replica keeps one row of at most 76 doubles (0.7 KB) for each scrape of the retention (twice the
     patience and the smoothing, at least 60 s); each gateway 0.3 KB for each report of it; the model 10 KB for each
-    second of it, and 224 bytes for each second of the longest need. Replicas and gateways that have been silent for
-    the retention are dropped.
+    second of patience and smoothing in which gateways reported, and 224 bytes for each second of the longest need.
+    Replicas and gateways that have been silent for the retention are dropped.
     """
 
     def __init__(
@@ -195,6 +195,7 @@ class SignalWindow:
 
     def _settle(self, now: float) -> None:
         self._settled_at = max(self._settled_at, now - self._patience_s)
+        self._gateways.drop_seconds(self._settled_at)
         if now < self._evicted_at + self._patience_s:
             return
         self._evicted_at = now
