@@ -11,12 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 from broker.model.observation import Override
 from broker.model.plan import Decision
 from broker.model.replica import Replica
+from broker.model.signals import MOST_OPEN_REQUESTS
 from broker.model.snapshot import ModelSnapshot
 from broker.model.state import Breaker
 
 MOST_SUMMARIES = 10_000
 _Whole = Annotated[int, Field(ge=0, le=2**53)]
 """JSON readers of other languages lose digits beyond 2**53."""
+_OpenRequests = Annotated[int, Field(ge=0, le=MOST_OPEN_REQUESTS)]
 
 Author = Annotated[str, Field(min_length=1, max_length=200)]
 Because = Annotated[str, Field(min_length=1, max_length=1000)]
@@ -34,7 +36,7 @@ class GatewaySessionBody(BaseModel):
     sequence: _Whole
     applied_revision: _Whole
     observed_at: FiniteFloat
-    in_flight: dict[Annotated[str, Field(min_length=1, max_length=200)], _Whole] = {}
+    in_flight: dict[Annotated[str, Field(min_length=1, max_length=200)], _OpenRequests] = {}
     closed: bool = False
     summaries: list[Any] = Field(default=[], max_length=MOST_SUMMARIES)
 

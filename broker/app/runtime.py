@@ -59,7 +59,7 @@ class Runtime:
         settings: RuntimeSettings | None = None, restored: Callable[[float], None] = lambda last_now: None,
     ) -> None:  # fmt: skip
         self.clock = clock
-        self.core = BrokerCore(log, policies, self._dispatch)
+        self.core = BrokerCore(log, policies, self._dispatch, _window_failed)
         self.log = log
         self.settings = settings or RuntimeSettings()
         self.log_problem: str | None = None
@@ -282,6 +282,11 @@ class Runtime:
 
 
 _PENDING = "it takes effect once the log can be written again, unless the broker ends before"
+
+
+def _window_failed(model_id: str, error: Exception) -> None:
+    action = "this model's signals are unknown until new ones come in; the other models go on"
+    logger.error("window_failed", model_id=model_id, problem=in_words(error), action=action, exc_info=error)
 
 
 def _settle(recorded: asyncio.Future[None], error: LogError | None) -> None:

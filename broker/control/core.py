@@ -13,13 +13,13 @@ from collections.abc import Iterable
 from broker.control.decide import Policies
 from broker.control.loop import ControlLoop, Ran
 from broker.control.reconcile import Dispatch
+from broker.control.windows import TellFault, Windows, raise_fault
 from broker.model.observation import Observation
 from broker.model.ports import Epoch, Log
 from broker.model.replica import ReplicaPhase
 from broker.model.signals import MetricSample, RequestSummary
 from broker.model.snapshot import WindowNeed
 from broker.model.spec import Limits, ModelSpec
-from signals.window import SignalWindow
 
 SNAPSHOT_INTERVAL_S = 1.0
 SNAPSHOT_SLOTS = 32
@@ -33,9 +33,9 @@ but still acts at once."""
 class BrokerCore:
     """One cluster's broker without clock, sockets or event loop."""
 
-    def __init__(self, log: Log, policies: Policies, dispatch: Dispatch) -> None:
+    def __init__(self, log: Log, policies: Policies, dispatch: Dispatch, tell_fault: TellFault = raise_fault) -> None:
         self._policies = policies
-        self._windows: dict[str, SignalWindow] = {}
+        self._windows = Windows(tell_fault)
         self._specs: dict[str, tuple[ModelSpec, Limits]] = {}
         self._snapshot_at: dict[str, float] = {}
         self._next_snapshot_at = math.inf
@@ -56,8 +56,7 @@ class BrokerCore:
         """A measurement of a model; unknown models are ignored. True if it matters so much that a snapshot is due at
         once, earlier than before."""
         model_id = sample.model_id
-        window = self._windows.get(model_id)
-        if window is None or not window.observe(sample):
+        if model_id not in self._windows or not self._windows.observe(sample):
             return False
         self._urgent.add(model_id)
         if sample.received_at >= self._snapshot_at[model_id]:
@@ -92,8 +91,12 @@ class BrokerCore:
         due = [(model_id not in self._urgent, at, model_id) for model_id, at in self._snapshot_at.items()]
         due = sorted(entry for entry in due if entry[1] <= now or entry[1] > horizon)[:SNAPSHOTS_AT_ONCE]
         for model_id in sorted(model_id for _, _, model_id in due):
-            self.loop.offer(self._windows[model_id].snapshot(now, now))
-            self._snapshot_at[model_id] = _moment_after(model_id, now)
+            moment = _moment_after(model_id, now)
+            # What is merely due is told as of its moment, where the window has looked already: a second look a few
+            # milliseconds later would cost as much again.
+            at = now if model_id in self._urgent else moment - SNAPSHOT_INTERVAL_S
+            self.loop.offer(self._windows.snapshot(model_id, at, now))
+            self._snapshot_at[model_id] = moment
             self._urgent.discard(model_id)
         self._find_next_snapshot()
         return bool(due)
@@ -108,8 +111,9 @@ class BrokerCore:
         for model_id in model_ids:
             model = state.models.get(model_id)
             if model is None:
-                for kept in (self._windows, self._specs, self._snapshot_at):
-                    kept.pop(model_id, None)
+                self._windows.drop(model_id)
+                self._specs.pop(model_id, None)
+                self._snapshot_at.pop(model_id, None)
                 self._urgent.discard(model_id)
                 continue
             known = self._specs.get(model_id)
@@ -117,17 +121,13 @@ class BrokerCore:
                 self._specs[model_id] = (model.spec, limits)
                 self._configure(model.spec, limits, now)
             ready = [name for name, r in state.replicas_of(model_id).items() if r.phase is ReplicaPhase.READY]
-            self._windows[model_id].expect(ready, now)
+            self._windows.expect(model_id, ready, now)
         self._find_next_snapshot()
 
     def _configure(self, spec: ModelSpec, limits: Limits, now: float) -> None:
-        needs = self._needs(spec)
-        window = self._windows.get(spec.model_id)
-        if window is None:
-            self._windows[spec.model_id] = SignalWindow(spec.model_id, needs, limits.signal_patience_s)
-            self._snapshot_at[spec.model_id] = _moment_after(spec.model_id, now)
-        else:
-            window.reconfigure(needs)
+        model_id = spec.model_id
+        self._windows.configure(model_id, self._needs(spec), limits.signal_patience_s, _moment(model_id))
+        self._snapshot_at.setdefault(model_id, _moment_after(model_id, now))
 
     def _needs(self, spec: ModelSpec) -> tuple[WindowNeed, ...]:
         needs: dict[WindowNeed, None] = {}
@@ -137,7 +137,12 @@ class BrokerCore:
         return tuple(needs)
 
 
+def _moment(model_id: str) -> float:
+    """The model's own moment of each second. Half a slot off the whole second, where listings and timers fall."""
+    return (zlib.crc32(model_id.encode()) % SNAPSHOT_SLOTS + 0.5) / SNAPSHOT_SLOTS * SNAPSHOT_INTERVAL_S
+
+
 def _moment_after(model_id: str, now: float) -> float:
-    """The model's next moment. Half a slot off the whole second, where listings and timers fall."""
-    moment = (zlib.crc32(model_id.encode()) % SNAPSHOT_SLOTS + 0.5) / SNAPSHOT_SLOTS * SNAPSHOT_INTERVAL_S
+    """The model's next moment."""
+    moment = _moment(model_id)
     return moment + SNAPSHOT_INTERVAL_S * (math.floor((now - moment) / SNAPSHOT_INTERVAL_S) + 1)

@@ -157,7 +157,9 @@ def _shape(
     if trail.value < before and not shaping.signals_allow_scale_in(
         model.snapshot, recommendation, draft.now, patience_s
     ):
-        trail.set("signals", before, Reason.HOLD_NO_SIGNALS, "no scale-in while the signals are stale or absent")
+        problem = f" ({model.snapshot.problem})" if model.snapshot is not None and model.snapshot.problem else ""
+        words = f"no scale-in while the signals are stale or absent{problem}"
+        trail.set("signals", before, Reason.HOLD_NO_SIGNALS, words)
     shaping.bound(trail, model.spec)
     if model.snapshot is not None and shaping.in_time(model.snapshot, draft.now, patience_s):
         trail.wake.append(model.snapshot.received_at + patience_s)

@@ -62,6 +62,15 @@ class MetricSample:
 LARGEST_COUNT = 2**53
 """Beyond it doubles, and JSON readers of other languages, lose digits."""
 
+MOST_OPEN_REQUESTS = 10_000_000
+"""At one gateway; a process has no more than some hundred thousand connections."""
+
+MOST_PER_S = 1_000_000
+"""Requests at one gateway; one process takes some ten thousand."""
+
+LONGEST_WAIT_S = 86400.0
+"""Of a request without a first token; every client has given up before."""
+
 LONGEST_INTERVAL_S = 7 * 86400.0
 LATEST_AT = 1e11
 """In the year 5138: whatever is later is no time."""
@@ -99,14 +108,36 @@ class RequestSummary:
     output_tokens: Sketch = EMPTY_SKETCH
 
     def implausible(self) -> str:
-        """What in it cannot be, empty if all can. Sums over such numbers overflow, and then no step goes on."""
-        counts = ("sequence", "arrived", "finished", "failed", "rejected", "held", "in_flight", "waiting")
-        for name in counts:
+        """What in it cannot be and what would be right, empty if all can be. Sums over such numbers overflow, and one
+        of them scales a model to its maximum."""
+        for name in ("sequence", "arrived", "finished", "failed", "rejected", "held", "in_flight", "waiting"):
             if not 0 <= getattr(self, name) <= LARGEST_COUNT:
                 return f"{name}: it must be from 0 to 2**53"
         if not 0.0 <= self.interval_s <= LONGEST_INTERVAL_S:
             return f"interval_s: {self.interval_s} is not from 0 to {LONGEST_INTERVAL_S:g}"
+        for name in ("in_flight", "waiting", "held"):
+            if (count := getattr(self, name)) > MOST_OPEN_REQUESTS:
+                return (
+                    f"{name}: {count} is more than one gateway can hold ({MOST_OPEN_REQUESTS}); count the open requests"
+                )
+        most = MOST_PER_S * max(self.interval_s, 1.0)
+        for name in ("arrived", "finished", "failed", "rejected"):
+            if (count := getattr(self, name)) > most:
+                return (
+                    f"{name}: {count} in {self.interval_s:g} s is more than one gateway can take; count this interval's"
+                )
         for name, at in (("observed_at", self.observed_at), ("oldest_waiting_since", self.oldest_waiting_since)):
             if at is not None and not 0.0 <= at <= LATEST_AT:
                 return f"{name}: {at} is not a time in seconds since the Unix epoch"
-        return ""
+        return self._implausible_age()
+
+    def _implausible_age(self) -> str:
+        if self.oldest_waiting_since is None:
+            return ""
+        age_s = self.observed_at - self.oldest_waiting_since
+        if -LONGEST_WAIT_S <= age_s <= LONGEST_WAIT_S:
+            return ""
+        return (
+            f"oldest_waiting_since: {self.oldest_waiting_since:g} is {abs(age_s):.0f} s off observed_at; give the "
+            "arrival of the oldest waiting request by the same clock, null if none waits"
+        )

@@ -48,7 +48,10 @@ class ReplicaLoad:
 
 @dataclass(frozen=True, slots=True)
 class ModelSnapshot:
-    """What ``SignalWindow`` says of one model. ``sequence`` increases with every snapshot of the model."""
+    """What ``SignalWindow`` says of one model. ``sequence`` increases with every snapshot of the model.
+
+    ``problem`` is empty, unless the window itself failed lately: it says why nothing, or only the latest, is known.
+    """
 
     model_id: str
     sequence: int
@@ -57,6 +60,7 @@ class ModelSnapshot:
     readings: Mapping[Signal, Reading] = field(default_factory=dict)
     windows: tuple[WindowReading, ...] = ()
     replicas: tuple[ReplicaLoad, ...] = ()
+    problem: str = ""
 
     def reading(self, signal: Signal) -> Reading:
         return self.readings.get(signal, ABSENT)

@@ -54,13 +54,13 @@ class SignalWindow:
     waiting numbers as the age of the oldest in a first-come queue (``Replica.queue_age_s``; it cannot exceed the
     retention), and arrivals are finished requests plus the change of those inside.
 
-    **Windows** look at the signal at each whole second; see ``WindowReading``. A signal that changes back between two
-    of them goes unseen.
+    **Windows** look at the signal at each tick, ``phase_s`` after each whole second; see ``WindowReading``. A signal
+    that changes back between two ticks goes unseen. A snapshot at a tick costs one look, one between ticks mostly two.
 
-    **Memory.** Each replica keeps one row of at most 75 doubles (0.7 KB) for each scrape of the retention (twice the
-    patience and the smoothing, at least 60 s); each gateway 0.3 KB for each report of it; the model 5 KB for each
-    second of it, and 224 bytes for each second of the longest need. Replicas and gateways that have been silent for
-    the retention are dropped.
+    **Memory.** Each replica keeps one row of at most 76 doubles (0.7 KB) for each scrape of the retention (twice the
+    patience and the smoothing, at least 60 s); each gateway 0.3 KB for each report of it; the model 10 KB for each
+    second of patience and smoothing in which gateways reported, and 224 bytes for each second of the longest need.
+    Replicas and gateways that have been silent for the retention are dropped.
     """
 
     def __init__(
@@ -70,23 +70,23 @@ class SignalWindow:
         patience_s: float,
         *,
         smoothing_s: float = 15.0,
+        phase_s: float = 0.0,
         first_sequence: int = 1,
     ) -> None:
         self.model_id = model_id
+        self.sequence = first_sequence
         self.late = 0
         self._needs = needs
         self._patience_s = patience_s
         self._smoothing_s = smoothing_s
-        self._retention_s = max(SHORTEST_RETENTION_S, 2.0 * (patience_s + smoothing_s))
         self._engines = Engines(patience_s, smoothing_s)
-        self._gateways = Gateways(patience_s, smoothing_s)
-        self._timeline = Timeline(_seconds(needs))
+        self._gateways = Gateways(patience_s, smoothing_s, phase_s)
+        self._timeline = Timeline(_seconds(needs), phase_s)
         self._expected: list[tuple[float, Expected]] = []
         self._next_tick: int | None = None
         self._looked_to = math.inf
         self._settled_at = -math.inf
         self._evicted_at = -math.inf
-        self._sequence = first_sequence
         self._waiting: set[str] = set()
         self._skew_s: dict[str, float] = {}
 
@@ -143,11 +143,16 @@ class SignalWindow:
         self._skew_s.pop(replica_id, None)
         return self._engines.forget(replica_id)
 
-    def reconfigure(self, needs: tuple[WindowNeed, ...]) -> None:
-        """Other windows from now on. What is known of the past stays."""
+    def reconfigure(self, needs: tuple[WindowNeed, ...], patience_s: float) -> None:
+        """Other windows, and another patience, from now on. What is known of the past stays."""
         self._needs = needs
+        self._patience_s = self._engines.patience_s = self._gateways.patience_s = patience_s
         if _seconds(needs) != self._timeline.seconds:
             self._timeline = self._timeline.resized(_seconds(needs))
+
+    @property
+    def phase_s(self) -> float:
+        return self._timeline.phase_s
 
     @property
     def skewed(self) -> dict[str, float]:
@@ -158,35 +163,39 @@ class SignalWindow:
     def snapshot(self, now: float, received_at: float) -> ModelSnapshot:
         """All that may be known of the model at ``now``."""
         self._gateways.settle()
-        last = math.floor(now)
+        timeline = self._timeline
+        last = timeline.tick_before(now)
         engines: EngineView | None = None
         usable: dict[Signal, Reading] = {}
         if self._next_tick is not None:
-            back = max(self._timeline.seconds, math.ceil(self._retention_s))
+            back = max(timeline.seconds, math.ceil(self._retention_s))
             for tick in range(max(self._next_tick, last - back + 1), last + 1):
-                engines, usable = self._look(float(tick))
-                self._timeline.write(tick, usable)
+                engines, usable = self._look(timeline.time_of(tick))
+                timeline.write(tick, usable)
             self._next_tick = max(self._next_tick, last + 1)
-            self._looked_to = self._next_tick - 1
-        if engines is None or now != last:
+            self._looked_to = timeline.time_of(self._next_tick - 1)
+        if engines is None or now != timeline.time_of(last):
             engines, usable = self._look(now)
-        readings = {
-            signal: usable[signal] if signal in usable else self._timeline.last_good(signal) for signal in SIGNALS
-        }
-        windows = tuple([self._timeline.window(need, now, readings[need.signal]) for need in self._needs])
-        snapshot = ModelSnapshot(self.model_id, self._sequence, now, received_at, readings, windows, engines.loads())
+        readings = {signal: usable.get(signal) or timeline.last_good(signal) for signal in SIGNALS}
+        windows = tuple([timeline.window(need, now, readings[need.signal]) for need in self._needs])
+        snapshot = ModelSnapshot(self.model_id, self.sequence, now, received_at, readings, windows, engines.loads())
         self._settle(now)
-        self._sequence += 1
+        self.sequence += 1
         return snapshot
+
+    @property
+    def _retention_s(self) -> float:
+        return max(SHORTEST_RETENTION_S, 2.0 * (self._patience_s + self._smoothing_s))
 
     def _look_again(self, at: float) -> None:
         """The ticks from ``at`` on must be looked at (again)."""
-        tick = math.ceil(at)
+        tick = self._timeline.tick_from(at)
         self._next_tick = tick if self._next_tick is None else min(self._next_tick, tick)
-        self._looked_to = self._next_tick - 1
+        self._looked_to = self._timeline.time_of(self._next_tick - 1)
 
     def _settle(self, now: float) -> None:
         self._settled_at = max(self._settled_at, now - self._patience_s)
+        self._gateways.drop_seconds(self._settled_at)
         if now < self._evicted_at + self._patience_s:
             return
         self._evicted_at = now
@@ -220,7 +229,8 @@ class SignalWindow:
         gauges = view.gauges()
         missing = bool(view.silent)
         if expected is not None:
-            gauges = {replica_id: values for replica_id, values in gauges.items() if replica_id in expected}
+            if not gauges.keys() <= expected.keys():
+                gauges = {replica_id: values for replica_id, values in gauges.items() if replica_id in expected}
             missing = len(gauges) < len(expected) and any(
                 t - since > self._patience_s or replica_id in view.silent
                 for replica_id, since in expected.items()
@@ -229,7 +239,7 @@ class SignalWindow:
         if missing or not gauges:
             return {}
         at = view.oldest_at
-        running, waiting, kv = map(sum, zip(*gauges.values(), strict=True))
+        _, running, waiting, kv = map(sum, zip(*gauges.values(), strict=True))
         numbers = {
             Signal.REQUESTS_RUNNING: running,
             Signal.REQUESTS_WAITING: waiting,
@@ -253,9 +263,11 @@ def _add_gateways(usable: dict[Signal, Reading], view: GatewayView, expected: Ex
     """Adds to the engines' signals what gateways know better, or alone."""
     at = view.observed_at
     usable[Signal.QUEUE_AGE] = fresh(view.queue_age_s, at)
-    for signal, rate in view.rates().items():
-        if signal in _GATEWAYS_KNOW_BETTER or signal not in usable:
-            usable[signal] = fresh(rate, at)
+    for signal, rate in view.request_rates().items():
+        usable[signal] = fresh(rate, at)
+    if Signal.PROMPT_TOKEN_RATE not in usable or Signal.GENERATION_TOKEN_RATE not in usable:
+        for signal, rate in view.token_rates().items():
+            usable.setdefault(signal, fresh(rate, at))
     for signal, q, _, which, undecided in _LATENCIES:
         if which is not None:
             value = view.quantile(which, q)
@@ -274,7 +286,6 @@ def _add_gateways(usable: dict[Signal, Reading], view: GatewayView, expected: Ex
             usable[Signal.REQUESTS_PER_REPLICA] = fresh(view.in_flight / len(expected), at)
 
 
-_GATEWAYS_KNOW_BETTER = (Signal.ARRIVAL_RATE, Signal.FAILURE_RATE)
 _REPLICAS_ONLY = (
     Signal.REQUESTS_RUNNING,
     Signal.REQUESTS_WAITING,

@@ -97,6 +97,18 @@ BAD_SUMMARIES = [
     ("a count below nothing", {"arrived": -1}, "arrived: it must be from 0 to 2**53"),
     ("an interval whose microseconds overflow", {"interval_s": 1e308}, "interval_s: 1e+308 is not from 0 to 604800"),
     ("a time that never was", {"oldest_waiting_since": -1e308}, "oldest_waiting_since: -1e+308 is not a time"),
+    ("a request that waits since 1970", {"oldest_waiting_since": 0.0}, "oldest_waiting_since: 0 is 1700000001 s off"),
+    (
+        "a request that comes tomorrow",
+        {"oldest_waiting_since": BASE + 1e6},
+        "oldest_waiting_since: 1.701e+09 is 999999 s",
+    ),
+    (
+        "more open requests than can be",
+        {"in_flight": 2**50},
+        "in_flight: 1125899906842624 is more than one gateway can",
+    ),
+    ("more arrivals than can be", {"arrived": 2**50}, "arrived: 1125899906842624 in 1 s is more than one gateway can"),
     ("half a character", {"model_id": "\ud800", "arrived": None}, "arrived: None is not a whole number"),
 ]
 
@@ -147,6 +159,7 @@ REFUSED = [
     ("a negative count", {"in_flight": {"chat-0-g1": -1}}),
     ("a time that is not a number", {"observed_at": float("nan")}),
     ("a time without end", {"observed_at": float("inf")}),
+    ("more open requests than can be", {"in_flight": {"chat-0-g1": 2**50}}),
     ("half a character", {"boot_id": "\ud800"}),
     ("half a character for an endpoint", {"in_flight": {"\ud800": 1}}),
     ("too many summaries", {"summaries": [{}] * 10_001}),

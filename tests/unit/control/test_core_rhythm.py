@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from broker.control.core import SNAPSHOTS_AT_ONCE, BrokerCore
 from broker.control.loop import COALESCE_S, Ran
 from broker.log.memory import MemoryLog
 from broker.model.observation import SpecChanged
+from broker.model.reading import Freshness
+from broker.model.signals import Signal
 from broker.model.snapshot import ModelSnapshot
-from broker.model.spec import PoolSpec, SiteSpec
+from broker.model.spec import Limits, PoolSpec, SiteSpec
 from tests.support.builders import request_summary
 from tests.support.world import fake_policies, model_spec
 
 BASE = 1_800_000_000.0
+SITE = SiteSpec("test", (PoolSpec("local", "local", gpus=8),))
 MODELS = [f"model-{number}" for number in range(100)]
 
 
@@ -19,8 +24,7 @@ async def opened(models: list[str]) -> tuple[BrokerCore, MemoryLog]:
     log = MemoryLog()
     core = BrokerCore(log, fake_policies, lambda effect: None)
     await core.open("test", BASE)
-    site = SiteSpec("test", (PoolSpec("local", "local", gpus=8),))
-    core.offer(SpecChanged(site, tuple(map(model_spec, models)), BASE))
+    core.offer(SpecChanged(SITE, tuple(map(model_spec, models)), BASE))
     assert await core.run(BASE) is not None
     return core, log
 
@@ -55,6 +59,29 @@ async def test_every_model_has_one_snapshot_a_second_and_always_at_the_same_mome
         assert len(times) == 4
         assert max(at % 1.0 for at in times) - min(at % 1.0 for at in times) <= COALESCE_S + 1e-6
     assert len({times[0] for times in moments.values()}) > 10
+
+
+async def test_a_snapshot_that_is_merely_due_is_of_its_moment_and_an_urgent_one_of_now() -> None:
+    core, log = await opened(MODELS[:1])
+    due = core.due_at()
+    assert due is not None
+    await core.run(due + 0.013)
+    core.observe(request_summary(MODELS[0], at=due + 0.4))
+    await core.run(due + 0.45)
+    taken = [(seen.observed_at, seen.received_at) for step in await snapshots(log, after=1) for seen in step]
+    assert taken == [(due, due + 0.013), (due + 0.45, due + 0.45)]
+
+
+async def test_another_patience_for_signals_reaches_the_windows_that_stand() -> None:
+    core, _ = await opened(MODELS[:1])
+    core.observe(replace(request_summary(MODELS[0], at=BASE + 0.5), waiting=0, oldest_waiting_since=None))
+    patient = replace(SITE, limits=Limits(signal_patience_s=60.0))
+    core.offer(SpecChanged(patient, (model_spec(MODELS[0]),), BASE + 1.0))
+    await drive(core, BASE + 40.0)
+    snapshot = core.loop.state.models[MODELS[0]].snapshot
+    assert snapshot is not None
+    assert snapshot.reading(Signal.ARRIVAL_RATE).freshness is not Freshness.ABSENT
+    assert snapshot.reading(Signal.QUEUE_AGE).freshness is Freshness.FRESH
 
 
 async def test_a_broker_that_falls_behind_takes_a_bounded_number_at_once_and_all_of_them_in_turn() -> None:

@@ -348,12 +348,30 @@ def test_other_needs_keep_what_is_known_of_the_past() -> None:
     for second in range(100, 161):
         made.observe(scrape(float(second), waiting=3.0))
         look(made, float(second))
-    made.reconfigure((WAITING_30, WindowNeed(Signal.REQUESTS_WAITING, 300.0)))
+    made.reconfigure((WAITING_30, WindowNeed(Signal.REQUESTS_WAITING, 300.0)), PATIENCE_S)
     made.observe(scrape(161.0, waiting=3.0))
     snapshot = look(made, 161.0)
     assert snapshot.window(Signal.REQUESTS_WAITING, 30.0).covered
     assert not snapshot.window(Signal.REQUESTS_WAITING, 300.0).covered
     assert snapshot.window(Signal.REQUESTS_WAITING, 300.0).minimum == 3.0
+
+
+def test_a_window_looks_at_each_second_at_its_own_moment() -> None:
+    made = SignalWindow(MODEL, (WindowNeed(Signal.REQUESTS_WAITING, 5.0),), PATIENCE_S, phase_s=0.25)
+    for second in range(100, 120):
+        made.observe(scrape(second + 0.25, waiting=float(second)))
+        made.observe(scrape(second + 0.5, waiting=1000.0))
+    seen = look(made, 118.25).window(Signal.REQUESTS_WAITING, 5.0)
+    assert (seen.minimum, seen.maximum, seen.mean) == (113.0, 118.0, 115.5)
+    assert seen.covered
+
+
+def test_a_shorter_patience_counts_from_the_next_snapshot_on() -> None:
+    made = window()
+    made.observe(scrape(100.0, waiting=4.0))
+    assert look(made, 106.0).reading(Signal.REQUESTS_WAITING).current == 4.0
+    made.reconfigure((), 5.0)
+    assert freshness(look(made, 106.0), Signal.REQUESTS_WAITING) is Freshness.STALE
 
 
 # What arrives twice, late, or from the future.
