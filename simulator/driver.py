@@ -117,8 +117,9 @@ class Driver:
             listing = drive(actuator.observe())
         except ActuatorError as error:
             listing = unknown_listing(actuator.pool_id, str(error), self.now)
-        if listings.worth_telling(listing):
-            self.offer(listing)
+        told = listings.worth_telling(listing, self.core.loop.state)
+        if told is not None:
+            self.offer(told)
 
     def _dispatch(self, effect: Effect) -> None:
         """The inline runner: the receipt is there at once."""

@@ -250,8 +250,9 @@ class Runtime:
         while True:
             await self.clock.sleep_until(next_at)
             listing = await self._list(actuator)
-            if listings.worth_telling(listing):
-                self.offer(listing)
+            told = listings.worth_telling(listing, self.core.loop.state)
+            if told is not None:
+                self.offer(told)
             next_at = max(next_at + POOL_INTERVAL_S, self.clock.now())
 
     async def _list(self, actuator: Actuator) -> PoolSnapshot:

@@ -8,6 +8,7 @@ from typing import Any
 
 from broker.control import lifecycle
 from broker.control.draft import Draft
+from broker.control.listing import adds_nothing, lives_again, may_be_missed
 from broker.model.observation import (
     GatewayReport,
     LeadershipTaken,
@@ -36,12 +37,6 @@ from broker.model.replica import (
 from broker.model.snapshot import ModelSnapshot
 from broker.model.spec import EngineSpec, Mode, ModelSpec, PolicySpec
 from broker.model.state import GatewayState, ModelState, PoolState, gateway_entity_key
-
-_EXITING = ENDED | {ReplicaPhase.STOPPING}
-
-_RUNS = frozenset(ReplicaPhase) - ENDED - {ReplicaPhase.REQUESTED, ReplicaPhase.PENDING}
-"""Phases of a replica whose process was seen."""
-
 
 def absorb(draft: Draft, observations: Sequence[Observation]) -> None:
     """Write down what was observed, in the order in which the log received it."""
@@ -114,27 +109,11 @@ def _pool(draft: Draft, listing: PoolSnapshot) -> None:
         if record is None:
             _adopt(draft, listing, observed)
         elif record.phase in ENDED:
-            _seen_again(draft, listing, record, observed)
-        elif not _nothing_new(record, observed):
+            if lives_again(observed, record, listing.observed_at):
+                lifecycle.stop(draft, record, "it still runs though it was given up", StopMode.GRACEFUL)
+        elif not adds_nothing(observed, record):
             _seen(draft, record, observed)
-    _missing(draft, listing, {observed.replica_id for observed in listing.replicas})
-
-
-def _nothing_new(record: Replica, observed: ObservedReplica) -> bool:
-    """Whether a listing says of a replica what is on record. It nearly always does, 10,000 times a listing."""
-    return (
-        observed.phase is ReplicaPhase.STARTING
-        and record.phase in _RUNS
-        and record.missing_since is None
-        and (observed.url is None or observed.url == record.url)
-        and (observed.not_after is None or observed.not_after == record.not_after)
-    )
-
-
-def _seen_again(draft: Draft, listing: PoolSnapshot, record: Replica, observed: ObservedReplica) -> None:
-    """It was given up too early (not listed for a while, a start that was said to have failed): it must not live on."""
-    if observed.phase not in _EXITING and listing.observed_at >= record.phase_since:
-        lifecycle.stop(draft, record, "it still runs though it was given up", StopMode.GRACEFUL)
+    _missing(draft, listing)
 
 
 def _seen(draft: Draft, record: Replica, observed: ObservedReplica) -> None:
@@ -222,30 +201,31 @@ def _ordinal_of(observed: ObservedReplica) -> int:
     return int(middle) if middle.isdigit() else 0
 
 
-def _missing(draft: Draft, listing: PoolSnapshot, listed: set[str]) -> None:
+def _missing(draft: Draft, listing: PoolSnapshot) -> None:
     """Replicas that a good listing does not show are doubted at once, and given up by one that still does not show
     them after the pool's patience. Time alone gives up nothing: while listings fail, nobody knows."""
     vanished: list[Replica] = []
-    for model_id in draft.models:
-        records = draft.replicas_of(model_id)
-        if records.keys() <= listed:
+    for record in _unlisted(draft, listing):
+        if not may_be_missed(record, listing):
             continue
-        for record in list(records.values()):
-            if (
-                record.replica_id in listed
-                or record.pool_id != listing.pool_id
-                or record.phase in ENDED
-                or record.phase is ReplicaPhase.REQUESTED
-                or record.phase_since > listing.observed_at
-            ):
-                continue
-            if record.missing_since is None:
-                draft.put_replica(replace(record, missing_since=draft.now))
-            elif draft.now >= record.missing_since + draft.limits.pool_patience_s:
-                vanished.append(record)
+        if record.missing_since is None:
+            draft.put_replica(replace(record, missing_since=draft.now))
+        elif draft.now >= record.missing_since + draft.limits.pool_patience_s:
+            vanished.append(record)
     for record in sorted(vanished, key=lambda record: record.replica_id):
         wanted = record.phase is ReplicaPhase.STOPPING
         lifecycle.end(draft, record, record.failure if wanted else "vanished", "its pool no longer lists it")
+
+
+def _unlisted(draft: Draft, listing: PoolSnapshot) -> list[Replica]:
+    """The records of all models that the listing does not show, whole or told by what it misses."""
+    found: list[Replica] = []
+    listed = {observed.replica_id for observed in listing.replicas}
+    for model_id in draft.models:
+        records = draft.replicas_of(model_id)
+        unlisted = records.keys() - listed if listing.missing is None else records.keys() & listing.missing
+        found.extend(records[replica_id] for replica_id in sorted(unlisted))
+    return found
 
 
 def _receipt(draft: Draft, receipt: Receipt) -> None:

@@ -17,7 +17,11 @@ from broker.model.spec import ModelSpec, SiteSpec
 @dataclass(frozen=True, slots=True)
 class PoolSnapshot:
     """One listing of one pool. ``known`` False means that the listing failed: ``replicas`` then says nothing, and
-    above all not that there are none (``error`` says why)."""
+    above all not that there are none (``error`` says why).
+
+    ``missing`` None: ``replicas`` is all that the pool showed. Else it is only what was not on record as shown, and
+    ``missing`` are the ids on record that the pool did not show (see ``broker.control.listing``).
+    """
 
     pool_id: str
     observed_at: float
@@ -26,6 +30,7 @@ class PoolSnapshot:
     replicas: tuple[ObservedReplica, ...] = ()
     gpus_total: int | None = None
     error: str = ""
+    missing: tuple[str, ...] | None = None
 
 
 class Outcome(StrEnum):
