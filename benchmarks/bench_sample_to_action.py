@@ -24,6 +24,7 @@ from benchmarks import control_world as world
 from benchmarks.base import Measurement
 from broker.app.runner import AsyncRunner
 from broker.app.runtime import Runtime, cancel
+from broker.app.steadiness import steady_steps
 from broker.clock import SystemClock
 from broker.control.step import step
 from broker.log.sqlite import SqliteLog
@@ -97,7 +98,8 @@ async def _measure(scrapes_per_s: int) -> Measurement:
         runtime = Runtime(log=log, policies=cached(), actuators=pools, runner=runner, clock=clock)
         try:
             async with runtime.running("benchmark"):
-                return await _fire(runtime, actuator, models, scrapes_per_s)
+                with steady_steps():
+                    return await _fire(runtime, actuator, models, scrapes_per_s)
         finally:
             await log.close()
 

@@ -190,6 +190,8 @@ class Runtime:
             for recorded in waiting:
                 _settle(recorded, None)
             self._tell(ran)
+            if ran.plan.effects:
+                await _let_effects_begin()
 
     async def _wait_until(self, due: float | None) -> None:
         """Until ``due`` or a kick, whichever is first."""
@@ -280,6 +282,13 @@ class Runtime:
                 await self.log.trim(self.clock.now() - self.settings.retention_s)
             except LogError as error:
                 logger.error("trim_failed", problem=str(error))
+
+
+async def _let_effects_begin() -> None:
+    """Two turns of the event loop: the effect's task, and the runner's for its call. On a busy site the next step is
+    due already, and an effect that is written down would wait for all of it."""
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
 
 
 _PENDING = "it takes effect once the log can be written again, unless the broker ends before"

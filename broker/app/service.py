@@ -30,6 +30,7 @@ from broker.app.runner import AsyncRunner
 from broker.app.runtime import Runtime, RuntimeSettings, cancel
 from broker.app.scraping import ScrapeLoop
 from broker.app.settings import Secrets, SiteSettings, load_policies, load_secrets, load_site, spec_changed
+from broker.app.steadiness import steady_steps
 from broker.clock import SystemClock
 from broker.log.memory import MemoryLog
 from broker.log.sqlite import SqliteLog
@@ -104,6 +105,7 @@ async def run_broker(files: ServiceFiles, stop: asyncio.Event, *, ready: Callabl
             await runtime.record(declared)
         except LogError as error:
             logger.error("first_step_not_written", problem=str(error), action="the API answers 503 until it is")
+        stack.enter_context(steady_steps())
         session = await stack.enter_async_context(aiohttp.ClientSession(trust_env=False))
         loops = [
             ProbeLoop(runtime, Prober(session, clock), secret).run(),

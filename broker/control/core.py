@@ -26,8 +26,10 @@ SNAPSHOT_SLOTS = 32
 """Each model has its own moment of the second, so that 500 models make 32 small steps a second: one large one kept
 whoever came during it waiting for seconds. A power of two, so that the moments are exact as floats."""
 SNAPSHOTS_AT_ONCE = 32
-"""In one step, what matters much before what is merely due: a broker that falls behind looks at each model less often,
-but still acts at once."""
+"""In one step, of what is pressing: what matters much, and what is late by more than an interval. A broker that falls
+behind looks at each model less often, but still acts at once."""
+ROUTINE_AT_ONCE = 8
+"""In one step while nothing is pressing: whatever comes during it waits for a step of some milliseconds."""
 
 
 class BrokerCore:
@@ -58,11 +60,11 @@ class BrokerCore:
         model_id = sample.model_id
         if model_id not in self._windows or not self._windows.observe(sample):
             return False
-        self._urgent.add(model_id)
-        if sample.received_at >= self._snapshot_at[model_id]:
+        if model_id in self._urgent:
             return False
-        self._snapshot_at[model_id] = sample.received_at
-        self._next_snapshot_at = min(self._next_snapshot_at, sample.received_at)
+        self._urgent.add(model_id)
+        at = self._snapshot_at[model_id] = min(self._snapshot_at[model_id], sample.received_at)
+        self._next_snapshot_at = min(self._next_snapshot_at, at)
         return True
 
     def due_at(self) -> float | None:
@@ -70,8 +72,12 @@ class BrokerCore:
         due = self.loop.due_at()
         if not self._snapshot_at:
             return due
-        snapshots_due = self.loop.coalesced(self._next_snapshot_at)
+        snapshots_due = self._snapshots_due_at()
         return snapshots_due if due is None else min(due, snapshots_due)
+
+    def _snapshots_due_at(self) -> float:
+        """Urgent ones wait for nothing but the step that runs: what comes meanwhile is coalesced all the same."""
+        return self._next_snapshot_at if self._urgent else self.loop.coalesced(self._next_snapshot_at)
 
     async def run(self, now: float) -> Ran | None:
         """Emit the snapshots that are due, then step if something is pending. Raises ``LogError`` (nothing lost)."""
@@ -86,11 +92,14 @@ class BrokerCore:
     def _emit_snapshots(self, now: float) -> bool:
         """Offer the snapshots that are due; True if there were any."""
         horizon = now + SNAPSHOT_INTERVAL_S  # what is further ahead was set before the clock went back
-        if self.loop.coalesced(self._next_snapshot_at) > now and self._next_snapshot_at <= horizon:
+        if self._snapshots_due_at() > now and self._next_snapshot_at <= horizon:
             return False
-        due = [(model_id not in self._urgent, at, model_id) for model_id, at in self._snapshot_at.items()]
-        due = sorted(entry for entry in due if entry[1] <= now or entry[1] > horizon)[:SNAPSHOTS_AT_ONCE]
-        for model_id in sorted(model_id for _, _, model_id in due):
+        due = [(at, model_id) for model_id, at in self._snapshot_at.items() if at <= now or at > horizon]
+        late = now - SNAPSHOT_INTERVAL_S
+        urgent = [entry for entry in due if entry[1] in self._urgent]
+        pressing = [*sorted(urgent), *sorted(entry for entry in due if entry[0] <= late and entry not in urgent)]
+        chosen = pressing[:SNAPSHOTS_AT_ONCE] or sorted(due)[:ROUTINE_AT_ONCE]
+        for model_id in sorted(model_id for _, model_id in chosen):
             moment = _moment_after(model_id, now)
             # What is merely due is told as of its moment, where the window has looked already: a second look a few
             # milliseconds later would cost as much again.
@@ -99,7 +108,7 @@ class BrokerCore:
             self._snapshot_at[model_id] = moment
             self._urgent.discard(model_id)
         self._find_next_snapshot()
-        return bool(due)
+        return bool(chosen)
 
     def _find_next_snapshot(self) -> None:
         self._next_snapshot_at = min(self._snapshot_at.values(), default=math.inf)
