@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from broker.control import lifecycle
+from broker.control.copying import copy_with
 from broker.control.draft import Draft
 from broker.control.listing import adds_nothing, lives_again, may_be_missed
 from broker.model.observation import (
@@ -81,7 +82,7 @@ def _snapshot(draft: Draft, snapshot: ModelSnapshot) -> None:
             return
         if snapshot.received_at < last.received_at:
             snapshot = replace(snapshot, received_at=last.received_at)
-    draft.put_model(replace(model, snapshot=snapshot))
+    draft.put_model(copy_with(model, snapshot=snapshot))
     draft.dirty.add(model.model_id)
 
 
@@ -122,6 +123,11 @@ def _seen(draft: Draft, record: Replica, observed: ObservedReplica) -> None:
     if record.missing_since is not None:
         changes["missing_since"] = None
     match observed.phase:
+        case ReplicaPhase.STARTING | ReplicaPhase.LOADING | ReplicaPhase.READY:
+            if record.phase is ReplicaPhase.REQUESTED or record.phase is ReplicaPhase.PENDING:
+                started = observed.started_at if observed.started_at is not None else draft.now
+                changes["phase"], changes["phase_since"] = ReplicaPhase.STARTING, draft.now
+                changes["started_at"], changes["retry_at"] = started, None
         case ReplicaPhase.GONE | ReplicaPhase.FAILED:
             wanted = record.phase is ReplicaPhase.STOPPING
             # Told to exit, it is over for the reason that was given then; its exit itself says nothing more.
@@ -129,11 +135,6 @@ def _seen(draft: Draft, record: Replica, observed: ObservedReplica) -> None:
             failure = "" if wanted and not record.failure else record.failure or "exited"
             lifecycle.end(draft, replace(record, **changes), failure, why)
             return
-        case ReplicaPhase.STARTING | ReplicaPhase.LOADING | ReplicaPhase.READY:
-            if record.phase in (ReplicaPhase.REQUESTED, ReplicaPhase.PENDING):
-                started = observed.started_at if observed.started_at is not None else draft.now
-                changes |= {"phase": ReplicaPhase.STARTING, "phase_since": draft.now}
-                changes |= {"started_at": started, "retry_at": None}
         case ReplicaPhase.PENDING:
             if record.phase is ReplicaPhase.REQUESTED:
                 changes |= {"phase": ReplicaPhase.PENDING, "phase_since": draft.now, "retry_at": None}
@@ -149,7 +150,7 @@ def _seen(draft: Draft, record: Replica, observed: ObservedReplica) -> None:
     if observed.not_after is not None and observed.not_after != record.not_after:
         changes["not_after"] = observed.not_after
     if changes:
-        changed = replace(record, **changes)
+        changed = copy_with(record, **changes)
         if changed.published and not changes.keys().isdisjoint(("url", "not_after")):
             changed = draft.publish(changed)
         draft.put_replica(changed)

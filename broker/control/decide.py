@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from broker.control import shaping
 from broker.control.allocate import Allocation, allocate, carry_out
+from broker.control.copying import copy_with
 from broker.control.draft import Draft
 from broker.control.reasons import Reason
 from broker.control.shaping import Trail
@@ -53,7 +54,7 @@ def decide(draft: Draft, model_id: str, policies: Policies) -> Decision | None:
         wake.append(recommendation.valid_until)
     quiet = codes == model.last_code and target == model.target and (observing or not told)
     moves = shaping.recent_moves(model.moves, draft.now)
-    model = replace(
+    model = copy_with(
         model,
         target=target,
         moves=(*moves, TimedTarget(draft.now, before)) if target != before and not observing else moves,

@@ -95,11 +95,13 @@ class Draft:
         if self._gpus_in_use is None:
             used: dict[str, int] = {}
             self._loading = 0
+            ready = ReplicaPhase.READY  # nearly all are: a set is asked only about the others
             for model_id in self._base_replicas.keys() | self._replicas.keys():
                 for replica in self.replicas_of(model_id).values():
-                    self._loading += replica.phase in ON_ITS_WAY
-                    if replica.phase not in ENDED:
+                    phase = replica.phase
+                    if phase is ready or phase not in ENDED:
                         used[replica.pool_id] = used.get(replica.pool_id, 0) + replica.gpus
+                        self._loading += phase is not ready and phase in ON_ITS_WAY
             self._gpus_in_use = used
         return self._gpus_in_use
 

@@ -159,10 +159,7 @@ def repeat_launches(draft: Draft, model_id: str) -> None:
 
 def next_deadline(draft: Draft, model_id: str) -> float | None:
     """When time will next act on this model's replicas if nothing is observed."""
-    wake: list[float] = []
-    for record in _timed(draft, model_id):
-        wake.extend(_deadlines(draft, record))
-    return min(wake, default=None)
+    return min((at for record in _timed(draft, model_id) for at in _deadlines(draft, record)), default=None)
 
 
 def _timed(draft: Draft, model_id: str) -> list[Replica]:
@@ -277,18 +274,17 @@ def _deadlines(draft: Draft, record: Replica) -> list[float]:
     if record.phase in ENDED:
         return [record.phase_since + limits.ended_kept_s]
     found: list[float] = []
-    frozen = draft.frozen(record)
     match record.phase:
-        case ReplicaPhase.REQUESTED if record.retry_at is not None and _may_launch(draft, record):
-            found.append(record.retry_at)
         case ReplicaPhase.STARTING | ReplicaPhase.LOADING if record.started_at is not None:
             found.append(record.started_at + draft.models[record.model_id].spec.load_timeout_s)
+        case ReplicaPhase.REQUESTED if record.retry_at is not None and _may_launch(draft, record):
+            found.append(record.retry_at)
         case ReplicaPhase.READY if record.unhealthy_since is not None:
             found.append(record.unhealthy_since + limits.unhealthy_after_s)
-        case ReplicaPhase.DRAINING if record.drain is not None and not frozen:
+        case ReplicaPhase.DRAINING if record.drain is not None and not draft.frozen(record):
             found.append(record.drain.deadline_at)
             found.extend(gateway.seen_at + limits.gateway_session_s for gateway in draft.live_gateways())
-        case ReplicaPhase.STOPPING if not frozen:
+        case ReplicaPhase.STOPPING if not draft.frozen(record):
             if record.retry_at is not None:
                 found.append(record.retry_at)
             if record.stop_mode is StopMode.GRACEFUL and record.stop_deadline_at is not None:

@@ -70,8 +70,11 @@ def news_of(state: BrokerState, listing: PoolSnapshot) -> PoolSnapshot:
     site = state.control.site
     adopts = site is None or site.mode is not Mode.OBSERVE
     rows: list[ObservedReplica] = []
+    records, model_id = state.replicas_of(""), ""
     for observed in listing.replicas:
-        record = state.replicas_of(observed.model_id).get(observed.replica_id)
+        if observed.model_id != model_id:
+            records, model_id = state.replicas_of(observed.model_id), observed.model_id
+        record = records.get(observed.replica_id)
         if record is None:
             new = adopts and observed.phase not in ENDED
         elif record.phase in ENDED:

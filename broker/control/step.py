@@ -12,10 +12,11 @@ proportional to what changed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from broker.control import lifecycle
 from broker.control.absorb import absorb
+from broker.control.copying import copy_with
 from broker.control.decide import Policies, decide
 from broker.control.draft import Draft
 from broker.model.observation import Observation
@@ -68,7 +69,7 @@ def _advance_and_decide(draft: Draft, model_id: str, policies: Policies) -> Deci
     wake = min((at for at in (timed, model.wake_at) if at is not None), default=None)
     draining = any(record.phase is ReplicaPhase.DRAINING for record in draft.replicas_of(model_id).values())
     if (wake, draining) != (model.wake_at, model.draining):
-        draft.put_model(replace(model, wake_at=wake, draining=draining))
+        draft.put_model(copy_with(model, wake_at=wake, draining=draining))
     return decision
 
 

@@ -135,18 +135,18 @@ class BrokerState:
         gone: list[str] = []
         for (kind, key), entity in changes.items():
             match entity:
-                case ControlState():
-                    control = entity
+                case Replica():  # first: a step may change 10,000 of them
+                    if entity.model_id not in copied:
+                        copied[entity.model_id] = dict(replicas.get(entity.model_id, {}))
+                    copied[entity.model_id][key] = entity
                 case ModelState():
                     models[key] = entity
+                case ControlState():
+                    control = entity
                 case PoolState():
                     pools[key] = entity
                 case GatewayState():
                     gateways[key] = entity
-                case Replica():
-                    if entity.model_id not in copied:
-                        copied[entity.model_id] = dict(replicas.get(entity.model_id, {}))
-                    copied[entity.model_id][key] = entity
                 case None if kind == "replica":
                     gone.append(key)
                 case None if kind == "model":
