@@ -8,7 +8,7 @@ from broker.control.decide import Policies
 from broker.control.explain import Explanation, Situation, explain
 from broker.control.replay import replay
 from broker.model.plan import Decision
-from broker.model.ports import Checkpoint, Log
+from broker.model.ports import Log
 
 
 class Explainer:
@@ -35,11 +35,7 @@ async def explain_last(log: Log, policies: Policies, model_id: str) -> Explanati
 
 async def _situation_of(log: Log, policies: Policies, decision: Decision) -> Situation | None:
     """Replayed from the newest checkpoint before the decision; None if its step is kept no more."""
-    start: Checkpoint | None = None
-    async for checkpoint in log.checkpoints():
-        if checkpoint.now >= decision.now:
-            break
-        start = checkpoint
+    start = await log.checkpoint_before(decision.now)
     found: Situation | None = None
     async for replayed in replay(log, policies, start=start):
         record = replayed.record

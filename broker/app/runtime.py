@@ -184,11 +184,13 @@ class Runtime:
                 continue
             self.log_problem = None
             self.last_run_at = self.clock.now()
-            if ran is None:
+            if ran is None or ran.late:
                 self._unrecorded = waiting + self._unrecorded
+            else:
+                for recorded in waiting:
+                    _settle(recorded, None)
+            if ran is None:
                 continue
-            for recorded in waiting:
-                _settle(recorded, None)
             self._tell(ran)
             if ran.plan.effects:
                 await _let_effects_begin()

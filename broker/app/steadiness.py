@@ -1,4 +1,4 @@
-"""How the interpreter is set in a process that holds one large state for days and has somebody waiting for each step."""
+"""How the interpreter is set in a process that holds one large state for days, with somebody waiting for each step."""
 
 from __future__ import annotations
 

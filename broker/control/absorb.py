@@ -39,6 +39,7 @@ from broker.model.snapshot import ModelSnapshot
 from broker.model.spec import EngineSpec, Mode, ModelSpec, PolicySpec
 from broker.model.state import GatewayState, ModelState, PoolState, gateway_entity_key
 
+
 def absorb(draft: Draft, observations: Sequence[Observation]) -> None:
     """Write down what was observed, in the order in which the log received it."""
     for observation in observations:

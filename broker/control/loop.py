@@ -6,12 +6,12 @@ only inside the log, so that with the in-memory log a simulator can run them wit
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from broker.control.decide import Policies
 from broker.control.reconcile import Dispatch, Reconciler
 from broker.control.step import StepResult, step
-from broker.model.observation import LeadershipTaken, Observation
+from broker.model.observation import GatewayReport, LeadershipTaken, Observation, PoolSnapshot, Probe
 from broker.model.plan import Effect, Plan
 from broker.model.ports import Checkpoint, Epoch, Log, StepRecord
 from broker.model.replica import EndpointRecord, Replica
@@ -26,12 +26,14 @@ that all of it is waited for: it leaves room for the rest of the 50 ms from a sa
 @dataclass(frozen=True, slots=True)
 class Ran:
     """What one run did: the committed plan, the registry's changes, the models whose records changed, the effects
-    that were held back."""
+    that were held back. ``late``: this step was committed when the run before thought that it was not; what has been
+    offered since is pending."""
 
     plan: Plan
     registry: tuple[EndpointRecord, ...]
     touched: frozenset[str]
     held: tuple[tuple[Effect, str], ...]
+    late: bool = False
 
 
 class ControlLoop:
@@ -46,8 +48,9 @@ class ControlLoop:
         self._reconciler = Reconciler(dispatch)
         self._coalesce_s = coalesce_s
         self._checkpoint_every_s = checkpoint_every_s
-        self._pending: list[Observation] = []
-        self._snapshots: dict[str, ModelSnapshot] = {}
+        self._pending: dict[tuple[str, ...], Observation] = {}
+        self._offered = 0
+        self._unsure: tuple[StepRecord, StepResult] | None = None
         self._pending_since: float | None = None
         self._number = 0
         self._last_run_at = float("-inf")
@@ -67,12 +70,12 @@ class ControlLoop:
     def offer(self, observation: Observation) -> bool:
         """Something was learned; it is decided on by the next run. True if that is due earlier than before.
 
-        Of a model's snapshots only the newest waits: while the log refuses to write they must not pile up.
+        What says the same thing anew replaces what waits: while the log refuses to write it must not pile up.
         """
-        if isinstance(observation, ModelSnapshot):
-            self._snapshots[observation.model_id] = observation
-        else:
-            self._pending.append(observation)
+        self._offered += 1
+        place = _says(observation) or (str(self._offered),)
+        self._pending.pop(place, None)
+        self._pending[place] = observation
         if self._pending_since is not None:
             return False
         self._pending_since = observation.received_at
@@ -93,25 +96,46 @@ class ControlLoop:
 
     async def run(self, now: float) -> Ran:
         """One step on all that is pending. If the log refuses it (``LogError``), nothing happened: the observations
-        stay pending, the state is as before, and no effect was carried out."""
+        stay pending, the state is as before, and no effect was carried out. If it was written all the same, the next
+        run goes on from there."""
         if self.epoch is None:
             raise RuntimeError("the loop was not opened")
+        if self._unsure is not None and (written := await self._written_after_all()) is not None:
+            return replace(self._committed(*written, now), late=True)
         # Before the step, not after it: a checkpoint that fails must not keep a committed plan from being carried out.
         await self._checkpoint_if_due(now)
-        pending, snapshots, since = self._pending, self._snapshots, self._pending_since
-        self._pending, self._snapshots, self._pending_since = [], {}, None
+        pending, since = self._pending, self._pending_since
+        self._pending, self._pending_since = {}, None
         try:
-            observations = (*pending, *snapshots.values())
+            observations = _in_order(pending)
             result = step(self.state, observations, self._policies, now)
             record = _record(self._number + 1, self.epoch, observations, result)
+            self._unsure = record, result
             await self._log.commit(record)
         except BaseException:
-            self._pending, self._snapshots = pending + self._pending, snapshots | self._snapshots
+            superseded = self._pending.keys()
+            self._pending = {place: seen for place, seen in pending.items() if place not in superseded} | self._pending
             self._pending_since = self._pending_since if since is None else since
             raise
+        return self._committed(record, result, now)
+
+    async def _written_after_all(self) -> tuple[StepRecord, StepResult] | None:
+        """The step whose commit failed, if the log has it: the disk may write and the answer be lost. To decide it
+        anew under the same number would be refused for ever. What it took in is pending no more."""
+        found = await anext(self._log.steps(after=self._number), None)
+        unsure, self._unsure = self._unsure, None
+        if unsure is None or found is None or found.epoch != unsure[0].epoch:
+            return None
+        taken_in = set(map(id, unsure[0].observations))
+        self._pending = {place: seen for place, seen in self._pending.items() if id(seen) not in taken_in}
+        self._pending_since = min((seen.received_at for seen in self._pending.values()), default=None)
+        return unsure
+
+    def _committed(self, record: StepRecord, result: StepResult, now: float) -> Ran:
+        self._unsure = None
         self.state, self._wake_at, self._number = result.state, result.wake_at, record.number
         self._last_run_at = now
-        held = self._reconciler.carry_out(self.state, self._pending, result.plan.effects)
+        held = self._reconciler.carry_out(self.state, tuple(self._pending.values()), result.plan.effects)
         return Ran(result.plan, record.registry, _touched(result.changes), tuple(held))
 
     async def _checkpoint_if_due(self, now: float) -> None:
@@ -120,6 +144,30 @@ class ControlLoop:
         if self._number:
             await self._log.checkpoint(Checkpoint(self._number, self.state.control.last_now, self.state))
         self._checkpoint_at = now + self._checkpoint_every_s
+
+
+def _says(observation: Observation) -> tuple[str, ...] | None:
+    """What a later observation may say anew, so that only the later one counts. None for what must not be lost:
+    receipts, listings with news, and an operator's word."""
+    match observation:
+        case ModelSnapshot(model_id=model_id):
+            return "snapshot", model_id
+        case Probe(replica_id=replica_id, verdict=verdict):
+            return "probe", replica_id, verdict
+        case GatewayReport(gateway_id=gateway_id, boot_id=boot_id):
+            return "gateway", gateway_id, boot_id
+        case PoolSnapshot(known=False, pool_id=pool_id):
+            return "unknown", pool_id
+        case PoolSnapshot(replicas=(), missing=(), pool_id=pool_id):
+            return "alive", pool_id
+        case _:
+            return None
+
+
+def _in_order(pending: dict[tuple[str, ...], Observation]) -> tuple[Observation, ...]:
+    """Snapshots last: a model is declared before it is measured."""
+    snapshots = [seen for seen in pending.values() if isinstance(seen, ModelSnapshot)]
+    return (*(seen for seen in pending.values() if not isinstance(seen, ModelSnapshot)), *snapshots)
 
 
 def _record(number: int, epoch: Epoch, observations: tuple[Observation, ...], result: StepResult) -> StepRecord:

@@ -66,6 +66,7 @@ def step_to_text(record: StepRecord) -> StepText:
     places = {id(seen): place for place, seen in enumerate(record.observations) if isinstance(seen, ModelSnapshot)}
     entities: list[tuple[EntityKey, str | None]] = []
     changes: list[str] = []
+    text: str | None
     for key, entity in record.changes.items():
         if isinstance(entity, ModelState) and (place := places.get(id(entity.snapshot))) is not None:
             text, change = _model_to_text(entity, place, observations[place])

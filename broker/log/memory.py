@@ -87,6 +87,10 @@ class MemoryLog:
         for number in sorted(self._store.checkpoints):
             yield self._store.checkpoints[number]
 
+    async def checkpoint_before(self, now: float) -> Checkpoint | None:
+        found = [kept for kept in self._store.checkpoints.values() if kept.now < now]
+        return max(found, key=lambda kept: kept.number, default=None)
+
     async def steps(self, after: int = 0) -> AsyncIterator[StepRecord]:
         for record in self._store.steps[max(0, after - self._store.trimmed) :]:
             yield record

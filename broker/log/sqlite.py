@@ -81,6 +81,9 @@ class SqliteLog:
             yield found
             after = found.number
 
+    async def checkpoint_before(self, now: float) -> Checkpoint | None:
+        return await self._read(tables.read_checkpoint_before, now)
+
     async def steps(self, after: int = 0) -> AsyncIterator[StepRecord]:
         while page := await self._read(tables.read_steps, after, PAGE):
             for record in page:

@@ -165,8 +165,17 @@ def read_state(connection: sqlite3.Connection) -> Checkpoint:
 
 def read_checkpoint(connection: sqlite3.Connection, after: int) -> Checkpoint | None:
     """The oldest checkpoint with a number above ``after``."""
+    return _checkpoint(connection, "number > ? ORDER BY number", after)
+
+
+def read_checkpoint_before(connection: sqlite3.Connection, now: float) -> Checkpoint | None:
+    """The newest checkpoint of a time before ``now``."""
+    return _checkpoint(connection, "now < ? ORDER BY number DESC", now)
+
+
+def _checkpoint(connection: sqlite3.Connection, which: str, value: float) -> Checkpoint | None:
     row = connection.execute(
-        "SELECT number, now, body, checksum FROM checkpoints WHERE number > ? ORDER BY number LIMIT 1", (after,)
+        f"SELECT number, now, body, checksum FROM checkpoints WHERE {which} LIMIT 1", (value,)
     ).fetchone()
     if row is None:
         return None

@@ -92,6 +92,10 @@ class Log(Protocol):
         """All kept checkpoints, oldest first."""
         ...
 
+    async def checkpoint_before(self, now: float) -> Checkpoint | None:
+        """The newest kept checkpoint of a time before ``now``; the others are not read."""
+        ...
+
     def steps(self, after: int = 0) -> AsyncIterator[StepRecord]:
         """Committed steps with a number above ``after``, in order."""
         ...

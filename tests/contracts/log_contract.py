@@ -145,6 +145,17 @@ class LogContract:
             state = state.with_changes(step.changes)
         assert state == (await log.load()).state
 
+    async def test_the_newest_checkpoint_before_a_time_is_found_alone(self, home: LogHome) -> None:
+        log = await home.leader()
+        kept = []
+        for number in (1, 2, 3):
+            await log.commit(step_record(number))
+            kept.append(await log.load())
+            await log.checkpoint(kept[-1])
+        assert await log.checkpoint_before(START + 1) is None
+        assert await log.checkpoint_before(START + 2) == kept[0]
+        assert await log.checkpoint_before(START + 99) == kept[2]
+
     async def test_a_checkpoint_of_a_step_to_come_is_refused(self, home: LogHome) -> None:
         log = await home.leader()
         with pytest.raises(LogDamaged, match="checkpoint of step 9"):

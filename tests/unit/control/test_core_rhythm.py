@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from broker.control.core import SNAPSHOTS_AT_ONCE, BrokerCore
+from broker.control.core import ROUTINE_AT_ONCE, SNAPSHOTS_AT_ONCE, BrokerCore
 from broker.control.loop import COALESCE_S, Ran
 from broker.log.memory import MemoryLog
 from broker.model.observation import SpecChanged
@@ -101,6 +101,20 @@ async def test_a_model_for_which_somebody_begins_to_wait_is_in_the_next_step_how
     assert await core.run(late + 0.01) is not None
     (first,) = await snapshots(log, after=1)
     assert MODELS[-1] in {snapshot.model_id for snapshot in first}
+
+
+async def test_an_urgent_snapshot_is_due_at_once_and_has_a_step_of_its_own() -> None:
+    core, log = await opened(MODELS)
+    await core.run(BASE + 0.5)
+    at = BASE + 0.501
+    assert core.observe(request_summary(MODELS[-1], at=at))
+    due = core.due_at()
+    assert due is not None
+    assert due <= at
+    await core.run(at)
+    routine, alone = await snapshots(log, after=1)
+    assert len(routine) == ROUTINE_AT_ONCE
+    assert [snapshot.model_id for snapshot in alone] == [MODELS[-1]]
 
 
 async def test_a_snapshot_does_not_wait_longer_than_the_coalescing_for_a_clock_that_was_set_back() -> None:

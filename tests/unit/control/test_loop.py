@@ -13,7 +13,18 @@ from broker.control.replay import Replayed, replay
 from broker.log.memory import MemoryLog, MemoryStore
 from broker.model import wire
 from broker.model.errors import LogError, LogFull
-from broker.model.observation import Observation, PauseChanged, PauseScope, PoolSnapshot, SpecChanged
+from broker.model.observation import (
+    GatewayReport,
+    Observation,
+    Outcome,
+    PauseChanged,
+    PauseScope,
+    PoolSnapshot,
+    Probe,
+    ProbeVerdict,
+    Receipt,
+    SpecChanged,
+)
 from broker.model.plan import Effect, Launch, Stop
 from broker.model.ports import Checkpoint, StepRecord
 from broker.model.reading import fresh
@@ -31,17 +42,20 @@ SITE = SiteSpec("test", (PoolSpec("local", "local", 8),))
 
 
 class FakeFullLog(MemoryLog):
-    """Refuses steps or checkpoints while there is no room."""
+    """Refuses steps or checkpoints while there is no room, or writes a step and cannot say so."""
 
     def __init__(self, store: MemoryStore | None = None) -> None:
         super().__init__(store)
         self.refuses_steps = False
         self.refuses_checkpoints = False
+        self.loses_answers = False
 
     async def commit(self, record: StepRecord) -> None:
         if self.refuses_steps:
             raise LogFull("no room for a step")
         await super().commit(record)
+        if self.loses_answers:
+            raise LogError("the disk did not answer")
 
     async def checkpoint(self, checkpoint: Checkpoint) -> None:
         if self.refuses_checkpoints:
@@ -134,6 +148,48 @@ def test_of_a_models_waiting_snapshots_only_the_newest_is_kept() -> None:
     led.now += 1
     led.run()
     assert [seen.sequence for seen in led.store.steps[-1].observations if isinstance(seen, ModelSnapshot)] == [49]
+
+
+def test_a_step_that_was_written_although_the_log_said_no_is_carried_out_and_followed_by_the_next() -> None:
+    led = Led()
+    led.declare()
+    led.log.loses_answers = True
+    with pytest.raises(LogError, match="did not answer"):
+        led.run()
+    assert led.effects == []
+    led.log.loses_answers = False
+    led.now += 1
+    led.offer(led.rate(2.0, 2))
+    ran = led.run()
+    assert ran.late
+    assert [effect.replica_id for effect in led.effects] == ["chat-0-g1"]
+    assert led.loop.due_at() == led.now + COALESCE_S
+    assert not led.run().late
+    assert [step.number for step in led.store.steps] == [1, 2]
+    assert [type(seen) for seen in led.store.steps[1].observations] == [ModelSnapshot]
+
+
+def test_while_the_log_refuses_only_what_says_something_else_piles_up() -> None:
+    led = begun()
+    led.log.refuses_steps = True
+    for second in range(1, 1000):
+        led.now += 1
+        led.offer(
+            led.rate(3.0, second + 1),
+            GatewayReport("gw", "boot", second, 0, led.now, led.now),
+            Probe("chat-0-g1", "chat", ProbeVerdict.UNREACHABLE, led.now, led.now),
+            PoolSnapshot("local", led.now, led.now, True, (), 8, missing=()),
+        )
+        with pytest.raises(LogError):
+            led.run()
+    lost = PoolSnapshot("local", led.now, led.now, True, (), 8, missing=("chat-0-g1",))
+    answers = [Receipt("launch-1", "chat-0-g1", "chat", Outcome.ACCEPTED, led.now, led.now) for _ in range(2)]
+    led.offer(lost, *answers)
+    led.log.refuses_steps = False
+    led.run()
+    observations = led.store.steps[-1].observations
+    assert len(observations) == 4 + 1 + 2
+    assert all(seen.received_at == led.now for seen in observations)
 
 
 # -- when

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from broker.log.codec import (
     checksum,
+    entity_from_text,
     from_text,
     state_from_text,
     state_to_text,
@@ -17,8 +19,9 @@ from broker.log.codec import (
 )
 from broker.model.errors import WireError
 from broker.model.replica import GatewaySessionKey
-from broker.model.state import BrokerState, GatewayState, PoolState
-from tests.support.builders import START, pool_snapshot, replica, spec_changed, step_record
+from broker.model.snapshot import ModelSnapshot
+from broker.model.state import BrokerState, GatewayState, ModelState, PoolState
+from tests.support.builders import START, model_spec, pool_snapshot, replica, spec_changed, step_record
 
 
 def test_a_step_comes_back_exactly_with_its_removed_entities() -> None:
@@ -26,6 +29,19 @@ def test_a_step_comes_back_exactly_with_its_removed_entities() -> None:
     text = step_to_text(record)
     assert [key for key, body in text.entities if body is None] == [("replica", "b")]
     assert step_from_text(record.number, record.epoch, record.now, text.body, text.decisions) == record
+
+
+def test_a_snapshot_that_a_model_keeps_is_written_once_into_its_step_and_comes_back_in_both_places() -> None:
+    record = step_record(7)
+    seen = record.observations[0]
+    assert isinstance(seen, ModelSnapshot)
+    model = ModelState("chat", model_spec(), target=2, snapshot=seen)
+    record = replace(record, changes={("model", "chat"): model})
+    text = step_to_text(record)
+    assert text.body.count('"readings"') == 1
+    assert step_from_text(record.number, record.epoch, record.now, text.body, text.decisions) == record
+    ((_, body),) = text.entities
+    assert entity_from_text(body or "") == model
 
 
 def test_a_step_without_its_decisions_is_refused() -> None:
