@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benchmarks import control_world as world
+from broker.app.steadiness import steady_steps
 from broker.control.decide import Policies
 from broker.control.step import step
 from broker.model.observation import Observation
@@ -80,6 +81,14 @@ def timed(
     again: bool = False, warm_up: int = 3,
 ) -> Timings:  # fmt: skip
     """Each step goes on from the last one's state, or, ``again``, from the same. Making observations is not timed."""
+    with steady_steps():  # as in the broker's process
+        return _timed(site, repetitions, observe, interval_s, again=again, warm_up=warm_up)
+
+
+def _timed(
+    site: Site, repetitions: int, observe: Callable[[int, float], Sequence[Observation]], interval_s: float, *,
+    again: bool, warm_up: int,
+) -> Timings:  # fmt: skip
     wall_ms: list[float] = []
     cpu_ms: list[float] = []
     decisions = changes = 0

@@ -9,7 +9,7 @@ from typing import Any
 from broker.control import lifecycle
 from broker.control.copying import copy_with
 from broker.control.draft import Draft
-from broker.control.listing import adds_nothing, lives_again, may_be_missed
+from broker.control.listing import may_be_missed, new_rows
 from broker.model.observation import (
     GatewayReport,
     LeadershipTaken,
@@ -106,14 +106,13 @@ def _pool(draft: Draft, listing: PoolSnapshot) -> None:
             error="",
         )
     )
-    for observed in listing.replicas:
+    for observed in new_rows(draft.replicas_of, listing):
         record = draft.replicas_of(observed.model_id).get(observed.replica_id)
         if record is None:
             _adopt(draft, listing, observed)
         elif record.phase in ENDED:
-            if lives_again(observed, record, listing.observed_at):
-                lifecycle.stop(draft, record, "it still runs though it was given up", StopMode.GRACEFUL)
-        elif not adds_nothing(observed, record):
+            lifecycle.stop(draft, record, "it still runs though it was given up", StopMode.GRACEFUL)
+        else:
             _seen(draft, record, observed)
     _missing(draft, listing)
 

@@ -90,17 +90,14 @@ def decide(draft: Draft, model_id: str, policies: Policies) -> Decision | None:
 
 
 def supply_of(draft: Draft, model: ModelState) -> Supply:
-    ready = on_its_way = draining = baseline = 0
-    for record in draft.replicas_of(model.model_id).values():
-        phase = record.phase
-        if phase is ReplicaPhase.READY:
-            ready += 1
-            baseline += record.tier is Tier.BASELINE
-        elif phase in ON_ITS_WAY:
-            on_its_way += 1
-        elif phase is ReplicaPhase.DRAINING:
-            draining += 1
-    return Supply(model.target, ready, on_its_way, draining, baseline)
+    records = draft.replicas_of(model.model_id).values()
+    phases = [record.phase for record in records]
+    ready = phases.count(ReplicaPhase.READY)
+    if ready == len(phases):  # nearly always
+        return Supply(model.target, ready, 0, 0, sum([record.tier is Tier.BASELINE for record in records]))
+    on_its_way = sum([phase in ON_ITS_WAY for phase in phases])
+    baseline = sum([record.phase is ReplicaPhase.READY and record.tier is Tier.BASELINE for record in records])
+    return Supply(model.target, ready, on_its_way, phases.count(ReplicaPhase.DRAINING), baseline)
 
 
 def fleet_snapshot(draft: Draft, model: ModelState, supply: Supply) -> FleetSnapshot:

@@ -141,7 +141,7 @@ def breaker_is_open(breaker: Breaker, now: float) -> bool:
 
 def advance(draft: Draft, model_id: str) -> None:
     """Let time act on this model's replicas, in the order of their names: a restored state may have another."""
-    for record in sorted(_timed(draft, model_id), key=lambda record: record.replica_id):
+    for record in sorted(timed(draft, model_id), key=lambda record: record.replica_id):
         _advance_one(draft, record)
 
 
@@ -149,7 +149,7 @@ def repeat_launches(draft: Draft, model_id: str) -> None:
     """Ask again for what was asked for and not answered in time. After deciding: it may not be wanted any more."""
     due = [
         record
-        for record in _timed(draft, model_id)
+        for record in timed(draft, model_id)
         if record.phase is ReplicaPhase.REQUESTED and record.retry_at is not None and draft.now >= record.retry_at
     ]
     for record in sorted(due, key=lambda record: record.replica_id):
@@ -157,12 +157,7 @@ def repeat_launches(draft: Draft, model_id: str) -> None:
             draft.launch(record)
 
 
-def next_deadline(draft: Draft, model_id: str) -> float | None:
-    """When time will next act on this model's replicas if nothing is observed."""
-    return min((at for record in _timed(draft, model_id) for at in _deadlines(draft, record)), default=None)
-
-
-def _timed(draft: Draft, model_id: str) -> list[Replica]:
+def timed(draft: Draft, model_id: str) -> list[Replica]:
     """The replicas that time acts on: not the healthy ones that serve, which nearly all are."""
     ready = ReplicaPhase.READY
     return [
@@ -268,7 +263,7 @@ def _advance_stop(draft: Draft, record: Replica) -> None:
         draft.stop(record)
 
 
-def _deadlines(draft: Draft, record: Replica) -> list[float]:
+def deadlines(draft: Draft, record: Replica) -> list[float]:
     """When time will act on this record if nothing is observed."""
     limits = draft.limits
     if record.phase in ENDED:

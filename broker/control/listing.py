@@ -6,6 +6,7 @@ changes, it took longer than all else that the broker does, and whatever was urg
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from broker.model.observation import PoolSnapshot
@@ -63,17 +64,15 @@ def may_be_missed(record: Replica, listing: PoolSnapshot) -> bool:
     )
 
 
-def news_of(state: BrokerState, listing: PoolSnapshot) -> PoolSnapshot:
-    """``listing`` without what is on record already. Pure; a step makes of it what it would make of the whole."""
-    if not listing.known:
-        return listing
-    site = state.control.site
-    adopts = site is None or site.mode is not Mode.OBSERVE
+def new_rows(
+    replicas_of: Callable[[str], Mapping[str, Replica]], listing: PoolSnapshot, *, adopts: bool = True
+) -> list[ObservedReplica]:
+    """The rows that are not on record as shown. ``adopts``: what has no record would get one."""
     rows: list[ObservedReplica] = []
-    records, model_id = state.replicas_of(""), ""
+    records, model_id = replicas_of(""), ""
     for observed in listing.replicas:
         if observed.model_id != model_id:
-            records, model_id = state.replicas_of(observed.model_id), observed.model_id
+            records, model_id = replicas_of(observed.model_id), observed.model_id
         record = records.get(observed.replica_id)
         if record is None:
             new = adopts and observed.phase not in ENDED
@@ -83,6 +82,16 @@ def news_of(state: BrokerState, listing: PoolSnapshot) -> PoolSnapshot:
             new = not adds_nothing(observed, record)
         if new:
             rows.append(observed)
+    return rows
+
+
+def news_of(state: BrokerState, listing: PoolSnapshot) -> PoolSnapshot:
+    """``listing`` without what is on record already. Pure; a step makes of it what it would make of the whole."""
+    if not listing.known:
+        return listing
+    site = state.control.site
+    adopts = site is None or site.mode is not Mode.OBSERVE
+    rows = new_rows(state.replicas_of, listing, adopts=adopts)
     listed = {observed.replica_id for observed in listing.replicas}
     missing = [
         replica_id

@@ -65,9 +65,10 @@ def _advance_and_decide(draft: Draft, model_id: str, policies: Policies) -> Deci
         return decision
     lifecycle.repeat_launches(draft, model_id)
     # Asked after deciding, which may have begun drains and stops.
-    timed = lifecycle.next_deadline(draft, model_id)
-    wake = min((at for at in (timed, model.wake_at) if at is not None), default=None)
-    draining = any(record.phase is ReplicaPhase.DRAINING for record in draft.replicas_of(model_id).values())
+    timed = lifecycle.timed(draft, model_id)
+    deadlines = [at for record in timed for at in lifecycle.deadlines(draft, record)]
+    wake = min(deadlines if model.wake_at is None else [*deadlines, model.wake_at], default=None)
+    draining = any(record.phase is ReplicaPhase.DRAINING for record in timed)
     if (wake, draining) != (model.wake_at, model.draining):
         draft.put_model(copy_with(model, wake_at=wake, draining=draining))
     return decision
