@@ -18,10 +18,10 @@ that say at every moment what they want, and a rule says ``-1`` once.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import NamedTuple
 
 from broker.model import wire
 from broker.model.errors import ConfigError
@@ -86,18 +86,24 @@ class Verdict(Enum):
     ABSENT = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """What one rule says now. ``name`` is for words, such as ``min(queue_age_s, 30s)``; ``bound`` is the one that
+class Judgement(NamedTuple):
+    """What one rule says now; a tuple, since each decision makes one for each rule. ``bound`` is the one that
     ``value`` is held against, scaled if the rule is projected."""
 
     rule: Rule
-    name: str
     verdict: Verdict
     value: float | None
     bound: float
     freshness: Freshness
     evidence_at: float | None
+
+    @property
+    def name(self) -> str:
+        """For words, such as ``min(queue_age_s, 30s)``."""
+        rule = self.rule
+        if not rule.for_s:
+            return rule.signal.value
+        return f"{'max' if rule.above is None else 'min'}({rule.signal.value}, {format_duration(rule.for_s)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +129,7 @@ class ThresholdPolicy:
             code=outcome.code,
             words=outcome.words,
             inputs=tuple(
-                Input(judged.rule.signal.value, judged.value, judged.freshness, judged.bound) for judged in judgements
+                [Input(judged.rule.signal.value, judged.value, judged.freshness, judged.bound) for judged in judgements]
             ),
             relative=True,
             shaped=True,
@@ -143,8 +149,7 @@ class ThresholdPolicy:
         return encoded
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
+class _Outcome(NamedTuple):
     code: str
     words: str
     change: int = 0
@@ -154,7 +159,6 @@ class _Outcome:
 
 
 def _judge(rule: Rule, snapshot: FleetSnapshot) -> Judgement:
-    statistic = "min" if rule.above is not None else "max"
     if rule.for_s > 0:
         window = snapshot.model.window(rule.signal, rule.for_s)
         value = window.minimum if rule.above is not None else window.maximum
@@ -162,17 +166,16 @@ def _judge(rule: Rule, snapshot: FleetSnapshot) -> Judgement:
     else:
         reading = snapshot.model.reading(rule.signal)
         value, freshness, covered, evidence_at = reading.value, reading.freshness, True, reading.observed_at
-    name = _value_name(rule.signal, rule.for_s, statistic)
-    bound = rule.bound * _remaining_share(rule, snapshot.supply.ready)
+    bound = rule.bound
+    if rule.projected:
+        bound *= _remaining_share(rule, snapshot.supply.ready)
     verdict = _verdict(rule, value, bound, freshness, covered)
-    return Judgement(rule, name, verdict, value, bound, freshness, evidence_at)
+    return Judgement(rule, verdict, value, bound, freshness, evidence_at)
 
 
 def _remaining_share(rule: Rule, ready: int) -> float:
     """(N + change) / N for a projected rule: value * N / (N + change) < bound, written without the division by zero
     that removing the last replica would be."""
-    if not rule.projected:
-        return 1.0
     return max(0, ready + rule.change) / ready if ready > 0 else 0.0
 
 
@@ -246,12 +249,6 @@ def _rearming(holding: Sequence[Judgement], disarmed: Mapping[str, Disarmed], no
         for name, at in armed_at.items()
     )
     return _Outcome("rearming", words, valid_until=min((at for at in armed_at.values() if at > now), default=None))
-
-
-@functools.lru_cache(maxsize=1024)
-def _value_name(signal: Signal, over_s: float, statistic: str) -> str:
-    """``queue_age_s``, or over a window ``min(queue_age_s, 30s)``. Kept, since each decision names each rule's."""
-    return f"{statistic}({signal.value}, {format_duration(over_s)})" if over_s else signal.value
 
 
 def _fired_words(winner: Judgement, fired: Sequence[Judgement]) -> str:

@@ -192,6 +192,8 @@ def _shadows(
 
 
 def _actions_told(allocation: Allocation, observing: bool) -> tuple[str, ...]:
+    if not (allocation.launches or allocation.reclaimed or allocation.leaving):
+        return ()
     would = "would " if observing else ""
     return (
         *(f"{would}publish {record.replica_id} again" for record in allocation.reclaimed),
