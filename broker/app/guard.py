@@ -26,7 +26,7 @@ logger = structlog.get_logger("broker")
 
 BODY_LIMIT_BYTES = 8 * 2**20
 
-_DISCARD_BYTES = 8 * BODY_LIMIT_BYTES
+DISCARD_BYTES = 8 * BODY_LIMIT_BYTES
 _DISCARD_S = 60.0
 _DISCARD_PAUSE_S = 5.0
 """A sender that goes on is heard for a minute: with five seconds for all, 9 MB over a slow line ended in a reset."""
@@ -164,7 +164,7 @@ class _Body:
         """Read what is still to come, up to a limit of bytes and time, while the sender goes on sending."""
         try:
             async with asyncio.timeout(_DISCARD_S):
-                while self._more and self._taken <= _DISCARD_BYTES:
+                while self._more and self._taken <= DISCARD_BYTES:
                     async with asyncio.timeout(_DISCARD_PAUSE_S):
                         await self._next()
         except TimeoutError:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from broker.app.access import Scope, Tokens
-from broker.app.guard import BODY_LIMIT_BYTES
+from broker.app.guard import DISCARD_BYTES
 from tests.support.api_world import TOKENS, api_world
 
 pytestmark = pytest.mark.looptime
@@ -90,7 +90,7 @@ async def test_a_strangers_body_is_not_parsed_and_only_a_part_of_it_read() -> No
     async with api_world() as world, world.client(None) as client:
         answer = await client.put("/v1/gateways/gw", content=endless())
         assert (answer.status_code, answer.json()["error"]["code"]) == (401, "unauthorized")
-        assert read <= 2 * BODY_LIMIT_BYTES + 2 * 65536
+        assert read <= DISCARD_BYTES + 2 * 65536
         wrong = await client.post("/v1/overrides", content=b"{", headers={"Content-Type": "application/json"})
         assert wrong.status_code == 401
 
