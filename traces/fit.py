@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from broker.model.errors import TidegateError, TraceError
 from broker.model.wire import encode
-from traces.generate import LoadProfile, TokenQuantiles
+from traces.generate import LoadProfile
+from traces.lengths import TokenQuantiles
 from traces.readers import open_trace
 from traces.schema import TraceRequest
 
@@ -57,7 +58,7 @@ def fit_profile(requests: Iterable[TraceRequest], *, name: str, provenance: str)
         prompt=token_quantiles(prompt),
         output=token_quantiles(output),
         correlation=round(normal_score_correlation(prompt, output), 4),
-        daily_shape=daily_shape(np.bincount((at // 3600).astype(np.int64))),
+        hourly_shape=daily_shape(np.bincount((at // 3600).astype(np.int64))),
     )
 
 
@@ -122,7 +123,7 @@ def main(arguments_given: Sequence[str] | None = None) -> int:
         return 2
     data = encode(profile)
     if arguments.hourly:
-        data["daily_shape"] = list(daily_shape(_hourly_counts(arguments.hourly, arguments.hourly_kind)))
+        data["hourly_shape"] = list(daily_shape(_hourly_counts(arguments.hourly, arguments.hourly_kind)))
     print(json.dumps(data, indent=1))
     return 0
 

@@ -3,48 +3,39 @@
 Arrivals are a gamma renewal process whose clock runs with the rate: gaps of mean 1 and the profile's coefficient of
 variation are laid along the curve's integral (ServeGen, arXiv 2505.09999, describes production
 arrivals by Gamma and Weibull gaps within minutes). Lengths have the profile's quantiles, joined by a Gaussian copula.
+A profile with sessions draws the arrivals of sessions and lets each go on (``traces.sessions``).
 What comes out has the shape of its source in these respects and no others; call it "azure2023_conv-shaped".
 """
 
 from __future__ import annotations
 
 import math
-import random
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
-from traces.schema import Requests, TraceRequest
+import numpy as np
+from numpy.typing import ArrayLike
 
-
-@dataclass(frozen=True, slots=True)
-class TokenQuantiles:
-    """A distribution of token counts: ``tokens[i]`` is the ``probabilities[i]``-quantile, straight in log between.
-
-    Quantiles rather than a lognormal: production outputs have two humps (short answers, and those that ran into a
-    length limit), which no single lognormal has.
-    """
-
-    probabilities: tuple[float, ...]
-    tokens: tuple[float, ...]
-
-    def at(self, probability: float) -> float:
-        """The quantile of this probability in [0, 1]."""
-        right = min(max(bisect_right(self.probabilities, probability), 1), len(self.probabilities) - 1)
-        low, high = self.probabilities[right - 1], self.probabilities[right]
-        part = (probability - low) / (high - low)
-        return self.tokens[right - 1] * math.exp(part * math.log(self.tokens[right] / self.tokens[right - 1]))
+from broker.model.errors import ConfigError
+from traces.blocks import BLOCK_ROWS, NONE, Floats, Names, request_block
+from traces.lengths import TokenQuantiles
+from traces.randomness import stream
+from traces.schema import Requests
+from traces.sessions import Script, SessionShape, flowing, lengthened
 
 
 @dataclass(frozen=True, slots=True)
 class LoadProfile:
     """Everything about a load but its rate.
 
-    ``arrival_cv`` is the coefficient of variation of gaps after slow changes of the rate are taken out;
-    ``correlation`` that of the normal scores of prompt and output length. ``daily_shape`` has the rate of each hour
-    of the day relative to its mean, empty where the source is too short to know. ``provenance`` says what it was
-    fitted to, and how.
+    ``arrival_cv`` is the coefficient of variation of gaps after slow changes of the rate are taken out (of the gamma
+    distribution with shape 1 / cv^2); ``correlation`` that of the normal scores of prompt and output length.
+    ``hourly_shape`` has the rate of each hour relative to its mean: 168 hours of the week, or 24 of the day, or none
+    where the source is too short to know. It begins with Monday's, or the day's, first hour in UTC if the source is
+    dated, else with the source's own first hour. ``prompt`` is that of requests that do not continue a session.
+    ``tenants`` are shares, the largest first, without names. ``provenance`` says what it was fitted to, and how.
     """
 
     name: str
@@ -54,16 +45,20 @@ class LoadProfile:
     prompt: TokenQuantiles
     output: TokenQuantiles
     correlation: float
-    daily_shape: tuple[float, ...] = ()
+    hourly_shape: tuple[float, ...] = ()
+    mean_per_s: float = 0.0
+    sessions: SessionShape | None = None
+    tenants: tuple[float, ...] = ()
 
 
 def scale_tokens(profile: LoadProfile, *, prompt: float = 1.0, output: float = 1.0) -> LoadProfile:
     """The same profile with prompts and outputs longer or shorter by these factors."""
-
-    def scaled(quantiles: TokenQuantiles, factor: float) -> TokenQuantiles:
-        return replace(quantiles, tokens=tuple(tokens * factor for tokens in quantiles.tokens))
-
-    return replace(profile, prompt=scaled(profile.prompt, prompt), output=scaled(profile.output, output))
+    sessions = profile.sessions
+    if sessions is not None:
+        sessions = replace(sessions, added=sessions.added.scaled(prompt))
+    return replace(
+        profile, prompt=profile.prompt.scaled(prompt), output=profile.output.scaled(output), sessions=sessions
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,50 +79,122 @@ class RateCurve:
         if not all(0.0 <= rate < math.inf for rate in self.rates_per_s):
             raise ValueError("the rates of a rate curve must be 0 or more")
 
+    def scaled(self, factor: float) -> RateCurve:
+        return replace(self, rates_per_s=tuple(rate * factor for rate in self.rates_per_s))
+
     def expected_until(self) -> list[float]:
         """Expected requests from the start to each point."""
-        total, totals = 0.0, [0.0]
-        for index in range(1, len(self.times_s)):
-            mean = (self.rates_per_s[index - 1] + self.rates_per_s[index]) / 2
-            total += mean * (self.times_s[index] - self.times_s[index - 1])
-            totals.append(total)
-        return totals
+        times, rates = np.array(self.times_s), np.array(self.rates_per_s)
+        return [0.0, *np.cumsum(np.diff(times) * (rates[1:] + rates[:-1]) / 2).tolist()]
 
-    def time_of(self, expected: float, until: Sequence[float]) -> float:
+    def time_of(self, expected: ArrayLike, until: Sequence[float]) -> Floats:
         """When ``expected`` requests have arrived, given ``until = expected_until()``."""
-        index = min(max(bisect_right(until, expected), 1), len(until) - 1)
-        span_s = self.times_s[index] - self.times_s[index - 1]
-        before, after = self.rates_per_s[index - 1], self.rates_per_s[index]
-        area = expected - until[index - 1]
+        times, rates, totals = np.array(self.times_s), np.array(self.rates_per_s), np.array(until)
+        index = np.clip(np.searchsorted(totals, expected, side="right"), 1, len(totals) - 1)
+        span_s = times[index] - times[index - 1]
+        before, after = rates[index - 1], rates[index]
+        area = np.maximum(0.0, expected - totals[index - 1])
         # The root of before*x + (after-before)/span * x^2/2 = area, in the form that survives before == after.
-        root = math.sqrt(max(0.0, before * before + 2 * area * (after - before) / span_s))
-        return self.times_s[index - 1] + (min(span_s, 2 * area / (before + root)) if area > 0 else 0.0)
+        root = np.sqrt(np.maximum(0.0, before * before + 2 * area * (after - before) / span_s))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            elapsed = np.where(area > 0, np.minimum(span_s, 2 * area / (before + root)), 0.0)
+        at: Floats = times[index - 1] + elapsed
+        return at
 
 
-def generate(profile: LoadProfile, curve: RateCurve, seed: int) -> Requests:
-    """Requests shaped like ``profile`` at the rates of ``curve``, in order of arrival; the same for the same seed."""
-    return Requests(lambda: _generate(profile, curve, seed))
+def steady(rate_per_s: float, duration_s: float) -> RateCurve:
+    return RateCurve((0.0, duration_s), (rate_per_s, rate_per_s))
 
 
-def _generate(profile: LoadProfile, curve: RateCurve, seed: int) -> Iterator[TraceRequest]:
-    rng = random.Random(seed)
+def shaped(mean_per_s: float, hourly: Sequence[float], duration_s: float, *, begin_hour: float = 0.0) -> RateCurve:
+    """A rate that follows ``hourly`` (24 or 168 relative rates), straight between the middles of hours; ``begin_hour``
+    is the hour of the shape at which the curve begins. Its mean is ``mean_per_s`` over whole periods of the shape.
+
+    Raises ``ConfigError`` for a shape of no hours.
+    """
+    if not hourly:
+        raise ConfigError("there is no shape of the day; give hourly rates, or take a steady rate")
+    period_s = len(hourly) * 3600.0
+    relative = np.asarray(hourly, dtype=float) / float(np.mean(hourly))
+    middles = (np.arange(len(hourly)) + 0.5) * 3600.0
+    begin_s = begin_hour * 3600.0
+    inner = np.arange(math.ceil(begin_s / 3600.0 - 0.5), math.ceil((begin_s + duration_s) / 3600.0)) * 3600.0 + 1800.0
+    inner = inner[(inner > begin_s) & (inner < begin_s + duration_s)]
+    at = np.concatenate(([begin_s], inner, [begin_s + duration_s]))
+    rates = mean_per_s * np.interp(at, middles, relative, period=period_s)
+    return RateCurve((0.0, *(at[1:] - begin_s).tolist()), tuple(rates.tolist()))
+
+
+def renewal(cv: float, curve: RateCurve, random: np.random.Generator) -> Iterator[Floats]:
+    """Times of a gamma renewal process along the curve, some at a time; stationary from its start: the first gap is one
+    that the start falls into (length-biased, and cut at a uniform point)."""
     until = curve.expected_until()
-    variance = profile.arrival_cv**2
-    shared, own = profile.correlation, math.sqrt(1 - profile.correlation**2)
-    expected = rng.gammavariate(1 / variance, variance)
+    shape = math.inf if cv == 0 else 1 / cv**2
+    expected = random.random() * (1.0 if math.isinf(shape) else random.gamma(shape + 1, 1 / shape))
     while expected < until[-1]:
-        prompt_score = rng.gauss(0.0, 1.0)
-        output_score = shared * prompt_score + own * rng.gauss(0.0, 1.0)
-        yield TraceRequest(
-            arrival_s=curve.time_of(expected, until),
-            prompt_tokens=max(1, round(profile.prompt.at(_normal_cdf(prompt_score)))),
-            output_tokens=max(1, round(profile.output.at(_normal_cdf(output_score)))),
-        )
-        expected += rng.gammavariate(1 / variance, variance)
+        gaps = np.ones(BLOCK_ROWS) if math.isinf(shape) else random.gamma(shape, 1 / shape, BLOCK_ROWS)
+        totals = expected + np.concatenate(([0.0], np.cumsum(gaps)))
+        yield curve.time_of(totals[:-1][totals[:-1] < until[-1]], until)
+        expected = float(totals[-1])
 
 
-def _normal_cdf(score: float) -> float:
-    return 0.5 * (1.0 + math.erf(score / math.sqrt(2.0)))
+def generate(
+    profile: LoadProfile, curve: RateCurve, seed: int, *, name: str = "load", tenants: Mapping[str, float] | None = None
+) -> Requests:
+    """Requests shaped like ``profile`` at the rates of ``curve``, in order of arrival; the same for the same seed.
+
+    ``name`` tells several loads of one run apart, which must not move together. ``tenants`` are names and shares; each
+    session belongs to one. Where sessions go on, the first minutes hold fewer follow-ups than the later ones.
+    """
+    shares = tenants if tenants is not None else {f"tenant-{n + 1}": share for n, share in enumerate(profile.tenants)}
+    return Requests(
+        lambda: flowing(scripts(profile, curve, seed, name=name, shares=tuple(shares.values())), curve.times_s[-1]),
+        tenants=Names("tenants", tuple(shares)),
+    )
+
+
+def scripts(
+    profile: LoadProfile, curve: RateCurve, seed: int, *, name: str = "load", shares: Sequence[float] = ()
+) -> Iterator[Script]:
+    """The same load as sessions in full, for clients that react to what they get (``traces.clients``)."""
+    shape = profile.sessions
+    arrivals = stream(seed, name, "arrivals")
+    lengths, turns, owners = stream(seed, name, "lengths"), stream(seed, name, "turns"), stream(seed, name, "tenants")
+    number = 0
+    sessions_curve = curve if shape is None else curve.scaled(1 / shape.turns)
+    for at in renewal(profile.arrival_cv, sessions_curve, arrivals):
+        counts = np.ones(len(at), dtype=np.int64) if shape is None else shape.draw_turns(turns, len(at))
+        total = int(counts.sum())
+        scores = lengths.standard_normal((total, 2))
+        own = math.sqrt(1 - profile.correlation**2)
+        outputs = profile.output.of_scores(profile.correlation * scores[:, 0] + own * scores[:, 1])
+        begins = np.cumsum(counts) - counts
+        first = np.zeros(total, dtype=np.bool_)
+        first[begins] = True
+        prompts = profile.prompt.of_scores(scores[:, 0])
+        if shape is not None:
+            prompts = np.where(first, prompts, shape.added.of_scores(scores[:, 0]))
+        tenant = _owners(shares, owners, len(at))
+        block = request_block(
+            np.repeat(at, counts), prompts, outputs,
+            tenant=np.repeat(tenant, counts),
+            **({} if shape is None else _session_columns(number, counts)),
+        )  # fmt: skip
+        pauses = np.zeros(total) if shape is None else shape.draw_pauses(turns, total)
+        yield lengthened(Script(block, first, pauses), shape)
+        number += len(at)
+
+
+def _session_columns(number: int, counts: Any) -> dict[str, Any]:
+    sessions = np.repeat(np.arange(number, number + len(counts)), counts)
+    return {"session": sessions, "prefix_group": sessions}
+
+
+def _owners(shares: Sequence[float], random: np.random.Generator, count: int) -> Any:
+    if not shares:
+        return np.full(count, NONE)
+    upper = np.cumsum(np.asarray(shares, dtype=float))
+    return np.searchsorted(upper / upper[-1], random.random(count), side="right")
 
 
 DEMO_PEAK = 3.0

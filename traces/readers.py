@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from operator import itemgetter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from broker.model.errors import TraceError
-from traces.formats import KNOWN_FORMATS, BadRow, Format, Row, RowParser, recognise
-from traces.lines import numbered_lines
-from traces.schema import ReadStatistics, Requests, TraceRequest
-
-REORDER_ROWS = 4096
-"""A row may stand this many rows after its place: loggers write when a request ends, which is minutes at most."""
+from traces.blocks import Names, RequestBlock
+from traces.formats import KNOWN_FORMATS, BadRow, Columns, Format, recognise, text_of
+from traces.lines import first_line, numbered_chunks
+from traces.ordering import NumberedBlock, in_order
+from traces.schema import ReadStatistics, Requests
 
 
 def open_trace(path: str | Path, *, skip_bad: bool = False) -> TraceReader:
-    """The requests of ``path``, plain or gzip: BurstGPT, Azure or Mooncake, recognised by their columns.
+    """The requests of ``path``, plain or gzip: BurstGPT, Azure, Mooncake or a request log, recognised by their columns.
 
     With ``skip_bad`` malformed rows are counted instead of raised. Raises ``TraceError`` with file, line and column:
     here if the file is not a trace at all, while iterating for a bad row or damaged data.
@@ -26,65 +24,51 @@ def open_trace(path: str | Path, *, skip_bad: bool = False) -> TraceReader:
 
 
 class TraceReader(Requests):
-    """One trace file. Each iteration reads it anew and begins new ``statistics``.
+    """One trace file. Each reading starts at its beginning and begins new ``statistics``.
 
     Failed requests are yielded too, flagged, so that they keep their place in the counts: see ``replayable``.
     """
 
     def __init__(self, path: Path, skip_bad: bool) -> None:
-        super().__init__(self._requests)
+        super().__init__(self._read, Names("models"), Names("tenants"))
         self.path = path
         self.skip_bad = skip_bad
         self.statistics = ReadStatistics()
-        self.format, self._parse, self._has_header = self._recognise()
+        self.format, self._header = self._recognise()
 
-    def _recognise(self) -> tuple[Format, RowParser, bool]:
-        for number, line in numbered_lines(self.path):
-            try:
-                return recognise(_text(line))
-            except BadRow as error:
-                self._fail(number, error)
-        raise TraceError(f"the file is empty. Known formats:\n{KNOWN_FORMATS}", path=str(self.path))
+    def _recognise(self) -> tuple[Format, Sequence[str] | None]:
+        line = first_line(self.path)
+        if line is None:
+            raise TraceError(f"the file is empty. Known formats:\n{KNOWN_FORMATS}", path=str(self.path))
+        try:
+            return recognise(text_of(line))
+        except BadRow as error:
+            self._fail(1, error)
 
-    def _requests(self) -> Iterator[TraceRequest]:
+    def _read(self) -> Iterator[RequestBlock]:
         statistics = self.statistics = ReadStatistics()
-        for timestamp, prompt, output, session, kind in self._in_order(self._rows(statistics), statistics):
+
+        def refuse(number: int, error: BadRow) -> None:
+            self._skip(number, error, statistics)
+
+        rows = self._numbered(statistics)
+        for block in in_order(rows, lambda number, problem: refuse(number, BadRow(problem))):
             if statistics.began_at is None:
-                statistics.began_at = timestamp
-            statistics.rows += 1
-            statistics.failed += output == 0
-            yield TraceRequest(timestamp - statistics.began_at, prompt, output, output == 0, session, kind)
+                statistics.began_at = float(block.arrival_s[0])
+            statistics.rows += len(block)
+            statistics.failed += int((block.output_tokens == 0).sum())
+            yield block.at(block.arrival_s - statistics.began_at)
         if statistics.rows == 0:
             problem = f"none of {statistics.bad} rows is readable; the first: {statistics.first_bad}"
             raise TraceError(problem if statistics.bad else "holds no rows after its header", path=str(self.path))
 
-    def _rows(self, statistics: ReadStatistics) -> Iterator[tuple[int, Row]]:
-        parse = self._parse
-        for number, line in numbered_lines(self.path):
-            if not line or (number == 1 and self._has_header):
-                continue
-            try:
-                yield number, parse(_text(line))
-            except BadRow as error:
-                self._skip(number, error, statistics)
-
-    def _in_order(self, rows: Iterable[tuple[int, Row]], statistics: ReadStatistics) -> Iterator[Row]:
-        """Sorts within ``REORDER_ROWS``; in two half buffers, since sorting what is nearly sorted costs little."""
-        pending: list[Row] = []
-        released_s = float("-inf")
-        for number, row in rows:
-            if row[0] < released_s:
-                back_s = released_s - row[0]
-                problem = f"{back_s:.6g} s before a row more than {REORDER_ROWS} rows above; sort the file by time"
-                self._skip(number, BadRow(problem), statistics)
-                continue
-            pending.append(row)
-            if len(pending) == 2 * REORDER_ROWS:
-                pending.sort(key=_timestamp)
-                released_s = pending[REORDER_ROWS - 1][0]
-                yield from pending[:REORDER_ROWS]
-                del pending[:REORDER_ROWS]
-        yield from sorted(pending, key=_timestamp)
+    def _numbered(self, statistics: ReadStatistics) -> Iterator[NumberedBlock]:
+        read = self.format.reader(self._header or (), Columns(self.models, self.tenants))
+        for number, chunk in numbered_chunks(self.path):
+            if number == 1 and self._header is not None:
+                number, chunk = 2, chunk.partition(b"\n")[2]
+            if chunk:
+                yield read(number, chunk, lambda line, error: self._skip(line, error, statistics))
 
     def _skip(self, number: int, error: BadRow, statistics: ReadStatistics) -> None:
         if not self.skip_bad:
@@ -96,13 +80,3 @@ class TraceReader(Requests):
 
     def _fail(self, number: int, error: BadRow) -> NoReturn:
         raise TraceError(error.problem, path=str(self.path), line=number, column=error.position) from None
-
-
-_timestamp = itemgetter(0)
-
-
-def _text(line: bytes) -> str:
-    try:
-        return line.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BadRow("not UTF-8 text, so this is no trace row", position=error.start + 1) from None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import islice
+
+from traces.blocks import BLOCK_ROWS, NONE, BlockMaker, Names, RequestBlock, request_block
 
 
 class RequestKind(StrEnum):
@@ -14,36 +17,114 @@ class RequestKind(StrEnum):
     API = "api"
 
 
+KINDS = tuple(RequestKind)
+"""A block's ``kind`` is an index of these."""
+
+
 @dataclass(frozen=True, slots=True)
 class TraceRequest:
-    """One request of a trace.
+    """One request of a trace: one row of a ``RequestBlock``.
 
     ``arrival_s`` counts from the trace's first request. ``failed`` marks a request that got no answer where it was
     recorded (no output tokens): it is counted and never replayed. ``prompt_tokens`` may be 0 where the trace says so.
-    ``session`` groups the requests of one user.
+    ``session`` groups the requests of one conversation, ``prefix_group`` those whose prompts begin alike; both are
+    numbers that mean nothing else.
     """
 
     arrival_s: float
     prompt_tokens: int
     output_tokens: int
     failed: bool = False
-    session: str | None = None
+    session: int | None = None
     kind: RequestKind | None = None
+    model: str | None = None
+    tenant: str | None = None
+    prefix_group: int | None = None
+    prefix_tokens: int = 0
 
 
 class Requests(Iterable[TraceRequest]):
-    """Requests in order of arrival, made anew and lazily on every iteration, so that they can be read twice."""
+    """Requests in order of arrival, made anew and lazily on every reading, so that they can be read twice.
 
-    def __init__(self, make: Callable[[], Iterator[TraceRequest]]) -> None:
+    ``blocks()`` gives them as columns, for numpy and the engine kernel; iterating gives them one by one. ``models`` and
+    ``tenants`` tell what the codes of those columns stand for; they fill as the requests are read.
+    """
+
+    def __init__(self, make: BlockMaker, models: Names | None = None, tenants: Names | None = None) -> None:
         self._make = make
+        self.models = models or Names("models")
+        self.tenants = tenants or Names("tenants")
+
+    def blocks(self) -> Iterator[RequestBlock]:
+        return self._make()
+
+    def derived(self, make: BlockMaker) -> Requests:
+        """Other requests with the same models and tenants."""
+        return Requests(make, self.models, self.tenants)
 
     def __iter__(self) -> Iterator[TraceRequest]:
-        return self._make()
+        for block in self.blocks():
+            yield from self._rows(block)
+
+    def _rows(self, block: RequestBlock) -> Iterator[TraceRequest]:
+        columns = (
+            block.arrival_s, block.prompt_tokens, block.output_tokens, block.session, block.kind, block.model,
+            block.tenant, block.prefix_group, block.prefix_tokens,
+        )  # fmt: skip
+        for at, prompt, output, session, kind, model, tenant, group, shared in zip(
+            *(column.tolist() for column in columns), strict=True
+        ):
+            yield TraceRequest(
+                at,
+                prompt,
+                output,
+                output == 0,
+                None if session == NONE else session,
+                None if kind == NONE else KINDS[kind],
+                self.models.name(model),
+                self.tenants.name(tenant),
+                None if group == NONE else group,
+                shared,
+            )
+
+
+def as_requests(rows: Iterable[TraceRequest]) -> Requests:
+    """``rows`` with their columns; they must be in order of arrival, and are read again on every reading."""
+    if isinstance(rows, Requests):
+        return rows
+    models, tenants = Names("models"), Names("tenants")
+
+    def number(value: int | None) -> int:
+        return NONE if value is None else value
+
+    def make() -> Iterator[RequestBlock]:
+        stream = iter(rows)
+        while part := list(islice(stream, BLOCK_ROWS)):
+            yield request_block(
+                [row.arrival_s for row in part],
+                [row.prompt_tokens for row in part],
+                [0 if row.failed else row.output_tokens for row in part],
+                session=[number(row.session) for row in part],
+                kind=[NONE if row.kind is None else KINDS.index(row.kind) for row in part],
+                model=[models.code(row.model or "") for row in part],
+                tenant=[tenants.code(row.tenant or "") for row in part],
+                prefix_group=[number(row.prefix_group) for row in part],
+                prefix_tokens=[row.prefix_tokens for row in part],
+            )
+
+    return Requests(make, models, tenants)
 
 
 def replayable(requests: Iterable[TraceRequest]) -> Requests:
     """``requests`` without those that failed where they were recorded."""
-    return Requests(lambda: (request for request in requests if not request.failed))
+    source = as_requests(requests)
+
+    def make() -> Iterator[RequestBlock]:
+        for block in source.blocks():
+            answered = block.output_tokens > 0
+            yield block if answered.all() else block.take(answered)
+
+    return source.derived(make)
 
 
 @dataclass(slots=True)

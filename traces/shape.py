@@ -3,18 +3,19 @@ compressed, since the gaps between requests are what an autoscaler is judged on.
 
 from __future__ import annotations
 
-import heapq
-import itertools
+import functools
 import math
-import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from hashlib import blake2b
+
+import numpy as np
 
 from broker.model.errors import ConfigError
 from broker.model.units import parse_duration_s
-from traces.schema import Requests, TraceRequest
+from traces.blocks import BLOCK_ROWS, EMPTY, NONE, Floats, Ints, RequestBlock, joined, merged
+from traces.randomness import Draws
+from traces.schema import Requests, TraceRequest, as_requests
 
 REPEAT_JITTER_S = 0.1
 """Repeated arrivals spread over this: far below any scaling decision, far above what would be one packet."""
@@ -48,14 +49,18 @@ def parse_window(text: str) -> Window:
 def window(requests: Iterable[TraceRequest], start_s: float, end_s: float = math.inf) -> Requests:
     """The requests that arrive in [``start_s``, ``end_s``), their arrivals counted from ``start_s``."""
 
-    def make() -> Iterator[TraceRequest]:
-        for request in requests:
-            if request.arrival_s >= end_s:
-                return
-            if request.arrival_s >= start_s:
-                yield replace(request, arrival_s=request.arrival_s - start_s)
+    source = as_requests(requests)
 
-    return Requests(make)
+    def make() -> Iterator[RequestBlock]:
+        for block in source.blocks():
+            first, last = np.searchsorted(block.arrival_s, (start_s, end_s))
+            if last > first:
+                part = block.take(slice(first, last))
+                yield part.at(part.arrival_s - start_s)
+            if last < len(block):
+                return
+
+    return source.derived(make)
 
 
 class ScaleMethod(StrEnum):
@@ -77,81 +82,103 @@ def scale_rate(
 
     Below 1 both methods thin: each session, or each request without one, is kept with probability ``factor``. The
     shape of the rate stays; the chance within small counts grows, as it does for a smaller user base. Sessions are
-    kept, repeated and left out whole; copies get session names of their own. SUPERPOSE iterates over ``requests``
+    kept, repeated and left out whole; copies get sessions and prefix groups of their own. SUPERPOSE reads ``requests``
     several times. Raises ``ConfigError``.
     """
     if not 0 < factor < math.inf:
         raise ConfigError(f"{factor!r} is not a factor; write for example 0.5 or 3", field="rate_scale")
-    if factor < 1 or method is ScaleMethod.CORRELATED:
-        return Requests(lambda: _repeat(requests, factor, seed))
-    if iter(requests) is requests:
+    correlated = factor < 1 or method is ScaleMethod.CORRELATED
+    if not correlated and iter(requests) is requests:
         raise ConfigError("superposing reads the requests several times, and these can be read once; use a list")
-    return Requests(lambda: _superpose(requests, factor, seed))
+    source = as_requests(requests)
+    scaled = _repeat if correlated else _superpose
+    return source.derived(functools.partial(scaled, source, factor, seed))
 
 
-def _repeat(requests: Iterable[TraceRequest], factor: float, seed: int) -> Iterator[TraceRequest]:
+def _repeat(source: Requests, factor: float, seed: int) -> Iterator[RequestBlock]:
     """Each request floor(factor) times, and once more with the rest as probability; one draw for a whole session."""
-    rng = random.Random(seed)
+    keeping, jitter = Draws(seed, "scale", "keep"), Draws(seed, "scale", "jitter")
     whole, part = divmod(factor, 1.0)
-    late: list[tuple[float, int, TraceRequest]] = []  # repeats that jitter has put behind later arrivals
-    serial = itertools.count()
-    for request in requests:
-        while late and late[0][0] <= request.arrival_s:
-            yield heapq.heappop(late)[2]
-        draw = rng.random() if request.session is None else _session_draw(seed, request.session)
-        times = int(whole) + (draw < part)
-        if times:
-            yield request
-        for copy in range(1, times):
-            delay_s = rng.random() * REPEAT_JITTER_S
-            repeated = _as_copy(request, request.arrival_s + delay_s, copy)
-            heapq.heappush(late, (repeated.arrival_s, next(serial), repeated))
-    while late:
-        yield heapq.heappop(late)[2]
+    late = EMPTY  # repeats that jitter has put behind later arrivals
+    for first, block in _slices(source, max(1, int(BLOCK_ROWS / (factor + 1)))):
+        rows = np.arange(first, first + len(block))
+        has_session = block.session != NONE
+        chance = keeping.uniforms(has_session, np.where(has_session, block.session, rows))
+        times = int(whole) + (chance < part)
+        copies = [late]
+        for copy in range(int(times.max())):
+            chosen = np.flatnonzero(times > copy)
+            delay_s = jitter.uniforms(copy, rows[chosen]) * REPEAT_JITTER_S if copy else 0.0
+            copies.append(_as_copy(block.take(chosen), block.arrival_s[chosen] + delay_s, copy))
+        together = joined(copies).by_arrival()
+        ready = int(np.searchsorted(together.arrival_s, block.arrival_s[-1], side="right"))
+        if ready:
+            yield together.take(slice(ready))
+        late = together.take(slice(ready, None))
+    if len(late):
+        yield late
 
 
-def _superpose(requests: Iterable[TraceRequest], factor: float, seed: int) -> Iterator[TraceRequest]:
+def _slices(source: Requests, rows: int) -> Iterator[tuple[int, RequestBlock]]:
+    """Blocks of at most so many rows, each with the number of its first."""
+    number = 0
+    for block in source.blocks():
+        for begin in range(0, len(block), rows):
+            part = block.take(slice(begin, begin + rows))
+            yield number, part
+            number += len(part)
+
+
+def _superpose(source: Requests, factor: float, seed: int) -> Iterator[RequestBlock]:
     """The trace and further copies of it, each turned around within the trace's length by an offset of its own."""
-    length_s = _length_s(requests)
-    rng = random.Random(seed)
+    length_s = _length_s(source)
+    turning = Draws(seed, "scale", "turn")
     whole, part = divmod(factor, 1.0)
-    copies = [iter(requests)]
+    copies = [source.blocks]
     for copy in range(1, int(whole) + (part > 0)):
-        offset_s = _offset_s(length_s, rng)
-        rotated = _rotated(requests, offset_s, length_s, copy)
-        copies.append(rotated if copy < whole else _repeat(rotated, part, seed))
-    return heapq.merge(*copies, key=lambda request: request.arrival_s)
+        offset_s = _offset_s(length_s, turning, copy)
+        rotated = source.derived(functools.partial(_rotated, source, offset_s, length_s, copy))
+        copies.append(rotated.blocks if copy < whole else functools.partial(_repeat, rotated, part, seed))
+    return merged(copies)
 
 
-def _length_s(requests: Iterable[TraceRequest]) -> float:
+def _length_s(source: Requests) -> float:
     """The period of the rotation: whole days for long traces, so that the hour of the day survives it."""
     count, last_s = 0, 0.0
-    for request in requests:
-        count, last_s = count + 1, request.arrival_s
+    for block in source.blocks():
+        count, last_s = count + len(block), float(block.arrival_s[-1])
     if last_s >= 2 * _DAY_S:
         return math.ceil(last_s / _DAY_S + 1e-9) * _DAY_S
     return last_s + last_s / max(1, count - 1)
 
 
-def _offset_s(length_s: float, rng: random.Random) -> float:
+def _offset_s(length_s: float, turning: Draws, copy: int) -> float:
     if length_s < 2 * _DAY_S:
-        return rng.random() * length_s
-    return rng.randrange(round(length_s / _DAY_S)) * _DAY_S + rng.random() * _COPY_OFFSET_WITHIN_DAY_S
+        return turning.uniform(copy) * length_s
+    days = int(turning.uniform(copy) * round(length_s / _DAY_S))
+    return days * _DAY_S + turning.uniform(copy, 1) * _COPY_OFFSET_WITHIN_DAY_S
 
 
-def _rotated(requests: Iterable[TraceRequest], offset_s: float, length_s: float, copy: int) -> Iterator[TraceRequest]:
-    for request in window(requests, offset_s):
-        yield _as_copy(request, request.arrival_s, copy)
-    for request in window(requests, 0.0, offset_s):
-        yield _as_copy(request, request.arrival_s + length_s - offset_s, copy)
+def _rotated(source: Requests, offset_s: float, length_s: float, copy: int) -> Iterator[RequestBlock]:
+    for block in window(source, offset_s).blocks():
+        yield _as_copy(block, block.arrival_s, copy)
+    for block in window(source, 0.0, offset_s).blocks():
+        yield _as_copy(block, block.arrival_s + (length_s - offset_s), copy)
 
 
-def _as_copy(request: TraceRequest, arrival_s: float, copy: int) -> TraceRequest:
-    session = None if request.session is None else f"{request.session}#{copy}"
-    return replace(request, arrival_s=arrival_s, session=session)
+_COPIES = Draws(0, "copies of a session")
 
 
-def _session_draw(seed: int, session: str) -> float:
-    """Uniform in [0, 1) and the same for all requests of a session, without remembering any."""
-    digest = blake2b(f"{seed}/{session}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2.0**64
+def _as_copy(block: RequestBlock, arrival_s: Floats, copy: int) -> RequestBlock:
+    """Another user's requests: the same lengths, a session and a prefix of their own."""
+    if copy == 0:
+        return block.at(arrival_s)
+    return replace(
+        block, arrival_s=arrival_s, session=_renumbered(block.session, copy),
+        prefix_group=_renumbered(block.prefix_group, copy),
+    )  # fmt: skip
+
+
+def _renumbered(numbers: Ints, copy: int) -> Ints:
+    renumbered = (_COPIES.words(copy, numbers) >> np.uint64(1)).astype(np.int64)
+    return np.where(numbers == NONE, NONE, renumbered)

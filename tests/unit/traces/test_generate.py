@@ -20,12 +20,12 @@ from traces.generate import (
     DEMO_PEAK,
     LoadProfile,
     RateCurve,
-    TokenQuantiles,
     demo_curve,
     demo_load,
     generate,
     scale_tokens,
 )
+from traces.lengths import TokenQuantiles
 from traces.profiles import load_profile, profile_names
 from traces.readers import open_trace
 from traces.schema import TraceRequest
@@ -146,7 +146,7 @@ def test_the_fitting_command_prints_a_profile(tmp_path: Path, capsys: pytest.Cap
     )
     assert main([str(trace), "--name", "mine", "--provenance", "hand-written", "--hourly", str(hourly)]) == 0
     profile = wire.decode(LoadProfile, json.loads(capsys.readouterr().out))
-    assert (profile.name, profile.requests, profile.daily_shape) == ("mine", 200, (1.0,) * 24)
+    assert (profile.name, profile.requests, profile.hourly_shape) == ("mine", 200, (1.0,) * 24)
     assert profile.prompt == fit_profile(open_trace(trace), name="", provenance="").prompt
 
 

@@ -21,8 +21,10 @@ from tests.unit.traces.files import (
     written,
     zipped,
 )
+from traces.columns import text_number
 from traces.formats import epoch_seconds
-from traces.readers import REORDER_ROWS, open_trace
+from traces.ordering import REORDER_ROWS
+from traces.readers import open_trace
 from traces.schema import RequestKind, TraceRequest, replayable
 
 CONVERSATION, API = RequestKind.CONVERSATION, RequestKind.API
@@ -32,9 +34,9 @@ def test_burstgpt_rows_become_requests_and_an_answer_of_no_tokens_is_a_failure(t
     trace = open_trace(written(tmp_path, BURSTGPT))
     assert trace.format.name == "BurstGPT"
     assert list(trace) == [
-        TraceRequest(0.0, 100, 20, kind=CONVERSATION),
-        TraceRequest(1.0, 200, 0, failed=True, kind=API),
-        TraceRequest(2.5, 300, 40),
+        TraceRequest(0.0, 100, 20, kind=CONVERSATION, model="ChatGPT"),
+        TraceRequest(1.0, 200, 0, failed=True, kind=API, model="GPT-4"),
+        TraceRequest(2.5, 300, 40, model="ChatGPT"),
     ]
     assert (trace.statistics.rows, trace.statistics.failed, trace.statistics.began_at) == (3, 1, 10.0)
 
@@ -47,9 +49,9 @@ def test_failed_requests_are_counted_and_not_replayed(tmp_path: Path) -> None:
 
 def test_burstgpt_3_brings_sessions_and_columns_in_another_order(tmp_path: Path) -> None:
     assert list(open_trace(written(tmp_path, BURSTGPT_3))) == [
-        TraceRequest(0.0, 100, 20, session="alpha", kind=CONVERSATION),
-        TraceRequest(1.0, 50, 5, kind=API),
-        TraceRequest(2.0, 150, 20, session="alpha", kind=CONVERSATION),
+        TraceRequest(0.0, 100, 20, session=text_number("alpha"), kind=CONVERSATION, model="ChatGPT"),
+        TraceRequest(1.0, 50, 5, kind=API, model="ChatGPT"),
+        TraceRequest(2.0, 150, 20, session=text_number("alpha"), kind=CONVERSATION, model="ChatGPT"),
     ]
 
 
@@ -66,10 +68,10 @@ def test_azure_times_may_carry_a_zone(tmp_path: Path) -> None:
     assert arrivals == [0.0, 1.5, 3.0, 4.0]
 
 
-def test_mooncake_lines_are_in_milliseconds(tmp_path: Path) -> None:
+def test_mooncake_lines_are_in_milliseconds_and_their_hashes_make_groups(tmp_path: Path) -> None:
     assert list(open_trace(written(tmp_path, MOONCAKE))) == [
-        TraceRequest(0.0, 700, 30),
-        TraceRequest(0.25, 800, 40),
+        TraceRequest(0.0, 700, 30, prefix_group=0),
+        TraceRequest(0.25, 800, 40, prefix_group=0, prefix_tokens=512),
     ]
 
 

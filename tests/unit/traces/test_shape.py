@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -12,12 +13,13 @@ from hypothesis import strategies as st
 
 from broker.model.errors import ConfigError
 from tests.unit.traces.files import BURSTGPT, written
+from traces.blocks import RequestBlock
 from traces.readers import open_trace
-from traces.schema import TraceRequest
+from traces.schema import Requests, TraceRequest, as_requests
 from traces.shape import REPEAT_JITTER_S, ScaleMethod, Window, parse_window, scale_rate, window
 
 EVERY_SECOND = [TraceRequest(float(n), n, 1) for n in range(1000)]
-FIVE_A_SESSION = [TraceRequest(float(n), n, 1, session=f"user {n // 5}") for n in range(5000)]
+FIVE_A_SESSION = [TraceRequest(float(n), n, 1, session=n // 5) for n in range(5000)]
 
 traces = st.lists(st.floats(0, 1e5), min_size=1, max_size=50).map(
     lambda arrivals: [TraceRequest(arrival, n, 1) for n, arrival in enumerate(sorted(arrivals))]
@@ -50,10 +52,11 @@ def test_a_window_begins_at_its_own_zero_and_leaves_out_its_end() -> None:
 
 
 def test_a_window_reads_no_further_than_its_end() -> None:
-    def until_five() -> list[TraceRequest]:
-        return list(window((EVERY_SECOND[n] if n <= 5 else pytest.fail("read too far") for n in range(9)), 0, 5))
+    def long() -> Iterator[RequestBlock]:
+        yield from as_requests(EVERY_SECOND[:10]).blocks()
+        pytest.fail("read too far")
 
-    assert len(until_five()) == 5
+    assert len(list(window(Requests(long), 0, 5))) == 5
 
 
 @pytest.mark.parametrize("factor", [0.0, -1.0, math.nan, math.inf])
@@ -99,7 +102,7 @@ def test_whole_repeats_stay_within_the_jitter(trace: list[TraceRequest], factor:
 @pytest.mark.parametrize("method", ScaleMethod)
 @pytest.mark.parametrize("factor", [0.4, 2.5])
 def test_sessions_are_kept_and_copied_whole_under_names_of_their_own(factor: float, method: ScaleMethod) -> None:
-    sizes: dict[str | None, int] = {}
+    sizes: dict[int | None, int] = {}
     for request in scale_rate(FIVE_A_SESSION, factor, seed=5, method=method):
         sizes[request.session] = sizes.get(request.session, 0) + 1
     assert set(sizes.values()) == {5}
