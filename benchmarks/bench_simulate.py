@@ -9,8 +9,9 @@ from broker.log.memory import MemoryLog
 from broker.model.spec import EngineSpec, ModelSpec, PolicySpec, PoolSpec, SiteSpec
 from policies.registry import cached
 from simulator.simulation import Simulation
-from traces.generate import RateCurve, generate
+from traces.generate import generate
 from traces.profiles import load_profile
+from traces.rates import RateCurve
 
 CURVE = RateCurve((0.0, 400.0, 500.0, 800.0, 1200.0), (2.0, 5.0, 12.0, 5.0, 3.0))
 RULES = PolicySpec(

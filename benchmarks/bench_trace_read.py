@@ -12,8 +12,9 @@ from itertools import islice
 from pathlib import Path
 
 from benchmarks.base import Measurement
-from traces.generate import RateCurve, generate
+from traces.generate import generate
 from traces.profiles import load_profile
+from traces.rates import RateCurve
 from traces.readers import open_trace
 from traces.schema import TraceRequest
 

@@ -416,4 +416,6 @@ def recognise(first_line: str) -> tuple[Format, Sequence[str] | None]:
         for known in FORMATS:
             if set(known.columns) <= set(found):
                 return known, found
+    if {"rate_rps", "prob"} & set(found):
+        raise BadRow("a ServeGen shape holds rates and histograms, no requests; name it in a scenario (docs/traces.md)")
     raise BadRow(f"no known format has the columns {shown(', '.join(found))}. Known formats:\n{KNOWN_FORMATS}")

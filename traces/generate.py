@@ -12,16 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from broker.model.errors import ConfigError
 from traces.blocks import BLOCK_ROWS, NONE, Floats, Names, request_block
 from traces.lengths import TokenQuantiles
 from traces.randomness import stream
+from traces.rates import HourLevels, RateCurve
 from traces.schema import Requests
 from traces.sessions import Script, SessionShape, flowing, lengthened
 
@@ -34,7 +32,8 @@ class LoadProfile:
     distribution with shape 1 / cv^2); ``correlation`` that of the normal scores of prompt and output length.
     ``hourly_shape`` has the rate of each hour relative to its mean: 168 hours of the week, or 24 of the day, or none
     where the source is too short to know. It begins with Monday's, or the day's, first hour in UTC if the source is
-    dated, else with the source's own first hour. ``prompt`` is that of requests that do not continue a session.
+    dated, else with the source's own first hour. ``hour_levels`` stand in its place for a source that has hours of
+    bursts and no day. ``prompt`` is that of requests that do not continue a session.
     ``tenants`` are shares, the largest first, without names. ``provenance`` says what it was fitted to, and how.
     """
 
@@ -46,6 +45,7 @@ class LoadProfile:
     output: TokenQuantiles
     correlation: float
     hourly_shape: tuple[float, ...] = ()
+    hour_levels: HourLevels | None = None
     mean_per_s: float = 0.0
     sessions: SessionShape | None = None
     tenants: tuple[float, ...] = ()
@@ -59,70 +59,6 @@ def scale_tokens(profile: LoadProfile, *, prompt: float = 1.0, output: float = 1
     return replace(
         profile, prompt=profile.prompt.scaled(prompt), output=profile.output.scaled(output), sessions=sessions
     )
-
-
-@dataclass(frozen=True, slots=True)
-class RateCurve:
-    """Requests per second over time: straight lines between (``times_s[i]``, ``rates_per_s[i]``).
-
-    Raises ``ValueError`` unless times rise from 0 and rates are 0 or more.
-    """
-
-    times_s: tuple[float, ...]
-    rates_per_s: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if len(self.times_s) != len(self.rates_per_s) or len(self.times_s) < 2 or self.times_s[0] != 0.0:
-            raise ValueError("a rate curve needs two points or more, the first at time 0")
-        if any(after <= before for before, after in pairwise(self.times_s)):
-            raise ValueError("the times of a rate curve must rise")
-        if not all(0.0 <= rate < math.inf for rate in self.rates_per_s):
-            raise ValueError("the rates of a rate curve must be 0 or more")
-
-    def scaled(self, factor: float) -> RateCurve:
-        return replace(self, rates_per_s=tuple(rate * factor for rate in self.rates_per_s))
-
-    def expected_until(self) -> list[float]:
-        """Expected requests from the start to each point."""
-        times, rates = np.array(self.times_s), np.array(self.rates_per_s)
-        return [0.0, *np.cumsum(np.diff(times) * (rates[1:] + rates[:-1]) / 2).tolist()]
-
-    def time_of(self, expected: ArrayLike, until: Sequence[float]) -> Floats:
-        """When ``expected`` requests have arrived, given ``until = expected_until()``."""
-        times, rates, totals = np.array(self.times_s), np.array(self.rates_per_s), np.array(until)
-        index = np.clip(np.searchsorted(totals, expected, side="right"), 1, len(totals) - 1)
-        span_s = times[index] - times[index - 1]
-        before, after = rates[index - 1], rates[index]
-        area = np.maximum(0.0, expected - totals[index - 1])
-        # The root of before*x + (after-before)/span * x^2/2 = area, in the form that survives before == after.
-        root = np.sqrt(np.maximum(0.0, before * before + 2 * area * (after - before) / span_s))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            elapsed = np.where(area > 0, np.minimum(span_s, 2 * area / (before + root)), 0.0)
-        at: Floats = times[index - 1] + elapsed
-        return at
-
-
-def steady(rate_per_s: float, duration_s: float) -> RateCurve:
-    return RateCurve((0.0, duration_s), (rate_per_s, rate_per_s))
-
-
-def shaped(mean_per_s: float, hourly: Sequence[float], duration_s: float, *, begin_hour: float = 0.0) -> RateCurve:
-    """A rate that follows ``hourly`` (24 or 168 relative rates), straight between the middles of hours; ``begin_hour``
-    is the hour of the shape at which the curve begins. Its mean is ``mean_per_s`` over whole periods of the shape.
-
-    Raises ``ConfigError`` for a shape of no hours.
-    """
-    if not hourly:
-        raise ConfigError("there is no shape of the day; give hourly rates, or take a steady rate")
-    period_s = len(hourly) * 3600.0
-    relative = np.asarray(hourly, dtype=float) / float(np.mean(hourly))
-    middles = (np.arange(len(hourly)) + 0.5) * 3600.0
-    begin_s = begin_hour * 3600.0
-    inner = np.arange(math.ceil(begin_s / 3600.0 - 0.5), math.ceil((begin_s + duration_s) / 3600.0)) * 3600.0 + 1800.0
-    inner = inner[(inner > begin_s) & (inner < begin_s + duration_s)]
-    at = np.concatenate(([begin_s], inner, [begin_s + duration_s]))
-    rates = mean_per_s * np.interp(at, middles, relative, period=period_s)
-    return RateCurve((0.0, *(at[1:] - begin_s).tolist()), tuple(rates.tolist()))
 
 
 def renewal(cv: float, curve: RateCurve, random: np.random.Generator) -> Iterator[Floats]:

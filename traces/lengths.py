@@ -40,7 +40,7 @@ class TokenQuantiles:
         return tokens
 
     def _by_score(self) -> Floats:
-        return np.asarray(np.log(self.at(_normal_cdf())))
+        return np.asarray(np.log(self.at(normal_cdf(_scores()))))
 
     def scaled(self, factor: float) -> TokenQuantiles:
         return replace(self, tokens=tuple(tokens * factor for tokens in self.tokens))
@@ -51,9 +51,9 @@ def _scores() -> Floats:
     return np.linspace(-_FARTHEST, _FARTHEST, _STEPS + 1)
 
 
-@functools.lru_cache(maxsize=1)
-def _normal_cdf() -> Floats:
-    return np.array([0.5 * math.erfc(-score / math.sqrt(2.0)) for score in _scores().tolist()])
+def normal_cdf(scores: Floats) -> Floats:
+    """Probability below each score, element by element: for tables and curves, not for millions."""
+    return np.array([0.5 * math.erfc(-score / math.sqrt(2.0)) for score in scores.tolist()])
 
 
 def lognormal_quantiles(median: float, sigma: float, longest: float) -> TokenQuantiles:

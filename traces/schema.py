@@ -162,7 +162,9 @@ class TraceInfo:
     Rates and burstiness are over all rows, tokens over those that did not fail. ``dispersion_per_min`` is the
     variance of the requests in whole minutes over their mean (1 for Poisson), ``gap_cv`` the coefficient of
     variation of the gaps between arrivals (1 for Poisson), ``daily_correlation`` the autocorrelation of hourly
-    counts at 24 h, present for traces of two days and more: near 1, load follows the day.
+    counts at 24 h, present for traces of two days and more: near 1, load follows the day. The longest gap begins at
+    second ``longest_gap_at_s``. ``prefix_share`` is the share of all prompt tokens that an earlier request of the same
+    prefix group had, None where the trace does not tell.
     """
 
     path: str
@@ -181,4 +183,18 @@ class TraceInfo:
     prompt: TokenStatistics | None
     output: TokenStatistics | None
     kinds: Mapping[str, int] = field(default_factory=dict)
+    models: Mapping[str, int] = field(default_factory=dict)
+    tenants: Mapping[str, int] = field(default_factory=dict)
     has_sessions: bool = False
+    prefix_share: float | None = None
+    longest_gap_s: float = 0.0
+    longest_gap_at_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeInfo:
+    """What ``trace info`` tells of a file that holds rates or histograms and no requests."""
+
+    path: str
+    format: str
+    figures: Mapping[str, float]

@@ -9,7 +9,7 @@ the window's histogram, prompt and answer independently, since the histograms do
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,18 +18,18 @@ import numpy as np
 from broker.model.errors import TraceError
 from traces.blocks import BLOCK_ROWS, Floats, Ints, Names, RequestBlock, request_block
 from traces.formats import BadRow, split, text_of
-from traces.lines import first_line, numbered_chunks
+from traces.lines import first_line
 from traces.randomness import stream
 from traces.schema import Requests
+from traces.tables import between, number, one_of, read_table, whole
 
 WINDOW_S = 600.0
-_LARGEST_ROWS = 50_000_000
 
 RATES = ("t_s", "rate_rps")
 CLIENTS = ("client", "t_s", "rate_rps", "dist", "p1")
 HISTOGRAMS = ("window_s", "field", "bin_lo", "bin_hi", "prob")
 _FAMILIES = ("Gamma", "Weibull")
-_FIELDS = ("input_tokens", "output_tokens")
+FIELDS = ("input_tokens", "output_tokens")
 
 
 def shape_columns(path: Path) -> tuple[str, ...] | None:
@@ -81,19 +81,18 @@ class ServeGenShape:
 
 def read_servegen(clients: str | Path, histograms: str | Path) -> ServeGenShape:
     """The shape of one service. Raises ``TraceError`` with file, line and column."""
-    rows = _table(Path(clients), CLIENTS, (_whole, _number, _number, _family, _positive))
-    if not rows:
-        raise TraceError("holds no rows after its header", path=str(clients))
+    shape_cell = between(1e-3, 1e6, "a shape")
+    rows = read_table(Path(clients), CLIENTS, (whole, number, number, one_of(_FAMILIES), shape_cell))
     client, begins_s, rate, weibull, shape = (np.array(column) for column in zip(*rows, strict=True))
     order = np.lexsort((client, begins_s))
-    bins: dict[str, dict[float, list[Sequence[float]]]] = {field: {} for field in _FIELDS}
-    for window_s, field, low, high, share in _table(
-        Path(histograms), HISTOGRAMS, (_number, _field, _number, _number, _number)
+    bins: dict[str, dict[float, list[Sequence[float]]]] = {field: {} for field in FIELDS}
+    for window_s, field, low, high, share in read_table(
+        Path(histograms), HISTOGRAMS, (number, one_of(FIELDS), number, number, number)
     ):
-        bins[_FIELDS[int(field)]].setdefault(window_s, []).append((low, high, share))
+        bins[FIELDS[int(field)]].setdefault(window_s, []).append((low, high, share))
     if not all(bins.values()):
         raise TraceError("holds no histogram of input_tokens and output_tokens", path=str(histograms))
-    prompt, output = ({at: _histogram(rows) for at, rows in sorted(bins[field].items())} for field in _FIELDS)
+    prompt, output = ({at: _histogram(rows) for at, rows in sorted(bins[field].items())} for field in FIELDS)
     return ServeGenShape(
         begins_s[order], client[order].astype(np.int64), rate[order], weibull[order].astype(np.int64), shape[order],
         prompt, output,
@@ -111,7 +110,7 @@ def servegen_requests(shape: ServeGenShape, seed: int, *, rate_scale: float = 1.
     Each client is a tenant. Call them "ServeGen m-small-shaped".
     """
     count = int(shape.client.max()) + 1
-    tenants = Names("tenants", [f"client-{number}" for number in range(count)])
+    tenants = Names("tenants", [f"client-{client}" for client in range(count)])
     return Requests(lambda: _generate(shape, seed, rate_scale, name), tenants=tenants)
 
 
@@ -168,12 +167,12 @@ def _generate(shape: ServeGenShape, seed: int, rate_scale: float, name: str) -> 
                 rate = rate_scale * float(shape.rate_per_s[row])
                 if rate <= 0:
                     continue
-                number = int(shape.client[row])
-                if number not in clients:
-                    clients[number] = _Client(stream(seed, name, f"client {number}"))
-                found = clients[number].arrivals(rate * part_s, bool(shape.weibull[row]), float(shape.shape[row]))
+                owner = int(shape.client[row])
+                if owner not in clients:
+                    clients[owner] = _Client(stream(seed, name, f"client {owner}"))
+                found = clients[owner].arrivals(rate * part_s, bool(shape.weibull[row]), float(shape.shape[row]))
                 arrivals.append(found / rate)
-                owners.append(np.full(len(found), number))
+                owners.append(np.full(len(found), owner))
             if arrivals:
                 yield from _block(shape, lengths, window_s, window_s + part * part_s, arrivals, owners)
 
@@ -198,82 +197,3 @@ def _holding(histograms: dict[float, TokenHistogram], at_s: float) -> TokenHisto
     """The histogram that holds at this second: the last that has begun, the first before that."""
     begun = [begins_s for begins_s in histograms if begins_s <= at_s]
     return histograms[max(begun) if begun else min(histograms)]
-
-
-# -- the files --------------------------------------------------------------------------------------------------------
-
-
-def _table(
-    path: Path, columns: Sequence[str], values: Sequence[Callable[[str], float]]
-) -> list[tuple[float, ...]]:
-    """These columns of a comma-separated file. Raises ``TraceError``."""
-    rows: list[tuple[float, ...]] = []
-    places: list[int] | None = None
-    for first, chunk in numbered_chunks(path):
-        for number, line in enumerate(chunk.split(b"\n"), first):
-            if not line.strip():
-                continue
-            try:
-                fields = [field.strip() for field in split(text_of(line))]
-                if places is None:
-                    places = _places(fields, columns)
-                    continue
-                rows.append(tuple(_value(fields, *cell) for cell in zip(columns, places, values, strict=True)))
-            except BadRow as error:
-                raise TraceError(error.problem, path=str(path), line=number, column=error.position) from None
-            if len(rows) > _LARGEST_ROWS:
-                raise TraceError("has more rows than a ServeGen shape can have", path=str(path), line=number)
-    return rows
-
-
-def _places(header: Sequence[str], columns: Sequence[str]) -> list[int]:
-    missing = [name for name in columns if name not in header]
-    if missing:
-        raise BadRow(f"no column {', '.join(missing)}; this file of a ServeGen shape has {', '.join(columns)}")
-    return [header.index(name) for name in columns]
-
-
-def _value(fields: Sequence[str], column: str, place: int, convert: Callable[[str], float]) -> float:
-    position = sum(len(field) + 1 for field in fields[:place]) + 1
-    if place >= len(fields):
-        raise BadRow(f"{column}: missing")
-    try:
-        return convert(fields[place])
-    except ValueError as error:
-        raise BadRow(f"{column}: {error}", position=position) from None
-
-
-def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{text!r} is not a number of 0 or more")
-    return value
-
-
-def _positive(text: str) -> float:
-    value = _number(text)
-    if not 1e-3 <= value <= 1e6:
-        raise ValueError(f"{text!r} is not a shape between 0.001 and 1,000,000")
-    return value
-
-
-def _whole(text: str) -> float:
-    value = _number(text)
-    if not value.is_integer() or value > 1e6:
-        raise ValueError(f"{text!r} is not the number of a client")
-    return value
-
-
-def _family(text: str) -> float:
-    if text not in _FAMILIES:
-        raise ValueError(f"{text!r} is not known; there are {' and '.join(_FAMILIES)}")
-    return float(_FAMILIES.index(text))
-
-
-def _field(text: str) -> float:
-    if text not in _FIELDS:
-        raise ValueError(f"{text!r} is not known; there are {' and '.join(_FIELDS)}")
-    return float(_FIELDS.index(text))

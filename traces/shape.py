@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -13,9 +13,9 @@ import numpy as np
 
 from broker.model.errors import ConfigError
 from broker.model.units import parse_duration_s
-from traces.blocks import BLOCK_ROWS, EMPTY, NONE, Floats, Ints, RequestBlock, joined, merged
+from traces.blocks import BLOCK_ROWS, EMPTY, NONE, Bools, Floats, Ints, RequestBlock, joined, merged
 from traces.randomness import Draws
-from traces.schema import Requests, TraceRequest, as_requests
+from traces.schema import KINDS, RequestKind, Requests, TraceRequest, as_requests
 
 REPEAT_JITTER_S = 0.1
 """Repeated arrivals spread over this: far below any scaling decision, far above what would be one packet."""
@@ -30,6 +30,9 @@ class Window:
 
     start_s: float
     end_s: float
+
+
+WHOLE = Window(0.0, math.inf)
 
 
 def parse_window(text: str) -> Window:
@@ -59,6 +62,26 @@ def window(requests: Iterable[TraceRequest], start_s: float, end_s: float = math
                 yield part.at(part.arrival_s - start_s)
             if last < len(block):
                 return
+
+    return source.derived(make)
+
+
+def of_kind(requests: Iterable[TraceRequest], kind: RequestKind) -> Requests:
+    """The requests of one kind. BurstGPT's two streams are scaled apart: only conversations follow the day."""
+    return _chosen(as_requests(requests), lambda block: block.kind == KINDS.index(kind))
+
+
+def of_model(requests: Requests, model: str) -> Requests:
+    """The requests that were recorded for this model."""
+    return _chosen(requests, lambda block: block.model == requests.models.code(model))
+
+
+def _chosen(source: Requests, choose: Callable[[RequestBlock], Bools]) -> Requests:
+    def make() -> Iterator[RequestBlock]:
+        for block in source.blocks():
+            part = block.take(choose(block))
+            if len(part):
+                yield part
 
     return source.derived(make)
 
@@ -166,19 +189,17 @@ def _rotated(source: Requests, offset_s: float, length_s: float, copy: int) -> I
         yield _as_copy(block, block.arrival_s + (length_s - offset_s), copy)
 
 
-_COPIES = Draws(0, "copies of a session")
-
-
 def _as_copy(block: RequestBlock, arrival_s: Floats, copy: int) -> RequestBlock:
     """Another user's requests: the same lengths, a session and a prefix of their own."""
     if copy == 0:
         return block.at(arrival_s)
     return replace(
-        block, arrival_s=arrival_s, session=_renumbered(block.session, copy),
-        prefix_group=_renumbered(block.prefix_group, copy),
+        block, arrival_s=arrival_s, session=renumbered(block.session, copy, "copy"),
+        prefix_group=renumbered(block.prefix_group, copy, "copy"),
     )  # fmt: skip
 
 
-def _renumbered(numbers: Ints, copy: int) -> Ints:
-    renumbered = (_COPIES.words(copy, numbers) >> np.uint64(1)).astype(np.int64)
-    return np.where(numbers == NONE, NONE, renumbered)
+def renumbered(numbers: Ints, copy: int, what: str) -> Ints:
+    """Numbers that no other copy has; ``NONE`` stays."""
+    words = Draws(0, "renumbered", what).words(copy, numbers) >> np.uint64(1)
+    return np.where(numbers == NONE, NONE, words.astype(np.int64))

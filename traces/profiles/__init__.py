@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
+from pathlib import Path
 
-from broker.model.errors import ConfigError
+from broker.model.errors import ConfigError, WireError
 from broker.model.wire import decode
 from traces.generate import LoadProfile
 
@@ -21,4 +22,15 @@ def load_profile(name: str) -> LoadProfile:
     if name not in profile_names():
         raise ConfigError(f"no load profile {name!r}; there are {', '.join(profile_names())}")
     profile: LoadProfile = decode(LoadProfile, json.loads((files(__name__) / f"{name}.json").read_text("utf-8")))
+    return profile
+
+
+def read_profile(path: Path) -> LoadProfile:
+    """A profile of one's own, as ``tidegate trace fit`` writes it. Raises ``ConfigError``."""
+    try:
+        profile: LoadProfile = decode(LoadProfile, json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", path=str(path)) from None
+    except (ValueError, WireError) as error:
+        raise ConfigError(f"is not what `tidegate trace fit` writes: {error}", path=str(path)) from None
     return profile

