@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cli.output import Exit, console, errors, print_json, told_errors
-from traces.shape import ScaleMethod
+from traces.options import ScaleMethod
 
 
 def simulate(

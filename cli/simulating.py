@@ -21,9 +21,10 @@ from policies.registry import cached
 from simulator.report.summary import RunSummary, TraceCounts
 from simulator.simulation import Simulation, SimulationSettings
 from traces.describe import describe
+from traces.options import ScaleMethod
 from traces.readers import TraceReader, open_trace
 from traces.schema import TraceRequest, replayable
-from traces.shape import ScaleMethod, Window, parse_window, scale_rate, window
+from traces.shape import Window, parse_window, scale_rate, window
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,9 +11,10 @@ from rich.markup import escape
 
 from broker.model.units import format_duration
 from cli.output import errors, print_json, table, tell, told_errors
+from traces.options import RequestKind
 
 if TYPE_CHECKING:
-    from traces.schema import TokenStatistics
+    from traces.schema import ShapeInfo, TokenStatistics
 
 trace = typer.Typer(help="Look at request traces.", no_args_is_help=True)
 
@@ -24,16 +26,23 @@ def root() -> None:
 
 @trace.command("info")
 def info(
-    path: Annotated[Path, typer.Argument(help="BurstGPT, Azure or Mooncake; plain or .gz.")],
+    path: Annotated[
+        Path, typer.Argument(help="BurstGPT, Azure, Mooncake, request log or ServeGen shape; plain or .gz.")
+    ],
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Count malformed rows instead of stopping.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
     """Rates, burstiness, token lengths, failed and bad rows of a trace."""
     from broker.model import wire
-    from traces.describe import describe
+    from traces.describe import describe, describe_shape
 
     with told_errors(), errors.status(f"reading {escape(path.name)}"):
-        found = describe(path, skip_bad=skip_bad)
+        shape = describe_shape(path)
+        found = describe(path, skip_bad=skip_bad) if shape is None else None
+    if shape is not None:
+        _tell_shape(shape, as_json=as_json)
+    if found is None:
+        return
     if as_json:
         print_json(wire.encode(found))
         return
@@ -45,13 +54,58 @@ def info(
         ("dispersion a minute", _number(found.dispersion_per_min, "1 is Poisson")),
         ("variation of gaps", _number(found.gap_cv, "1 is Poisson")),
         ("daily correlation", _number(found.daily_correlation, "near 1: follows the day")),
+        ("longest gap", f"{format_duration(found.longest_gap_s)}, from {format_duration(found.longest_gap_at_s)} on"),
         ("prompt tokens", _tokens(found.prompt)),
         ("output tokens", _tokens(found.output)),
         ("kinds", ", ".join(f"{kind} {count}" for kind, count in found.kinds.items()) or "not told"),
+        ("models", _counts(found.models)),
+        ("tenants", _counts(found.tenants)),
+        ("sessions", "told" if found.has_sessions else "not told"),
+        ("shared prefixes", _number(found.prefix_share, "of all prompt tokens")),
     ]
     table(str(path), ("what", "figure"), rows)
     if found.first_bad:
         tell(f"first malformed row: {found.first_bad}")
+
+
+def _tell_shape(shape: ShapeInfo, *, as_json: bool) -> None:
+    from broker.model import wire
+
+    if as_json:
+        print_json(wire.encode(shape))
+        return
+    table(
+        str(shape.path),
+        ("what", "figure"),
+        [("format", shape.format), *((name, f"{value:.6g}") for name, value in shape.figures.items())],
+    )
+
+
+@trace.command("fit")
+def fit(
+    path: Annotated[Path, typer.Argument(help="The trace, or your gateway's request log; plain or .gz.")],
+    name: Annotated[str, typer.Option("--name", help="What the profile is called.")],
+    provenance: Annotated[str, typer.Option("--provenance", help="What it was fitted to, in words.")],
+    kind: Annotated[RequestKind | None, typer.Option("--kind", help="Fit requests of this kind only.", show_default=False)] = None,
+    hourly: Annotated[Path | None, typer.Option("--hourly", help="CSV of counts by hour, for a trace too short to show a day.", show_default=False)] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave malformed rows out instead of stopping.")] = False,
+) -> None:  # fmt: skip
+    """Print a load profile as JSON: rates by hour, burstiness, lengths, sessions, tenants' shares; no row of the trace."""
+    from broker.model import wire
+    from traces.fit import fit_file
+
+    with told_errors(), errors.status(f"fitting {escape(path.name)}"):
+        found = fit_file(path, name=name, provenance=provenance, kind=kind, hourly=hourly, skip_bad=skip_bad)
+    print_json(wire.encode(found))
+
+
+def _counts(found: Mapping[str, int]) -> str:
+    largest = sorted(found.items(), key=lambda item: -item[1])
+    more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
+    return ", ".join(f"{name} {count}" for name, count in largest[:_MOST_NAMED]) + more or "not told"
+
+
+_MOST_NAMED = 8
 
 
 def _number(value: float | None, meaning: str) -> str:

@@ -21,10 +21,11 @@ from traces.blocks import NONE, Floats, Ints, RequestBlock
 from traces.describe import daily_correlation
 from traces.generate import LoadProfile
 from traces.lengths import TokenQuantiles
+from traces.options import RequestKind
 from traces.randomness import Draws
 from traces.rates import HourLevels
 from traces.readers import open_trace
-from traces.schema import RequestKind, Requests, TraceRequest, as_requests
+from traces.schema import Requests, TraceRequest, as_requests
 from traces.sessions import NOMINAL_TOKEN_S, SessionShape
 from traces.shape import of_kind
 from traces.tables import number, read_table
@@ -224,7 +225,8 @@ class _Tally:
 
     def tenant_shares(self) -> tuple[float, ...]:
         counts = sorted((n for code, n in self._tenants.items() if code != NONE and n >= _NEIGHBOURS), reverse=True)
-        return tuple(round(count / sum(counts), 3) for count in counts)
+        shares = (round(count / sum(counts), 3) for count in counts)
+        return tuple(share for share in shares if share)
 
     def bins(self) -> NDArray[np.int64]:
         return self._bins.counts(self.last_s)

@@ -30,8 +30,9 @@ from traces.columns import (
     text_numbers,
     whole_numbers,
 )
+from traces.options import RequestKind
 from traces.prefixes import PrefixGroups
-from traces.schema import KINDS, RequestKind
+from traces.schema import KINDS
 
 T = TypeVar("T")
 

@@ -17,13 +17,14 @@ import numpy as np
 from traces.blocks import Names, RequestBlock, merged
 from traces.clients import ClientRules, Clients, recorded
 from traces.generate import LoadProfile, generate, scripts
+from traces.options import RequestKind, ScaleMethod
 from traces.randomness import stream
 from traces.rates import RateCurve, bursting, shaped, steady
 from traces.readers import open_trace
-from traces.schema import RequestKind, Requests, replayable
+from traces.schema import Requests, replayable
 from traces.servegen import read_servegen, servegen_requests
 from traces.sessions import Script
-from traces.shape import WHOLE, ScaleMethod, Window, of_kind, of_model, renumbered, scale_rate, window
+from traces.shape import WHOLE, Window, of_kind, of_model, renumbered, scale_rate, window
 
 
 class Source(Protocol):

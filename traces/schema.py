@@ -4,18 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from itertools import islice
 
 from traces.blocks import BLOCK_ROWS, NONE, BlockMaker, Names, RequestBlock, request_block
-
-
-class RequestKind(StrEnum):
-    """Who sent it, where the trace says so. Only conversations follow the day; programs burst at any hour."""
-
-    CONVERSATION = "conversation"
-    API = "api"
-
+from traces.options import RequestKind
 
 KINDS = tuple(RequestKind)
 """A block's ``kind`` is an index of these."""

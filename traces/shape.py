@@ -7,15 +7,15 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
 import numpy as np
 
 from broker.model.errors import ConfigError
 from broker.model.units import parse_duration_s
 from traces.blocks import BLOCK_ROWS, EMPTY, NONE, Bools, Floats, Ints, RequestBlock, joined, merged
+from traces.options import RequestKind, ScaleMethod
 from traces.randomness import Draws
-from traces.schema import KINDS, RequestKind, Requests, TraceRequest, as_requests
+from traces.schema import KINDS, Requests, TraceRequest, as_requests
 
 REPEAT_JITTER_S = 0.1
 """Repeated arrivals spread over this: far below any scaling decision, far above what would be one packet."""
@@ -84,18 +84,6 @@ def _chosen(source: Requests, choose: Callable[[RequestBlock], Bools]) -> Reques
                 yield part
 
     return source.derived(make)
-
-
-class ScaleMethod(StrEnum):
-    """How a rate is raised.
-
-    CORRELATED: each user becomes ``factor`` users who do the same at the same time; rate peaks and bursts grow with
-    the factor. SUPERPOSE: independent copies of the whole trace, shifted in time, added up; bursts even out. What a
-    larger user base would really do lies between the two, so results are stated for both.
-    """
-
-    CORRELATED = "correlated"
-    SUPERPOSE = "superpose"
 
 
 def scale_rate(

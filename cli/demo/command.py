@@ -13,7 +13,7 @@ import typer
 
 from broker.model.errors import ConfigError, TraceError
 from cli.output import told_errors
-from traces.shape import ScaleMethod
+from traces.options import ScaleMethod
 
 
 def demo(

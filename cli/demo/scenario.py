@@ -13,10 +13,11 @@ from simulator.engine.profile import EngineProfile, capacity_rps
 from simulator.engine.profile import load_profile as engine_profile
 from simulator.report.summary import TraceCounts
 from traces.generate import DEMO_PEAK, demo_load, scale_tokens
+from traces.options import ScaleMethod
 from traces.profiles import load_profile
 from traces.readers import open_trace
 from traces.schema import TraceRequest, replayable
-from traces.shape import ScaleMethod, Window, parse_window, scale_rate, window
+from traces.shape import Window, parse_window, scale_rate, window
 
 MODEL_ID = "chat"
 MAXIMUM = 4

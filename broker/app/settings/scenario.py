@@ -16,12 +16,12 @@ from broker.model.errors import ConfigError
 from traces.clients import ClientRules
 from traces.generate import LoadProfile, scale_tokens
 from traces.lengths import lognormal_quantiles
+from traces.options import RequestKind, ScaleMethod
 from traces.profiles import load_profile, read_profile
 from traces.rates import RateCurve
 from traces.scenario import GeneratedSource, Load, Scenario, ServeGenSource, Source, TraceSource
-from traces.schema import RequestKind
 from traces.sessions import SessionShape
-from traces.shape import WHOLE, ScaleMethod, Window, parse_window
+from traces.shape import WHOLE, Window, parse_window
 
 _RULES = ClientRules()
 
