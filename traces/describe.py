@@ -153,7 +153,7 @@ def describe_shape(path: str | Path) -> ShapeInfo | None:
     if columns is CLIENTS:
         rows = np.array(read_table(Path(path), ("client", "t_s", "rate_rps"), (number, number, number)))
         begins, index = np.unique(rows[:, 1], return_inverse=True)
-        together = np.bincount(index, rows[:, 2])
+        together: Floats = np.bincount(index, rows[:, 2]).astype(np.float64)
         return _shape_info(path, "clients", begins, together, {"clients": float(len(np.unique(rows[:, 0])))})
     return ShapeInfo(str(path), "ServeGen token histograms", _histogram_figures(path))
 
@@ -183,7 +183,7 @@ def _histogram_figures(path: str | Path) -> dict[str, float]:
     return figures
 
 
-def daily_correlation(hourly: list[int]) -> float | None:
+def daily_correlation(hourly: Sequence[float]) -> float | None:
     """Autocorrelation of hourly counts at a lag of 24 h, None for less than two days or a constant load."""
     counts = np.asarray(hourly, dtype=float)
     if len(counts) < 48 or counts.std() == 0:

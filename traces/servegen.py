@@ -149,7 +149,7 @@ class _Client:
             gap = self._random.gamma(1 + 1 / shape) ** (1 / shape) / math.gamma(1 + 1 / shape)
         else:
             gap = self._random.gamma(shape + 1) / shape
-        return self._random.random() * gap
+        return float(self._random.random() * gap)
 
 
 def _generate(shape: ServeGenShape, seed: int, rate_scale: float, name: str) -> Iterator[RequestBlock]:

@@ -23,9 +23,10 @@ from tests.unit.traces.files import (
 )
 from traces.columns import text_number
 from traces.formats import epoch_seconds
+from traces.options import RequestKind
 from traces.ordering import REORDER_ROWS
 from traces.readers import open_trace
-from traces.schema import RequestKind, TraceRequest, replayable
+from traces.schema import TraceRequest, replayable
 
 CONVERSATION, API = RequestKind.CONVERSATION, RequestKind.API
 

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from broker.model.errors import ConfigError
 from tests.unit.traces.files import BURSTGPT, written
 from traces.blocks import RequestBlock
+from traces.options import ScaleMethod
 from traces.readers import open_trace
 from traces.schema import Requests, TraceRequest, as_requests
-from traces.shape import REPEAT_JITTER_S, ScaleMethod, Window, parse_window, scale_rate, window
+from traces.shape import REPEAT_JITTER_S, Window, parse_window, scale_rate, window
 
 EVERY_SECOND = [TraceRequest(float(n), n, 1) for n in range(1000)]
 FIVE_A_SESSION = [TraceRequest(float(n), n, 1, session=n // 5) for n in range(5000)]
