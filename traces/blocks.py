@@ -103,7 +103,7 @@ BlockMaker = Callable[[], Iterator[RequestBlock]]
 
 
 def merged(makers: Sequence[BlockMaker]) -> Iterator[RequestBlock]:
-    """Several streams of blocks as one, in order of arrival; equal arrivals in the order of the streams."""
+    """Several streams of blocks as one, in order of arrival; those of one stream stay in their order."""
     streams = [make() for make in makers]
     heads = [next(stream, None) for stream in streams]
     while any(head is not None for head in heads):
