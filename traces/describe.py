@@ -13,8 +13,8 @@ import numpy as np
 from traces.blocks import NONE, Floats, Ints, RequestBlock
 from traces.readers import open_trace
 from traces.schema import KINDS, ShapeInfo, TokenStatistics, TraceInfo
-from traces.servegen import CLIENTS, FIELDS, HISTOGRAMS, RATES, WINDOW_S, shape_columns
-from traces.tables import number, one_of, read_table
+from traces.servegen import CLIENTS, FIELDS, HISTOGRAMS, RATES, WINDOW_S, field_place, shape_columns
+from traces.tables import number, read_table
 
 _LONGEST_HOURS = 10 * 366 * 24
 """Hourly counts beyond ten years are left out of the daily pattern: a mistaken timestamp must not fill the memory."""
@@ -171,7 +171,7 @@ def _shape_info(path: str | Path, what: str, begins: Floats, rates: Floats, more
 
 
 def _histogram_figures(path: str | Path) -> dict[str, float]:
-    cells = (number, one_of(FIELDS), number, number, number)
+    cells = (number, field_place, number, number, number)
     rows = np.array(read_table(Path(path), HISTOGRAMS, cells))
     figures = {"windows": float(len(np.unique(rows[:, 0])))}
     for place, field in enumerate(FIELDS):

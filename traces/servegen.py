@@ -87,9 +87,10 @@ def read_servegen(clients: str | Path, histograms: str | Path) -> ServeGenShape:
     order = np.lexsort((client, begins_s))
     bins: dict[str, dict[float, list[Sequence[float]]]] = {field: {} for field in FIELDS}
     for window_s, field, low, high, share in read_table(
-        Path(histograms), HISTOGRAMS, (number, one_of(FIELDS), number, number, number)
+        Path(histograms), HISTOGRAMS, (number, field_place, number, number, number)
     ):
-        bins[FIELDS[int(field)]].setdefault(window_s, []).append((low, high, share))
+        if field >= 0:
+            bins[FIELDS[int(field)]].setdefault(window_s, []).append((low, high, share))
     if not all(bins.values()):
         raise TraceError("holds no histogram of input_tokens and output_tokens", path=str(histograms))
     prompt, output = ({at: _histogram(rows) for at, rows in sorted(bins[field].items())} for field in FIELDS)
@@ -97,6 +98,11 @@ def read_servegen(clients: str | Path, histograms: str | Path) -> ServeGenShape:
         begins_s[order], client[order].astype(np.int64), rate[order], weibull[order].astype(np.int64), shape[order],
         prompt, output,
     )  # fmt: skip
+
+
+def field_place(text: str) -> float:
+    """The place among ``FIELDS``, -1 of what else a model's histograms tell (such as the share of reasoning)."""
+    return float(FIELDS.index(text)) if text in FIELDS else -1.0
 
 
 def _histogram(bins: Sequence[Sequence[float]]) -> TokenHistogram:
