@@ -346,7 +346,7 @@ def _mooncake(_: Sequence[str], __: Columns) -> ChunkReader:
         blocks = data.get("hash_ids")
         if blocks is None:
             return Row(at, prompt_tokens, output_tokens)
-        if not isinstance(blocks, list) or not all(type(block) is int for block in blocks):
+        if not isinstance(blocks, list) or not set(map(type, blocks)) <= {int}:
             position = line.find('"hash_ids"') + 1
             raise BadRow(f"hash_ids: {shown(blocks)} is not a list of whole numbers", position=position)
         group, shared = groups.place(blocks, prompt_tokens)

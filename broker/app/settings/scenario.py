@@ -51,10 +51,10 @@ class SessionSettings(Section):
         return SessionShape(self.turns, self.pause_s, self.pause_sigma, added, self.longest_tokens)
 
 
-class ProfileLoad(Section):
+class GeneratedLoad(Section):
     """Requests generated in the shape of a fitted profile."""
 
-    kind: Literal["profile"] = Field(description="`profile`: generated from a fitted profile.")
+    kind: Literal["generated"] = Field(description="`generated`: drawn from a fitted profile.")
     profile: str | None = Field(default=None, description="A profile that ships with Tidegate.")
     profile_file: LocalPath | None = Field(default=None, description="Or one of your own, as `trace fit` writes it.")
     rate: Positive | None = Field(default=None, description="Mean requests per second; by default the source's own.")
@@ -71,7 +71,7 @@ class ProfileLoad(Section):
     output_scale: Positive = Field(default=1.0, description="Answers are this many times as long.")
 
     @model_validator(mode="after")
-    def _fits(self) -> ProfileLoad:
+    def _fits(self) -> GeneratedLoad:
         if (self.profile is None) == (self.profile_file is None):
             raise Misplaced("name either `profile` or `profile_file`", "profile")
         profile = self._profile()
@@ -151,7 +151,7 @@ class TraceLoad(_Windowed):
 class ServeGenLoad(_Windowed):
     """Requests in the shape of a service that ServeGen describes."""
 
-    kind: Literal["servegen"] = Field(description="`servegen`: generated from ServeGen's clients and histograms.")
+    kind: Literal["servegen"] = Field(description="`servegen`: drawn from ServeGen's clients and histograms.")
     clients: LocalPath = Field(description="The file of clients' rates and gaps by window.")
     histograms: LocalPath = Field(description="The file of token histograms.")
     rate_scale: Positive = Field(default=1.0, description="Times the rate; each client's burstiness is kept.")
@@ -186,7 +186,7 @@ class ClientSettings(Section):
 class LoadSettings(Section):
     """One stream of requests: where it comes from, and how its clients behave."""
 
-    source: Annotated[ProfileLoad | TraceLoad | ServeGenLoad, Field(discriminator="kind")] = Field(
+    source: Annotated[GeneratedLoad | TraceLoad | ServeGenLoad, Field(discriminator="kind")] = Field(
         description="Where the requests come from."
     )
     clients: ClientSettings = Field(default=ClientSettings(), description="How clients behave in a closed loop.")

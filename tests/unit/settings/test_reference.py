@@ -11,7 +11,7 @@ import pytest
 from broker.app.settings import policies_json_schema, site_json_schema
 from broker.app.settings.__main__ import main
 from broker.app.settings.document import read_document
-from broker.app.settings.reference import configuration_markdown, reference_files
+from broker.app.settings.reference import configuration_markdown, reference_files, scenario_json_schema
 from tests.support.shared_data import REPOSITORY
 from tests.unit.settings.files import EXAMPLES
 
@@ -23,7 +23,8 @@ def test_the_committed_files_are_current(name: str) -> None:
 
 
 def schema_for(path: Path) -> dict[str, Any]:
-    return policies_json_schema() if path.name.startswith("policies") else site_json_schema()
+    kind = path.name.partition(".")[0].partition("-")[0]
+    return {"policies": policies_json_schema, "scenario": scenario_json_schema, "site": site_json_schema}[kind]()
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)

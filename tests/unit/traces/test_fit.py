@@ -102,7 +102,17 @@ def test_the_command_prints_a_profile_that_can_be_read_again(tmp_path: Path) -> 
     hourly = written(
         tmp_path, "day,hour,all\n" + "".join(f"{n // 24},{n % 24},{1 + n % 24}\n" for n in range(72)), "hourly"
     )
-    words = ["trace", "fit", trace, "--name", "mine", "--provenance", "hand-written", "--hourly", hourly]
+    words: list[str | Path] = [
+        "trace",
+        "fit",
+        trace,
+        "--name",
+        "mine",
+        "--provenance",
+        "hand-written",
+        "--hourly",
+        hourly,
+    ]
     result = tidegate(*words)
     assert result.exit_code == Exit.OK, result.output
     profile = wire.decode(LoadProfile, json.loads(result.stdout))
