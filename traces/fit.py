@@ -8,7 +8,6 @@ left out.
 from __future__ import annotations
 
 import math
-from array import array
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -39,6 +38,7 @@ _NEIGHBOURS = 10
 _LEAST_FOLLOW_UPS = 30
 _PAIRS = 262_144
 _OPEN_SESSIONS = 262_144
+_SHORTEST_PAUSE_S = 0.1
 _LONGEST_S = 10 * 366 * 86_400.0
 _DATED_S = 1e8
 """A first timestamp above this is a date; below, the trace counts from its own beginning."""
@@ -134,6 +134,54 @@ class _Counts:
         return means
 
 
+class _Followed:
+    """Which requests continue a session, and what they add to it."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[int, tuple[float, int]] = OrderedDict()
+        self.sessions = 0
+        self.longest = 0
+        self.pauses = 0
+        self.pause_logs = 0.0
+        self.pause_squares = 0.0
+
+    def added(self, block: RequestBlock) -> Ints:
+        """For each request the tokens that it adds to what was said in its session, ``NONE`` if it continues none."""
+        added = np.full(len(block), NONE, dtype=np.int64)
+        session = np.where(block.session != NONE, block.session, block.prefix_group)
+        self.sessions += int((session == NONE).sum())
+        rows = np.flatnonzero(session != NONE)
+        columns = (block.arrival_s, block.prompt_tokens, block.output_tokens, block.prefix_tokens)
+        for row, owner, at, asked, answered, known in zip(
+            rows.tolist(), session[rows].tolist(), *(column[rows].tolist() for column in columns), strict=True
+        ):
+            before = self._open.pop(owner, None)
+            self._open[owner] = (at + answered * NOMINAL_TOKEN_S, asked + answered)
+            if len(self._open) > _OPEN_SESSIONS:
+                self._open.popitem(last=False)
+            shared = known or (before[1] if before is not None and before[1] <= asked else 0)
+            if before is None or not shared:
+                self.sessions += 1
+                continue
+            added[row] = max(1, asked - shared)
+            self.longest = max(self.longest, asked + answered)
+            pause = math.log(max(_SHORTEST_PAUSE_S, at - before[0]))
+            self.pauses += 1
+            self.pause_logs += pause
+            self.pause_squares += pause * pause
+        return added
+
+    def shape(self, requests: int, added: TokenQuantiles) -> SessionShape:
+        mean = self.pause_logs / self.pauses
+        return SessionShape(
+            turns=round(requests / self.sessions, 3),
+            pause_median_s=round(math.exp(mean), 2),
+            pause_sigma=round(math.sqrt(max(0.0, self.pause_squares / self.pauses - mean * mean)), 3),
+            added=added,
+            longest_tokens=2 ** math.ceil(math.log2(self.longest)),
+        )
+
+
 class _Tally:
     """Running sums over the answered requests, in order of arrival."""
 
@@ -147,20 +195,20 @@ class _Tally:
         self._pairs: list[tuple[Floats, Ints, Ints]] = []
         self._share = 1.0
         self._draws = Draws(0, "fit", "pairs")
-        self._open: OrderedDict[int, tuple[float, int]] = OrderedDict()
-        self._sessions = 0
-        self._longest = 0
-        self._pauses = array("d", (0.0, 0.0, 0.0))
+        self._followed = _Followed()
+        self.starts = 0
 
     def add(self, block: RequestBlock) -> None:
         if not len(block):
             return
         prompt, output = np.maximum(1, block.prompt_tokens).astype(np.int64), block.output_tokens.astype(np.int64)
-        self._bins.add(block.arrival_s)
         self._hours.add(block.arrival_s)
         self._sample(prompt, output)
-        added = self._follow(block, prompt, output)
-        self.prompt.add(prompt[added == NONE])
+        added = self._followed.added(block)
+        first = added == NONE
+        self.starts += int(first.sum())
+        self._bins.add(block.arrival_s[first])
+        self.prompt.add(prompt[first])
         self._added.add(added[added != NONE])
         self.output.add(output)
         tenants, counts = np.unique(block.tenant, return_counts=True)
@@ -186,42 +234,10 @@ class _Tally:
         outputs = np.concatenate([output for _, _, output in self._pairs])
         return prompts.astype(float), outputs.astype(float)
 
-    def _follow(self, block: RequestBlock, prompt: Ints, output: Ints) -> Ints:
-        """For each request what it adds to what was said in its session, ``NONE`` if it continues none."""
-        added = np.full(len(block), NONE, dtype=np.int64)
-        session = np.where(block.session != NONE, block.session, block.prefix_group)
-        self._sessions += int((session == NONE).sum())
-        rows = np.flatnonzero(session != NONE)
-        columns = (rows, session[rows], block.arrival_s[rows], prompt[rows], output[rows], block.prefix_tokens[rows])
-        for row, session_number, at, asked, answered, known in zip(*(part.tolist() for part in columns), strict=True):
-            before = self._open.pop(session_number, None)
-            self._open[session_number] = (at + answered * NOMINAL_TOKEN_S, asked + answered)
-            if len(self._open) > _OPEN_SESSIONS:
-                self._open.popitem(last=False)
-            shared = known or (before[1] if before is not None and before[1] <= asked else 0)
-            if before is None or not shared:
-                self._sessions += 1
-                continue
-            added[row] = max(1, asked - shared)
-            self._longest = max(self._longest, asked + answered)
-            pause = math.log(max(0.1, at - before[0]))
-            self._pauses[0] += 1
-            self._pauses[1] += pause
-            self._pauses[2] += pause * pause
-        return added
-
     def sessions(self) -> SessionShape | None:
-        follow_ups, total, squares = self._pauses
-        if follow_ups < _LEAST_FOLLOW_UPS:
+        if self._followed.pauses < _LEAST_FOLLOW_UPS:
             return None
-        mean = total / follow_ups
-        return SessionShape(
-            turns=round(self.requests / self._sessions, 3),
-            pause_median_s=round(math.exp(mean), 2),
-            pause_sigma=round(math.sqrt(max(0.0, squares / follow_ups - mean * mean)), 3),
-            added=self._added.quantiles(),
-            longest_tokens=2 ** math.ceil(math.log2(self._longest)),
-        )
+        return self._followed.shape(self.requests, self._added.quantiles())
 
     def tenant_shares(self) -> tuple[float, ...]:
         counts = sorted((n for code, n in self._tenants.items() if code != NONE and n >= _NEIGHBOURS), reverse=True)
@@ -243,6 +259,8 @@ class _Growing:
         self._counts = np.zeros(1024, dtype=np.int64)
 
     def add(self, at: Floats) -> None:
+        if not len(at):
+            return
         index = (np.minimum(at, _LONGEST_S) // self._width_s).astype(np.int64)
         counts = np.bincount(index - index[0])
         needed = int(index[0]) + len(counts)
@@ -255,21 +273,24 @@ class _Growing:
 
 
 def _arrival_cv(source: Requests, tally: _Tally) -> float:
-    """Coefficient of variation of the gaps, in a time that runs with the rate of 300 s bins (or longer ones, of 50
-    arrivals at least), so that slow changes of the rate do not count as burstiness."""
+    """Coefficient of variation of the gaps between beginnings of sessions (between requests where there are none), in a
+    time that runs with the rate of 300 s bins (or longer ones, of 50 arrivals at least), so that slow changes of the
+    rate do not count as burstiness."""
     counts = tally.bins()
-    together = max(1, min(len(counts), math.ceil(_LEAST_PER_BIN * len(counts) / tally.requests)))
+    together = max(1, min(len(counts), math.ceil(_LEAST_PER_BIN * len(counts) / tally.starts)))
     edges = np.append(np.arange(0, len(counts), together) * _RATE_BIN_S, tally.last_s + 1e-9)
     upto = np.concatenate(([0.0], np.cumsum(np.add.reduceat(counts, np.arange(0, len(counts), together)))))
+    followed = _Followed()
     last: float | None = None
-    gaps_seen, total, squares = 0, 0.0, 0.0
+    seen, total, squares = 0, 0.0, 0.0
     for block in source.blocks():
-        at = np.interp(block.arrival_s[block.output_tokens > 0], edges, upto)
+        answered = block.take(block.output_tokens > 0)
+        at = np.interp(answered.arrival_s[followed.added(answered) == NONE], edges, upto)
         gaps = np.diff(at if last is None else np.concatenate(([last], at)))
         last = float(at[-1]) if len(at) else last
-        gaps_seen, total, squares = gaps_seen + len(gaps), total + float(gaps.sum()), squares + float(gaps @ gaps)
-    mean = total / gaps_seen
-    return math.sqrt(max(0.0, squares / gaps_seen - mean * mean)) / mean
+        seen, total, squares = seen + len(gaps), total + float(gaps.sum()), squares + float(gaps @ gaps)
+    mean = total / seen
+    return math.sqrt(max(0.0, squares / seen - mean * mean)) / mean
 
 
 def normal_score_correlation(first: Floats, second: Floats) -> float:

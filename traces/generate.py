@@ -28,8 +28,9 @@ from traces.sessions import Script, SessionShape, flowing, lengthened
 class LoadProfile:
     """Everything about a load but its rate.
 
-    ``arrival_cv`` is the coefficient of variation of gaps after slow changes of the rate are taken out (of the gamma
-    distribution with shape 1 / cv^2); ``correlation`` that of the normal scores of prompt and output length.
+    ``arrival_cv`` is the coefficient of variation of the gaps between beginnings of sessions, between requests where
+    there are none, after slow changes of the rate are taken out (of the gamma distribution with shape 1 / cv^2);
+    ``correlation`` that of the normal scores of prompt and output length.
     ``hourly_shape`` has the rate of each hour relative to its mean: 168 hours of the week, or 24 of the day, or none
     where the source is too short to know. It begins with Monday's, or the day's, first hour in UTC if the source is
     dated, else with the source's own first hour. ``hour_levels`` stand in its place for a source that has hours of

@@ -78,6 +78,14 @@ class TestProgress:
         assert max(later - earlier for earlier, later in pairwise(told)) <= 1.0
 
 
+def test_trace_info_tells_a_servegen_shape_by_its_figures(tmp_path: Path) -> None:
+    rates = tmp_path / "rates.csv"
+    rates.write_text("t_s,rate_rps\n0,2\n600,4\n")
+    told = json.loads(tidegate("trace", "info", rates, "--json").stdout)
+    assert told["figures"] == {"span_s": 1200.0, "mean_per_s": 3.0, "peak_per_s": 4.0, "windows": 2.0}
+    assert "ServeGen rates" in tidegate("trace", "info", rates).stdout
+
+
 def test_trace_info_tells_as_json_too(tmp_path: Path) -> None:
     trace = tmp_path / "trace.csv"
     trace.write_text(BURST + "".join(f"{at},ChatGPT,50,10,60,Conversation log\n" for at in range(5)))

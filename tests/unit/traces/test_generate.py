@@ -37,7 +37,7 @@ curves = st.lists(st.tuples(st.floats(0.1, 40), st.floats(0, 20)), min_size=1, m
 def test_a_shipped_profile_says_where_it_is_from_and_is_found_again_in_what_it_generates(name: str) -> None:
     profile = load_profile(name)
     assert profile.name == name
-    assert "CC BY 4.0" in profile.provenance
+    assert "CC BY 4.0" in profile.provenance or "Apache-2.0" in profile.provenance
     again = fit_profile(generate(profile, STEADY, seed=1), name=name, provenance="generated")
     assert again.arrival_cv == pytest.approx(profile.arrival_cv, rel=0.05)
     assert again.correlation == pytest.approx(profile.correlation, abs=0.03)
@@ -47,7 +47,7 @@ def test_a_shipped_profile_says_where_it_is_from_and_is_found_again_in_what_it_g
 
 
 def test_an_unknown_profile_is_answered_with_those_there_are() -> None:
-    with pytest.raises(ConfigError, match="azure2023_conv, burstgpt1_conv"):
+    with pytest.raises(ConfigError, match="azure2023_conv, burstgpt1_api, burstgpt1_conv"):
         load_profile("nobody")
 
 
