@@ -16,7 +16,6 @@ from pydantic.fields import FieldInfo
 
 from broker.app.settings.fields import Called, Section
 from broker.app.settings.policies import PoliciesSettings
-from broker.app.settings.scenario import ScenarioSettings
 from broker.app.settings.site import SiteSettings
 from broker.app.settings.words import fields_by_alias, kind_of, sections_in
 from broker.model.json_schema import DIALECT
@@ -66,7 +65,14 @@ def policies_json_schema() -> dict[str, Any]:
 
 def scenario_json_schema() -> dict[str, Any]:
     """The JSON Schema of ``scenario.yaml``."""
-    return _json_schema(ScenarioSettings, "scenario")
+    return _json_schema(_scenario_section(), "scenario")
+
+
+def _scenario_section() -> type[Section]:
+    """Imported when it is described: it brings numpy and all of ``traces``, and every command reads the other files."""
+    from broker.app.settings.scenario import ScenarioSettings
+
+    return ScenarioSettings
 
 
 def reference_files() -> dict[str, str]:
@@ -91,7 +97,7 @@ def configuration_markdown() -> str:
     """The reference of the files, one table for each section."""
     parts = [_INTRODUCTION]
     for title, section in (
-        ("site.yaml", SiteSettings), ("policies.yaml", PoliciesSettings), ("scenario.yaml", ScenarioSettings),
+        ("site.yaml", SiteSettings), ("policies.yaml", PoliciesSettings), ("scenario.yaml", _scenario_section()),
     ):  # fmt: skip
         parts.append(f"## `{title}`\n")
         described: set[type[BaseModel]] = set()
