@@ -121,7 +121,8 @@ def replayable(requests: Iterable[TraceRequest]) -> Requests:
 
 @dataclass(slots=True)
 class ReadStatistics:
-    """What one pass over a trace has counted so far.
+    """What one pass over a trace has counted so far: whole blocks, so a reading that ends early has counted some rows
+    beyond its end.
 
     ``rows`` are the readable ones, failed requests included; ``bad`` were skipped, the first of them described in
     ``first_bad``. ``began_at`` is the first request's own timestamp in seconds: since the Unix epoch if the format
