@@ -1,0 +1,59 @@
+"""The cluster model: processor seconds for a generated log of 28,000 jobs, and what a step beside a driver costs."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+
+from benchmarks.base import Measurement
+from simulator.cluster.jobs import Ended, JobRequest
+from simulator.cluster.model import Arrival, SlurmModel, run_to_end
+from simulator.cluster.spec import ClusterSpec, NodeGroup, Partition
+
+JOBS = 28_000
+TARGET_S = 2.0
+
+
+def background(nodes: int, gpus: int, load: float, seed: int) -> Iterator[Arrival]:
+    """Jobs of half a minute to half a day that ask for ``load`` of the cluster on average."""
+    rng = random.Random(seed)
+    at = 0.0
+    for number in range(JOBS):
+        limit_s = min(43_200.0, rng.lognormvariate(8.0, 1.5) + 30.0)
+        size = min(nodes, round(rng.lognormvariate(1.5, 1.2)) + 1)
+        share = gpus if size > 1 or rng.random() < 0.5 else rng.randint(1, gpus)
+        run_s = limit_s * rng.betavariate(0.7, 1.4)
+        yield Arrival(at, JobRequest(str(number), "batch", size, share, limit_s, run_s))
+        at += rng.expovariate(load * nodes / (MEAN_NODE_SECONDS))
+
+
+MEAN_NODE_SECONDS = 14_000.0
+"""Of one such job, on a hundred nodes; measured by drawing a million."""
+
+
+def processor_s(nodes: int, gpus: int, load: float) -> tuple[float, int]:
+    """Processor time of a run, and its longest queue."""
+    cluster = ClusterSpec((NodeGroup("n", nodes, gpus),), (Partition("batch"),))
+    jobs = list(background(nodes, gpus, load, seed=1))
+    began = time.process_time()
+    model = SlurmModel(cluster, background=jobs)
+    ended, longest = 0, 0
+    for event in run_to_end(model):
+        ended += isinstance(event, Ended)
+        longest = max(longest, len(model.queue))
+    assert ended == JOBS
+    return time.process_time() - began, longest
+
+
+def run() -> list[Measurement]:
+    measurements = []
+    for name, nodes, gpus, load in (
+        ("slurm_model", 100, 1, 0.7),
+        ("slurm_model_gpus", 100, 8, 0.7),
+        ("slurm_model_crowded", 100, 1, 0.9),
+    ):
+        seconds, longest = processor_s(nodes, gpus, load)
+        details = {"jobs": JOBS, "nodes": nodes, "gpus": gpus, "load": load, "longest_queue": longest}
+        measurements.append(Measurement(name, round(seconds, 2), "s", TARGET_S, details=details))
+    return measurements

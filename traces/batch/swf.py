@@ -1,0 +1,189 @@
+"""The Standard Workload Format of the Parallel Workloads Archive: one job a line, 18 numbers, -1 for unknown
+(https://www.cs.huji.ac.il/labs/parallel/workload/swf.html). A stream: memory does not grow with the file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from broker.model.errors import TraceError
+from traces.formats import FARTHEST_S, BadRow
+from traces.lines import numbered_lines
+from traces.schema import ReadStatistics
+
+FIELDS = (
+    "job number", "submit time", "wait time", "run time", "allocated processors", "average CPU time", "used memory",
+    "requested processors", "requested time", "requested memory", "status", "user", "group", "executable", "queue",
+    "partition", "preceding job", "think time",
+)  # fmt: skip
+_WHOLE = frozenset((0, 4, 7, 10, 11, 12, 14, 15))
+_MOST = float(2**53)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchJob:
+    """One job of a log; None where the log does not say.
+
+    ``submitted_s`` counts from the log's start, ``status`` is 1 for completed, 0 for failed, 5 for cancelled.
+    ``processors`` are those allocated, else those requested; None for a job that never ran.
+    """
+
+    job_id: int
+    submitted_s: float
+    wait_s: float | None
+    run_s: float | None
+    processors: int | None
+    requested_s: float | None
+    status: int | None
+    user: int | None
+    queue: int | None
+    partition: int | None
+
+
+def open_batch_log(path: str | Path, *, skip_bad: bool = False) -> BatchLog:
+    """The jobs of ``path``, plain or gzip. With ``skip_bad`` malformed rows are counted instead of raised.
+
+    Raises ``TraceError`` with file, line and column: here if the file cannot be read or is no such log, while
+    iterating for a bad row or damaged data.
+    """
+    return BatchLog(Path(path), skip_bad)
+
+
+class BatchLog:
+    """One log. Each iteration reads it anew and begins new ``statistics``. ``header`` has the comments of the form
+    ``; Name: value`` before the first job."""
+
+    def __init__(self, path: Path, skip_bad: bool) -> None:
+        self.path = path
+        self.skip_bad = skip_bad
+        self.statistics = ReadStatistics()
+        self.header: Mapping[str, str] = self._read_header()
+
+    @property
+    def began_at(self) -> float | None:
+        """The log's second 0 in epoch seconds, None if its header does not say. Raises ``TraceError`` if it says
+        something else."""
+        text = self.header.get("UnixStartTime")
+        if text is None:
+            return None
+        try:
+            return _number(text, whole=False)
+        except ValueError as error:
+            raise TraceError(f"header UnixStartTime: {error}", path=str(self.path)) from None
+
+    def __iter__(self) -> Iterator[BatchJob]:
+        statistics = self.statistics = ReadStatistics(began_at=self.began_at)
+        latest_s = -math.inf
+        for number, line in numbered_lines(self.path):
+            text = line.decode("utf-8", "replace").strip()
+            if not text or text.startswith(";"):
+                continue
+            try:
+                job = _job(text)
+                if job.submitted_s < latest_s:
+                    back_s = latest_s - job.submitted_s
+                    raise BadRow(f"submitted {back_s:g} s before the row above; sort the file by its second column")
+            except BadRow as error:
+                self._skip(number, error, statistics)
+                continue
+            latest_s = job.submitted_s
+            statistics.rows += 1
+            statistics.failed += job.run_s is None or job.processors is None
+            yield job
+        if statistics.rows == 0:
+            problem = f"none of {statistics.bad} rows is readable; the first: {statistics.first_bad}"
+            raise TraceError(problem if statistics.bad else "holds no jobs", path=str(self.path))
+
+    def _read_header(self) -> dict[str, str]:
+        header: dict[str, str] = {}
+        for number, line in numbered_lines(self.path):
+            text = line.decode("utf-8", "replace").strip()
+            if text.startswith(";"):
+                name, colon, value = text.strip("; ").partition(":")
+                if colon:
+                    header.setdefault(name.strip(), value.strip())
+            elif text:
+                if not self.skip_bad:
+                    self._check_first(number, text)
+                break
+        return header
+
+    def _check_first(self, number: int, text: str) -> None:
+        try:
+            _job(text)
+        except BadRow as error:
+            self._fail(number, error)
+
+    def _skip(self, number: int, error: BadRow, statistics: ReadStatistics) -> None:
+        if not self.skip_bad:
+            self._fail(number, error)
+        statistics.bad += 1
+        if not statistics.first_bad:
+            where = f"{number}:{error.position}" if error.position else f"{number}"
+            statistics.first_bad = f"line {where}: {error.problem}"
+
+    def _fail(self, number: int, error: BadRow) -> NoReturn:
+        raise TraceError(error.problem, path=str(self.path), line=number, column=error.position) from None
+
+
+def _job(text: str) -> BatchJob:
+    """Raises ``BadRow``."""
+    fields = text.split()
+    if len(fields) != len(FIELDS):
+        raise BadRow(f"{len(fields)} columns where the Standard Workload Format has {len(FIELDS)}")
+    values: list[float] = []
+    for index, field in enumerate(fields):
+        try:
+            values.append(_number(field, whole=index in _WHOLE))
+        except ValueError as error:
+            raise BadRow(f"{FIELDS[index]}: {error}", position=_position(text, index)) from None
+    if values[1] < 0:
+        raise BadRow("submit time: a job needs one, in seconds from the log's start", position=_position(text, 1))
+    allocated, requested = values[4], values[7]
+    never_ran = allocated <= 0 and values[3] <= 0
+    processors = -1 if never_ran else allocated if allocated > 0 else requested
+    return BatchJob(
+        job_id=int(values[0]),
+        submitted_s=values[1],
+        wait_s=_known(values[2]),
+        run_s=_known(values[3]),
+        processors=int(processors) if processors > 0 else None,
+        requested_s=values[8] if values[8] > 0 else None,
+        status=_whole(values[10]),
+        user=_whole(values[11]),
+        queue=_whole(values[14]),
+        partition=_whole(values[15]),
+    )
+
+
+def _number(text: str, *, whole: bool) -> float:
+    """Raises ``ValueError`` with words."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(f"{text[:40]!r} is not a number") from None
+    if not abs(value) <= (_MOST if whole else FARTHEST_S):
+        raise ValueError(f"{text[:40]!r} is out of range")
+    if whole and not value.is_integer():
+        raise ValueError(f"{text[:40]!r} is not a whole number")
+    return value
+
+
+def _known(value: float) -> float | None:
+    return value if value >= 0 else None
+
+
+def _whole(value: float) -> int | None:
+    return int(value) if value >= 0 else None
+
+
+def _position(text: str, index: int) -> int:
+    """Where column ``index`` begins in the line, from 1."""
+    at = 0
+    for field in text.split()[: index + 1]:
+        at = text.index(field, at) + len(field)
+    return at - len(text.split()[index]) + 1
