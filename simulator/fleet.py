@@ -18,14 +18,19 @@ ENDED_KEPT_S = 3600.0
 
 @dataclass(slots=True)
 class SimulatedReplica:
-    """One engine with its life around it. ``loaded_at``: when it begins to serve."""
+    """One engine with its life around it. ``loaded_at``: when it begins to serve; infinity while that is not known.
+
+    ``not_after``, ``exit_code`` and ``detail`` are what its pool's listing says of it.
+    """
 
     launch: Launch
     engine: CoalescedEngine
-    started_at: float
+    started_at: float | None
     loaded_at: float
     phase: ReplicaPhase = ReplicaPhase.STARTING
+    not_after: float | None = None
     exit_code: int | None = None
+    detail: str = ""
     ended_at: float | None = None
     open_requests: set[str] = field(default_factory=set)
     shown: ObservedReplica | None = None
@@ -39,13 +44,13 @@ class SimulatedReplica:
 
     def listed(self, now: float) -> ObservedReplica:
         """As its pool shows it; the same object until something changes, which makes listings cheap to compare."""
-        url = f"http://{self.replica_id}" if now >= self.loaded_at else None
+        url = f"http://{self.replica_id}" if self.serves(now) else None
         shown = self.shown
-        if shown is None or (shown.phase, shown.url) != (self.phase, url):
+        if shown is None or (shown.phase, shown.url, shown.not_after) != (self.phase, url, self.not_after):
             launch = self.launch
             shown = self.shown = ObservedReplica(
                 self.replica_id, launch.model.model_id, launch.generation, self.phase, url,
-                started_at=self.started_at, exit_code=self.exit_code,
+                not_after=self.not_after, started_at=self.started_at, exit_code=self.exit_code, detail=self.detail,
             )  # fmt: skip
         return shown
 

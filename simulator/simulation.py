@@ -15,8 +15,10 @@ from broker.model.plan import Decision, Launch
 from broker.model.ports import Log
 from broker.model.replica import ON_ITS_WAY, Replica, ReplicaPhase
 from broker.model.signals import MetricSample
-from broker.model.spec import ModelSpec, SiteSpec
+from broker.model.spec import ModelSpec, PoolSpec, SiteSpec
 from broker.model.state import BrokerState
+from simulator.cluster.host import ClusterHost
+from simulator.cluster.pool import SlurmPlace, SlurmPool
 from simulator.driver import Driver, Priority
 from simulator.engine.profile import EngineProfile
 from simulator.engine.requests import EngineEvent, EngineRequest, Finished, FirstToken
@@ -47,19 +49,23 @@ Progress = Callable[[float, int], None]
 
 
 class Simulation:
-    """One run. ``model_id`` gets the trace; every model of the site is served."""
+    """One run. ``model_id`` gets the trace; every model of the site is served.
+
+    ``slurm``: the pools, by id, whose replicas are jobs of a simulated cluster; in the others they start at once.
+    """
 
     def __init__(
         self, site: SiteSpec, models: tuple[ModelSpec, ...], model_id: str, *, log: Log, policies: Policies,
         settings: SimulationSettings | None = None,
         profile_of: Callable[[Launch], EngineProfile] = profile_of_launch,
+        slurm: Mapping[str, SlurmPlace] | None = None,
     ) -> None:  # fmt: skip
         self.settings = settings or SimulationSettings()
         self._began_at = self.settings.start_at - self.settings.warm_up_s
         self._model_id = model_id
+        self.clusters: dict[int, ClusterHost] = {}
         self.pools = {
-            pool.pool_id: SimulatedPool(pool, profile_of, self._replica_ended, lambda: self._driver.now)
-            for pool in site.pools
+            pool.pool_id: self._make_pool(pool, profile_of, (slurm or {}).get(pool.pool_id)) for pool in site.pools
         }
         self._driver = Driver(log, policies, self.pools, start_at=self._began_at)
         self._door = FrontDoor(model.model_id for model in models)
@@ -70,6 +76,8 @@ class Simulation:
         self._engine_due: dict[str, float] = {}
         self._replicas: Mapping[str, Replica] | None = None
         self._seen = 0
+        for cluster in self.clusters.values():
+            cluster.catch_up()
         self._driver.listen(self._on_step)
         self._driver.open("simulator", SpecChanged(site, models, self._began_at))
         self._driver.every(_SCRAPE_INTERVAL_S, self._scrape, first_at=self._began_at + 0.3)
@@ -196,6 +204,21 @@ class Simulation:
         )
 
     # -- replicas
+
+    def _make_pool(
+        self, pool: PoolSpec, profile_of: Callable[[Launch], EngineProfile], place: SlurmPlace | None
+    ) -> SimulatedPool:
+        def clock() -> float:
+            return self._driver.now
+
+        if place is None:
+            return SimulatedPool(pool, profile_of, self._replica_ended, clock)
+        key = id(place.cluster)
+        if key not in self.clusters:
+            self.clusters[key] = ClusterHost(
+                place.cluster, clock, lambda at, happen: self._driver.at(at, happen, Priority.ENGINE)
+            )
+        return SlurmPool(pool, profile_of, self._replica_ended, clock, host=self.clusters[key], jobs=place.jobs)
 
     def _pool_of(self, replica: SimulatedReplica) -> SimulatedPool:
         return self.pools[replica.launch.pool_id]

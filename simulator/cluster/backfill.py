@@ -112,26 +112,35 @@ class Backfill:
         decisions = Decisions([], [])
         longest_s = self.calendar.longest(now)
         heads = {reservation.job.request.partition for reservation in self._reservations}
+        room: dict[tuple[str, int], int] = {}
         for job in candidates:
-            if job.eligible_at > now:
+            request, place = job.request, job.place
+            free = room.get(place)
+            if free is None:
+                free = room[place] = self._free_now(job).bit_count()
+            if (request.nodes > free and request.partition in heads) or job.eligible_at > now:
                 continue
-            fit = self._fit_now(job, now) if job.request.limit_s <= longest_s else None
+            fit = self._fit_now(job, now) if request.limit_s <= longest_s else None
             if fit is not None:
                 self._start(job, fit, now)
                 decisions.started.append(job)
-            elif job.request.partition not in heads:
+                room.clear()
+            elif request.partition not in heads:
                 reservation = self._reserve_or_preempt(job, now, decisions)
                 if reservation is not None:
-                    heads.add(job.request.partition)
+                    heads.add(request.partition)
                     self._reservations.append(reservation)
         if decisions.started:
             self.queue = [job for job in self.queue if job.state is JobState.PENDING]
         return decisions
 
+    def _free_now(self, job: Job) -> NodeSet:
+        return self.capacity.with_free[job.request.gpus] & job.allowed & self.up
+
     def _fit_now(self, job: Job, now: float) -> NodeSet | None:
         """Nodes on which it may start now without delaying a reservation; None if there are too few."""
         request = job.request
-        fit = self.capacity.with_free[request.gpus] & job.allowed & self.up
+        fit = self._free_now(job)
         if fit.bit_count() < request.nodes:
             return None
         ends_at = now + request.limit_s

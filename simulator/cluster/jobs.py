@@ -46,6 +46,7 @@ class Job:
     """A job as the model keeps it until it ends; for readers only.
 
     ``ends_at`` is the end that the scheduler counts with: start plus limit, less once it is being preempted.
+    ``place`` is its partition and GPUs on each node, ``allowed`` the nodes that have them.
     ``restarts`` counts requeues: (``job_id``, ``restarts``) names one run of it.
     """
 
@@ -53,6 +54,7 @@ class Job:
     request: JobRequest
     submitted_at: float
     rank: tuple[float, float, int]
+    place: tuple[str, int]
     allowed: NodeSet
     state: JobState = JobState.PENDING
     nodes: NodeSet = 0

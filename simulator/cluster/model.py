@@ -88,7 +88,7 @@ class SlurmModel:
 
     def submit(self, request: JobRequest, at: float) -> int:
         """Queue a job; returns its id. Raises ``ActionRejected`` for one that no partition could ever run."""
-        self._check(request)
+        self.check(request)
         self._submitted += 1
         self._at(self._in_time(at), _Order.SUBMIT, self._enqueue, self._new_job(self._submitted, request, at))
         return self._submitted
@@ -112,6 +112,25 @@ class SlurmModel:
         """Take a maintenance back; one that is not there is no error."""
         if self._scheduler.holds.pop(name, None) is not None:
             self._look_again()
+
+    def check(self, request: JobRequest) -> None:
+        """Raises ``ActionRejected`` for a job that no partition could ever run."""
+        partition = self._partitions.get(request.partition)
+        if partition is None:
+            raise ActionRejected(f"no partition {request.partition!r}; there are {', '.join(self._partitions)}")
+        if request.nodes < 1 or request.gpus < 1 or not 0 < request.limit_s < math.inf:
+            raise ActionRejected(f"{request.name} asks for no nodes, no GPUs or no time")
+        fitting = self._allowed.get((request.partition, request.gpus), 0).bit_count()
+        if request.nodes > fitting:
+            raise ActionRejected(
+                f"{request.name} needs {request.nodes} nodes with {request.gpus} GPUs; "
+                f"partition {request.partition} has {fitting}"
+            )
+        if request.limit_s > partition.max_limit_s:
+            raise ActionRejected(
+                f"{request.name} asks for {request.limit_s:g} s; partition {request.partition} allows "
+                f"{partition.max_limit_s:g} s"
+            )
 
     # -- time
 
@@ -158,35 +177,21 @@ class SlurmModel:
         job of a higher rank comes (``squeue --start``)."""
         return self._scheduler.expected_starts()
 
+    def largest_node(self, partition: str) -> int:
+        """GPUs of its largest node; 1 for a partition that does not exist."""
+        return max((gpus for (name, gpus), nodes in self._allowed.items() if name == partition and nodes), default=1)
+
     @property
     def up(self) -> NodeSet:
         return self._scheduler.up
 
     # -- jobs
 
-    def _check(self, request: JobRequest) -> None:
-        partition = self._partitions.get(request.partition)
-        if partition is None:
-            raise ActionRejected(f"no partition {request.partition!r}; there are {', '.join(self._partitions)}")
-        if request.nodes < 1 or request.gpus < 1 or not 0 < request.limit_s < math.inf:
-            raise ActionRejected(f"{request.name} asks for no nodes, no GPUs or no time")
-        fitting = self._allowed.get((request.partition, request.gpus), 0).bit_count()
-        if request.nodes > fitting:
-            raise ActionRejected(
-                f"{request.name} needs {request.nodes} nodes with {request.gpus} GPUs; "
-                f"partition {request.partition} has {fitting}"
-            )
-        if request.limit_s > partition.max_limit_s:
-            raise ActionRejected(
-                f"{request.name} asks for {request.limit_s:g} s; partition {request.partition} allows "
-                f"{partition.max_limit_s:g} s"
-            )
-
     def _new_job(self, job_id: int, request: JobRequest, at: float) -> Job:
         tier = self._partitions[request.partition].tier
         waited = self.spec.priority_per_hour / 3600.0 * at
-        allowed = self._allowed[request.partition, request.gpus]
-        return Job(job_id, request, at, (-tier, waited - request.priority, job_id), allowed)
+        place = (request.partition, request.gpus)
+        return Job(job_id, request, at, (-tier, waited - request.priority, job_id), place, self._allowed[place])
 
     def _enqueue(self, job: Job) -> None:
         self._jobs[job.job_id] = job
@@ -318,7 +323,7 @@ class SlurmModel:
     def _arrive(self, arrival: Arrival) -> None:
         self._next_arrival()
         try:
-            self._check(arrival.request)
+            self.check(arrival.request)
         except ActionRejected:
             self.refused += 1
             return

@@ -11,6 +11,7 @@ import os
 import signal
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,13 @@ from broker.model.identity import action_id, endpoint_key, replica_name
 from broker.model.plan import Launch, Stop
 from broker.model.replica import ObservedReplica, ReplicaPhase, StopMode, Tier
 from broker.model.spec import EngineSpec, JsonValue, ModelSpec, PolicySpec, PoolSpec
+from simulator.cluster.host import ClusterHost
+from simulator.cluster.jobs import JobRequest
+from simulator.cluster.model import Arrival, SlurmModel
+from simulator.cluster.pool import ReplicaJobs, SlurmPool
+from simulator.cluster.spec import ClusterSpec, NodeGroup, Partition
+from simulator.engine.profile import EngineProfile
+from tests.support.simulated import SLOW_ENGINE
 
 REPLICA_SERVER = Path(__file__).with_name("replica_server.py")
 ENGINE = ("{python}", "-S", str(REPLICA_SERVER), "--host", "{host}", "--port", "{port}", "--model", "{model}")
@@ -174,6 +182,52 @@ class FakeWorld:
 
     def runs(self, replica_id: str) -> int:
         return sum(launch.replica_id == replica_id for launch in self._fake.launched)
+
+    async def pass_time(self) -> None:
+        self.clock.at += 0.5
+
+
+class SlurmWorld:
+    """A ``SlurmPool`` on a cluster of one node, whose queue takes a moment because another job is on the node."""
+
+    def __init__(self) -> None:
+        self.cluster = "test"
+        self.clock = SetClock()
+        began_at = self.clock.at
+        first = Arrival(began_at, JobRequest("batch", "gpu", 1, 2, 1.0, 1.0))
+        spec = ClusterSpec((NodeGroup("gpu", 1, 2),), (Partition("gpu"),))
+        self.host = ClusterHost(
+            SlurmModel(spec, starts_at=began_at, background=[first]), self.clock.now, lambda at, call: None
+        )
+        self.host.catch_up()
+        self.ran: Counter[str] = Counter()
+        self._pool = SlurmPool(
+            PoolSpec("pool", "slurm", gpus=2), self._profile_of, lambda replica: None, self.clock.now,
+            host=self.host, jobs=ReplicaJobs("gpu", limit_s=3600.0, exit_s=3.0),
+        )  # fmt: skip
+
+    @property
+    def actuator(self) -> SlurmPool:
+        return self._pool
+
+    def _profile_of(self, launch: Launch) -> EngineProfile:
+        self.ran[launch.replica_id] += 1
+        return SLOW_ENGINE
+
+    def bad_launch(self) -> Launch:
+        return launch_of(self.cluster, gpus=3)
+
+    def renew(self) -> None:
+        """Nothing to do: as with the fake, the actuator is the pool itself."""
+
+    def crash(self, replica_id: str) -> None:
+        self._pool.end(self._pool.replicas[replica_id], exit_code=1)
+
+    def break_listing(self) -> None:
+        self.host.go_dark(self.clock.at + 0.1)
+
+    def runs(self, replica_id: str) -> int:
+        return self.ran[replica_id]
 
     async def pass_time(self) -> None:
         self.clock.at += 0.5

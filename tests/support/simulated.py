@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from hypothesis import strategies as st
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from broker.log.memory import MemoryLog, MemoryStore
 from broker.model.spec import EngineSpec, Limits, ModelSpec, PolicySpec, PoolSpec, SiteSpec
 from policies.registry import cached
+from simulator.cluster.pool import SlurmPlace
 from simulator.engine.profile import EngineProfile
 from simulator.report.summary import RunSummary
 from simulator.simulation import Simulation, SimulationSettings
@@ -47,12 +48,14 @@ class SmallRun:
     warm_up_s: float = 5.0
     tail_s: float = 30.0
     store: MemoryStore = field(default_factory=MemoryStore)
+    slurm: Mapping[str, SlurmPlace] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.simulation = Simulation(
             SITE, (self.model,), self.model.model_id, log=MemoryLog(self.store), policies=cached(),
             settings=SimulationSettings(tail_s=self.tail_s, warm_up_s=self.warm_up_s),
             profile_of=lambda launch: SLOW_ENGINE,
+            slurm=self.slurm,
         )  # fmt: skip
 
     @property

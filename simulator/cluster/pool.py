@@ -1,0 +1,164 @@
+"""A pool whose replicas are batch jobs of a simulated Slurm cluster."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from broker.model.errors import ActionRejected, CapacityUnavailable, TransientError
+from broker.model.observation import PoolSnapshot, Receipt
+from broker.model.plan import Launch, Stop
+from broker.model.replica import ENDED, ReplicaPhase, StopMode
+from broker.model.spec import PoolSpec
+from simulator.cluster.host import ClusterHost
+from simulator.cluster.jobs import Ended, JobEvent, JobRecord, JobRequest, JobState, PreemptionWarned, Started
+from simulator.cluster.model import SlurmModel
+from simulator.engine.coalesced import CoalescedEngine
+from simulator.engine.profile import EngineProfile
+from simulator.fleet import SimulatedPool, SimulatedReplica
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaJobs:
+    """How a pool asks for its jobs: the partition, the time limit, and how long a replica takes to exit when told."""
+
+    partition: str
+    limit_s: float
+    priority: float = 0.0
+    exit_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SlurmPlace:
+    """Where a pool's jobs go. Pools with the same ``cluster`` share it."""
+
+    cluster: SlurmModel
+    jobs: ReplicaJobs
+
+
+class SlurmPool(SimulatedPool):
+    """An ``Actuator`` of replicas as jobs, with the states that a real one shows.
+
+    A replica is PENDING in the queue, STARTING from its job's start, and has a URL once it is loaded. ``not_after`` is
+    the job's end, which comes nearer when it is being preempted. What ends without being told to has FAILED, with the
+    job's state in ``detail`` and no exit code where the cluster ended it. While the controller does not answer, the
+    listing is unknown and orders are refused.
+    """
+
+    def __init__(
+        self, pool: PoolSpec, profile_of: Callable[[Launch], EngineProfile], ended: Callable[[SimulatedReplica], None],
+        clock: Callable[[], float], *, host: ClusterHost, jobs: ReplicaJobs,
+    ) -> None:  # fmt: skip
+        super().__init__(pool, profile_of, ended, clock)
+        self._host = host
+        self._asks = jobs
+        self._job_ids: dict[str, int] = {}
+        self._exiting: set[str] = set()
+
+    async def observe(self) -> PoolSnapshot:
+        self._host.catch_up()
+        try:
+            self._host.check_answers()
+        except TransientError as error:
+            now = self._now()
+            return PoolSnapshot(self.pool_id, now, now, known=False, error=str(error))
+        return await super().observe()
+
+    async def start(self, launch: Launch) -> Receipt:
+        self._host.catch_up()
+        self._host.check_answers()
+        if launch.action_id not in self._actions:
+            request = self._request(launch)
+            self._check_room(launch)
+            self._actions.add(launch.action_id)
+            profile = self._profile_of(launch)
+            replica = SimulatedReplica(launch, CoalescedEngine(profile), None, math.inf, ReplicaPhase.PENDING)
+            self.replicas[launch.replica_id] = replica
+            self._job_ids[launch.replica_id] = self._host.submit(
+                request, lambda event: self._happened(replica, profile, event)
+            )
+        return self._accepted(launch.action_id, launch.replica_id, launch.model.model_id)
+
+    async def stop(self, order: Stop) -> Receipt:
+        self._host.catch_up()
+        self._host.check_answers()
+        replica = self.replicas.get(order.replica_id)
+        if replica is not None and replica.launch.generation == order.generation and replica.phase not in ENDED:
+            waits = replica.phase is ReplicaPhase.PENDING
+            replica.phase = ReplicaPhase.STOPPING
+            if waits or order.mode is StopMode.KILL:
+                self._host.cancel(self._job_ids[order.replica_id])
+            elif not replica.open_requests:
+                self.end(replica, exit_code=0)
+        return self._accepted(order.action_id, order.replica_id, order.model_id)
+
+    def end(self, replica: SimulatedReplica, *, exit_code: int) -> None:
+        """Its process exits: at once by itself, in its own time if it was told to."""
+        if replica.replica_id in self._exiting:
+            return
+        self._exiting.add(replica.replica_id)
+        replica.exit_code = exit_code
+        wanted = replica.phase is ReplicaPhase.STOPPING
+        self._host.finish(
+            self._job_ids[replica.replica_id], failed=exit_code != 0, in_s=self._asks.exit_s if wanted else 0.0
+        )
+
+    def _request(self, launch: Launch) -> JobRequest:
+        """GPUs of one node, or whole nodes for a model that needs more. Raises ``ActionRejected``."""
+        per_node = self._host.model.largest_node(self._asks.partition)
+        nodes = math.ceil(launch.model.gpus / per_node)
+        asks = self._asks
+        request = JobRequest(
+            launch.action_id, asks.partition, nodes, min(launch.model.gpus, per_node), asks.limit_s,
+            priority=asks.priority,
+        )  # fmt: skip
+        try:
+            self._host.model.check(request)
+        except ActionRejected as error:
+            raise ActionRejected(f"partition {asks.partition} cannot execute {launch.replica_id}: {error}") from None
+        return request
+
+    def _check_room(self, launch: Launch) -> None:
+        used = sum(replica.launch.model.gpus for replica in self.replicas.values() if replica.phase not in ENDED)
+        free = self._pool.gpus - used
+        if launch.model.gpus > free:
+            raise CapacityUnavailable(
+                f"pool {self.pool_id} has {free} of {self._pool.gpus} GPUs free; "
+                f"{launch.replica_id} needs {launch.model.gpus}"
+            )
+
+    def _happened(self, replica: SimulatedReplica, profile: EngineProfile, event: JobEvent) -> None:
+        match event:
+            case Started():
+                replica.phase = ReplicaPhase.STARTING
+                replica.started_at = event.at
+                replica.loaded_at = event.at + profile.load_time_s
+                replica.not_after = event.ends_at
+            case PreemptionWarned():
+                replica.not_after = event.ends_at
+            case Ended():
+                self._over(replica, event.record)
+            case _:
+                raise AssertionError(f"a replica's job is never requeued: {event}")
+
+    def _over(self, replica: SimulatedReplica, record: JobRecord) -> None:
+        wanted = replica.phase is ReplicaPhase.STOPPING
+        replica.phase = ReplicaPhase.GONE if wanted else ReplicaPhase.FAILED
+        if record.state not in (JobState.COMPLETED, JobState.FAILED):
+            replica.exit_code = None
+        replica.detail = "" if wanted else _WORDS[record.state].format(limit_s=record.request.limit_s)
+        replica.ended_at = record.ended_at
+        del self._job_ids[replica.replica_id]
+        self._exiting.discard(replica.replica_id)
+        self._ended(replica)
+
+
+_WORDS = {
+    JobState.COMPLETED: "COMPLETED: it exited by itself",
+    JobState.FAILED: "FAILED: it exited with an error",
+    JobState.TIMEOUT: "TIMEOUT: the job reached its time limit of {limit_s:g} s",
+    JobState.CANCELLED: "CANCELLED: somebody else cancelled the job",
+    JobState.PREEMPTED: "PREEMPTED: a job of a higher tier took its nodes",
+    JobState.NODE_FAIL: "NODE_FAIL: its node went down",
+}

@@ -1,0 +1,91 @@
+"""Whole simulations whose replicas are jobs of a busy cluster."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from broker.model import wire
+from broker.model.replica import Replica, ReplicaPhase
+from simulator.cluster.jobs import JobRequest
+from simulator.cluster.model import Arrival, SlurmModel
+from simulator.cluster.pool import ReplicaJobs, SlurmPlace
+from simulator.cluster.spec import ClusterSpec, NodeGroup, Partition, PreemptMode
+from simulator.report.summary import RunSummary
+from tests.support.simulated import ELASTIC, SmallRun, small_request
+from traces.schema import TraceRequest
+
+START_AT = 1_700_000_000.0
+STEADY = [small_request(0.5 * n, output_tokens=20) for n in range(200)]
+
+
+def place(*, limit_s: float = 3600.0, busy_until_s: float = 30.0, urgent_at_s: float | None = None) -> SlurmPlace:
+    """Four nodes of one GPU, of which a batch job holds three until ``busy_until_s``."""
+    partitions = (Partition("gpu", preempt=PreemptMode.CANCEL, grace_s=10.0), Partition("urgent", tier=1))
+    jobs = [Arrival(START_AT - 100.0, JobRequest("batch", "urgent", 3, 1, 100.0 + busy_until_s, 100.0 + busy_until_s))]
+    if urgent_at_s is not None:
+        jobs.append(Arrival(START_AT + urgent_at_s, JobRequest("urgent", "urgent", 4, 1, 20.0, 20.0)))
+    spec = ClusterSpec((NodeGroup("n", 4, 1),), partitions)
+    return SlurmPlace(
+        SlurmModel(spec, starts_at=START_AT - 100.0, background=jobs), ReplicaJobs("gpu", limit_s, exit_s=1.0)
+    )
+
+
+def run(requests: list[TraceRequest], where: SlurmPlace, minimum: int = 1) -> tuple[SmallRun, RunSummary]:
+    small = SmallRun(model=replace(ELASTIC, minimum=minimum), slurm={"pool": where})
+    return small, small.run(requests)
+
+
+def ready_at(small: SmallRun) -> list[float]:
+    """When each replica became ready, in seconds of the trace."""
+    found = {
+        entity.replica_id: entity.ready_at - START_AT
+        for record in small.store.steps
+        for entity in record.changes.values()
+        if isinstance(entity, Replica) and entity.ready_at is not None
+    }
+    return sorted(found.values())
+
+
+def test_a_second_replica_waits_in_the_queue_until_the_batch_job_ends() -> None:
+    small, summary = run(STEADY, place(), minimum=2)
+    first, second = ready_at(small)[:2]
+    assert first < 5.0
+    assert 31.5 <= second < 33.0
+    assert summary.requests.finished == len(STEADY)
+
+
+def test_a_replica_at_its_time_limit_ends_as_failed_and_another_takes_its_place() -> None:
+    small, summary = run(STEADY, place(limit_s=40.0))
+    ends = [
+        entity
+        for record in small.store.steps
+        for entity in record.changes.values()
+        if isinstance(entity, Replica) and entity.phase is ReplicaPhase.FAILED
+    ]
+    assert any("TIMEOUT" in replica.detail for replica in ends)
+    assert len(ready_at(small)) >= 3
+    counted = summary.requests
+    assert counted.finished + counted.cut == counted.sent == len(STEADY)
+
+
+def test_a_job_of_a_higher_tier_takes_the_replicas_nodes_after_their_grace() -> None:
+    small, summary = run(STEADY, place(urgent_at_s=40.0))
+    ends = [
+        entity
+        for record in small.store.steps
+        for entity in record.changes.values()
+        if isinstance(entity, Replica) and "PREEMPTED" in entity.detail
+    ]
+    assert ends
+    assert min(replica.phase_since for replica in ends) - START_AT >= 50.0
+    counted = summary.requests
+    assert counted.finished + counted.cut + counted.unfinished == counted.sent == len(STEADY)
+
+
+def test_a_run_beside_a_cluster_is_the_same_to_the_last_byte() -> None:
+    (first, one), (second, two) = (run(STEADY, place(limit_s=40.0, urgent_at_s=40.0)) for _ in range(2))
+    assert wire.dumps(one) == wire.dumps(two)
+    assert [wire.dumps(record) for record in first.store.steps] == [wire.dumps(record) for record in second.store.steps]
+    batch = [next(iter(small.simulation.clusters.values())).batch for small in (first, second)]
+    assert batch[0] == batch[1]
+    assert [record.request.name for record in batch[0]] == ["batch", "urgent"]
