@@ -101,7 +101,8 @@ class Backfill:
     # -- passes
 
     def decide(self, now: float) -> Decisions:
-        """One pass over the queue. Everything that happens at ``now`` must have been told before."""
+        """One pass over the queue. Everything that happens at ``now`` must have been told before. Jobs that may not
+        start now by the site's rules are passed over as if they were not there."""
         if self._changed:
             self._changed = False
             self._reservations = []
@@ -118,9 +119,11 @@ class Backfill:
             free = room.get(place)
             if free is None:
                 free = room[place] = self._free_now(job).bit_count()
-            if (request.nodes > free and request.partition in heads) or job.eligible_at > now:
+            if request.nodes > free and request.partition in heads:
                 continue
-            fit = self._fit_now(job, now) if request.limit_s <= longest_s else None
+            if request.limit_s > longest_s or job.eligible_at > now:
+                continue
+            fit = self._fit_now(job, now)
             if fit is not None:
                 self._start(job, fit, now)
                 decisions.started.append(job)

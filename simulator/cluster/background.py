@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Iterable, Iterator
+
+import numpy as np
 
 from simulator.cluster.jobs import JobRequest
 from simulator.cluster.model import Arrival
@@ -43,11 +44,11 @@ def arrivals(
 
 
 def node_failures(
-    nodes: int, *, mean_between_s: float, mean_repair_s: float, starts_at: float, rng: random.Random
+    nodes: int, *, mean_between_s: float, mean_repair_s: float, starts_at: float, rng: np.random.Generator
 ) -> Iterator[NodeFailure]:
     """Failures without end: each node fails once in ``mean_between_s`` on average, exponentially, and is repaired
     after an exponential time."""
     at = starts_at
     while True:
-        at += rng.expovariate(nodes / mean_between_s)
-        yield NodeFailure(at, rng.randrange(nodes), at + rng.expovariate(1.0 / mean_repair_s))
+        at += rng.exponential(mean_between_s / nodes)
+        yield NodeFailure(at, int(rng.integers(nodes)), at + rng.exponential(mean_repair_s))

@@ -1,0 +1,174 @@
+"""How the cluster model's waits compare with those of real logs: ``python -m benchmarks.accuracy_slurm [--json]``.
+
+The logs are replayed with their own arrivals, sizes, limits and run times, and each job's simulated wait is compared
+with the wait in the log. Every figure stands beside its null: each job waits for the median of the log's first half.
+KTH is judged on the log's second half apart too, since its rules were read off the log: that hardly a job runs over
+09:00 or 18:00 of a weekday shows in the first half alone. Its clock stays on summer time all year.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.cluster.background import arrivals
+from simulator.cluster.calendar import StartRule, WeeklyWindow
+from simulator.cluster.jobs import Ended
+from simulator.cluster.model import SlurmModel, run_to_end
+from simulator.cluster.spec import ClusterSpec, NodeGroup, Partition
+from traces.batch.swf import BatchJob, open_batch_log
+
+Floats = NDArray[np.float64]
+
+HOUR_S = 3600.0
+KTH_ZONE = "Etc/GMT-2"
+
+KTH_LONG_JOBS_AT_NIGHT = StartRule(
+    4 * HOUR_S,
+    (*(WeeklyWindow(24 * day + 18, 24 * day + 24) for day in range(4)), WeeklyWindow(4 * 24 + 18, 7 * 24)),
+    KTH_ZONE,
+)
+"""Jobs over four hours start from 18:00 to midnight on weekdays, at weekends at any time."""
+
+KTH_SHIFTS = StartRule(
+    0.0,
+    (
+        *(WeeklyWindow(24 * day + 9, 24 * day + 18) for day in range(5)),
+        *(WeeklyWindow(24 * day + 18, 24 * day + 33) for day in range(4)),
+        WeeklyWindow(4 * 24 + 18, 7 * 24 + 9),
+    ),
+    KTH_ZONE,
+    ends_inside=True,
+)
+"""Each job ends within the shift in which it starts: day, night, or the weekend. The site's limits of 4, 15 and 60
+hours are those of the shifts, less some."""
+
+
+@dataclass(frozen=True, slots=True)
+class WaitAccuracy:
+    """Simulated waits of ``jobs`` jobs against the log's. ``mean_error_s`` is the mean absolute difference of a job's
+    wait, ``skill`` what it saves of the null's; ``distance_s`` that of the two distributions (Wasserstein), which does
+    not ask who waited. Ratios are of the model to the log. ``rank_correlation`` is Spearman's; a
+    constant null has none."""
+
+    log: str
+    rules: str
+    jobs: int
+    mean_ratio: float
+    p90_ratio: float
+    mean_ratio_null: float
+    p90_ratio_null: float
+    mean_error_s: float
+    mean_error_null_s: float
+    skill: float
+    rank_correlation: float
+    distance_s: float
+    distance_null_s: float
+    processor_s: float
+
+
+def compare(log: str, rules: str, simulated: Floats, real: Floats, null_s: float, processor_s: float) -> WaitAccuracy:
+    """Waits in seconds, job by job."""
+    mean, p90 = float(real.mean()), float(np.quantile(real, 0.9))
+    error, error_null = float(np.abs(simulated - real).mean()), float(np.abs(null_s - real).mean())
+    return WaitAccuracy(
+        log=log,
+        rules=rules,
+        jobs=len(real),
+        mean_ratio=round(float(simulated.mean()) / mean, 3),
+        p90_ratio=round(float(np.quantile(simulated, 0.9)) / p90, 3),
+        mean_ratio_null=round(null_s / mean, 3),
+        p90_ratio_null=round(null_s / p90, 3),
+        mean_error_s=round(error),
+        mean_error_null_s=round(error_null),
+        skill=round(1 - error / error_null, 3),
+        rank_correlation=round(float(np.corrcoef(ranks(simulated), ranks(real))[0, 1]), 3),
+        distance_s=round(float(np.abs(np.sort(simulated) - np.sort(real)).mean())),
+        distance_null_s=round(error_null),
+        processor_s=round(processor_s, 2),
+    )
+
+
+def ranks(values: Floats) -> Floats:
+    """Ranks, ties at their mean."""
+    _, index, counts = np.unique(values, return_inverse=True, return_counts=True)
+    mean_ranks: Floats = (np.cumsum(counts) - (counts - 1) / 2)[index]
+    return mean_ranks
+
+
+def waits(spec: ClusterSpec, jobs: Sequence[BatchJob], starts_at: float, gpus_per_node: int) -> tuple[Floats, float]:
+    """The simulated wait of each job that ran, in the log's order, and the processor time it took."""
+    background = arrivals(jobs, spec.partitions[0].name, starts_at=starts_at, gpus_per_node=gpus_per_node)
+    began = time.process_time()
+    model = SlurmModel(spec, starts_at=starts_at, background=background)
+    found = {
+        event.record.job_id: event.record.started_at - event.record.submitted_at
+        for event in run_to_end(model)
+        if isinstance(event, Ended) and event.record.started_at is not None
+    }
+    return np.array([found[job_id] for job_id in sorted(found)]), time.process_time() - began
+
+
+def kth(path: Path) -> list[WaitAccuracy]:
+    log = open_batch_log(path)
+    jobs = [job for job in log if job.run_s is not None and job.processors is not None]
+    real = np.array([job.wait_s for job in jobs])
+    half = len(real) // 2
+    null_s = float(np.median(real[:half]))
+    lines = []
+    for rules, start_rules in (
+        ("none", ()),
+        ("over 4 h from 18:00", (KTH_LONG_JOBS_AT_NIGHT,)),
+        ("within the shift", (KTH_SHIFTS,)),
+    ):
+        spec = ClusterSpec((NodeGroup("n", 100, 1),), (Partition("batch"),), start_rules)
+        simulated, processor_s = waits(spec, jobs, log.began_at or 0.0, 1)
+        lines.append(compare("KTH-SP2", rules, simulated, real, null_s, processor_s))
+        lines.append(compare("KTH-SP2 second half", rules, simulated[half:], real[half:], null_s, processor_s))
+    return lines
+
+
+def curie(path: Path) -> list[WaitAccuracy]:
+    """Reported only: its partitions, priorities and reservations are not in the log."""
+    jobs = [job for job in open_batch_log(path) if job.run_s is not None and job.processors is not None]
+    real = np.array([job.wait_s for job in jobs])
+    spec = ClusterSpec((NodeGroup("n", 5832, 16),), (Partition("batch"),))
+    simulated, processor_s = waits(spec, jobs, 0.0, 16)
+    return [compare("CEA-Curie", "none", simulated, real, float(np.median(real[: len(real) // 2])), processor_s)]
+
+
+def run(shared: Path) -> list[WaitAccuracy]:
+    """Raises ``TraceError`` if a log is not there."""
+    logs = shared / "traces" / "hpc"
+    return kth(logs / "KTH-SP2-1996.swf.gz") + curie(logs / "CEA-Curie-2012-days00-17.swf.gz")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy_slurm", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    arguments = parser.parse_args()
+    shared = Path(os.environ.get("TIDEGATE_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+    for line in run(shared):
+        if arguments.json:
+            print(json.dumps(asdict(line)))
+        else:
+            print(
+                f"{line.log:20} {line.rules:20} n {line.jobs:6}  mean {line.mean_ratio:5.2f} x log "
+                f"(null {line.mean_ratio_null:.2f})  P90 {line.p90_ratio:5.2f} x (null {line.p90_ratio_null:.2f})  "
+                f"per job {line.mean_error_s:6.0f} s (null {line.mean_error_null_s:.0f} s, skill {line.skill:+.2f}, "
+                f"rank correlation {line.rank_correlation:.2f})  "
+                f"distribution {line.distance_s:6.0f} s (null {line.distance_null_s:.0f} s)"
+            )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
