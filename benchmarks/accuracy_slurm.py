@@ -24,6 +24,7 @@ from simulator.cluster.calendar import StartRule, WeeklyWindow
 from simulator.cluster.jobs import Ended
 from simulator.cluster.model import SlurmModel, run_to_end
 from simulator.cluster.spec import ClusterSpec, NodeGroup, Partition
+from traces.batch.fit import ranks
 from traces.batch.swf import BatchJob, open_batch_log
 
 Floats = NDArray[np.float64]
@@ -95,13 +96,6 @@ def compare(log: str, rules: str, simulated: Floats, real: Floats, null_s: float
         distance_null_s=round(error_null),
         processor_s=round(processor_s, 2),
     )
-
-
-def ranks(values: Floats) -> Floats:
-    """Ranks, ties at their mean."""
-    _, index, counts = np.unique(values, return_inverse=True, return_counts=True)
-    mean_ranks: Floats = (np.cumsum(counts) - (counts - 1) / 2)[index]
-    return mean_ranks
 
 
 def waits(spec: ClusterSpec, jobs: Sequence[BatchJob], starts_at: float, gpus_per_node: int) -> tuple[Floats, float]:

@@ -17,7 +17,7 @@ def arrivals(
     jobs: Iterable[BatchJob], partition: str, *, starts_at: float, gpus_per_node: int = 1, processors_per_gpu: int = 1,
     default_limit_s: float = 86_400.0, requeue: bool = False,
 ) -> Iterator[Arrival]:  # fmt: skip
-    """The jobs that had processors, submitted to ``partition`` from ``starts_at`` (the log's second 0) on.
+    """The jobs that ran, submitted to ``partition``; ``starts_at`` is the log's second 0.
 
     ``processors_per_gpu`` makes GPUs of a log's processors, rounded up. A job of less than a node shares one, a larger
     one takes nodes whole. What ran longer than its limit is ended at it, as Slurm does. Jobs without a run time or

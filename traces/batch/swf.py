@@ -55,7 +55,7 @@ def open_batch_log(path: str | Path, *, skip_bad: bool = False) -> BatchLog:
 
 class BatchLog:
     """One log. Each iteration reads it anew and begins new ``statistics``. ``header`` has the comments of the form
-    ``; Name: value`` before the first job."""
+    ``; Name: value`` before the first job; the statistics' ``failed`` counts jobs that never ran."""
 
     def __init__(self, path: Path, skip_bad: bool) -> None:
         self.path = path
@@ -65,15 +65,16 @@ class BatchLog:
 
     @property
     def began_at(self) -> float | None:
-        """The log's second 0 in epoch seconds, None if its header does not say. Raises ``TraceError`` if it says
-        something else."""
-        text = self.header.get("UnixStartTime")
-        if text is None:
-            return None
-        try:
-            return _number(text, whole=False)
-        except ValueError as error:
-            raise TraceError(f"header UnixStartTime: {error}", path=str(self.path)) from None
+        """The log's second 0 in epoch seconds, None if its header does not say. Raises ``TraceError``."""
+        return self._header_number("UnixStartTime")
+
+    @property
+    def processors(self) -> int:
+        """The machine's size. Raises ``TraceError`` if the header does not say."""
+        size = self._header_number("MaxProcs") or self._header_number("MaxNodes")
+        if not size:
+            raise TraceError("the header has neither MaxProcs nor MaxNodes, the machine's size", path=str(self.path))
+        return int(size)
 
     def __iter__(self) -> Iterator[BatchJob]:
         statistics = self.statistics = ReadStatistics(began_at=self.began_at)
@@ -97,6 +98,15 @@ class BatchLog:
         if statistics.rows == 0:
             problem = f"none of {statistics.bad} rows is readable; the first: {statistics.first_bad}"
             raise TraceError(problem if statistics.bad else "holds no jobs", path=str(self.path))
+
+    def _header_number(self, name: str) -> float | None:
+        text = self.header.get(name)
+        if text is None:
+            return None
+        try:
+            return _number(text, whole=False)
+        except ValueError as error:
+            raise TraceError(f"header {name}: {error}", path=str(self.path)) from None
 
     def _read_header(self) -> dict[str, str]:
         header: dict[str, str] = {}
