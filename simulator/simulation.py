@@ -218,7 +218,15 @@ class Simulation:
             self.clusters[key] = ClusterHost(
                 place.cluster, clock, lambda at, happen: self._driver.at(at, happen, Priority.ENGINE)
             )
-        return SlurmPool(pool, profile_of, self._replica_ended, clock, host=self.clusters[key], jobs=place.jobs)
+        return SlurmPool(
+            pool,
+            profile_of,
+            self._replica_ended,
+            clock,
+            host=self.clusters[key],
+            jobs=place.jobs,
+            cold_starts=place.cold_starts,
+        )
 
     def _pool_of(self, replica: SimulatedReplica) -> SimulatedPool:
         return self.pools[replica.launch.pool_id]

@@ -14,6 +14,8 @@ from broker.model.spec import PoolSpec
 from simulator.cluster.host import ClusterHost
 from simulator.cluster.jobs import Ended, JobEvent, JobRecord, JobRequest, JobState, PreemptionWarned, Started
 from simulator.cluster.model import SlurmModel
+from simulator.cluster.nodes import members
+from simulator.cold_start import ColdStarts
 from simulator.engine.coalesced import CoalescedEngine
 from simulator.engine.profile import EngineProfile
 from simulator.fleet import SimulatedPool, SimulatedReplica
@@ -31,10 +33,12 @@ class ReplicaJobs:
 
 @dataclass(frozen=True, slots=True)
 class SlurmPlace:
-    """Where a pool's jobs go. Pools with the same ``cluster`` share it."""
+    """Where a pool's jobs go. Pools with the same ``cluster`` share it. ``cold_starts`` say how long a replica loads;
+    without them it takes its profile's load time, wherever it runs."""
 
     cluster: SlurmModel
     jobs: ReplicaJobs
+    cold_starts: ColdStarts | None = None
 
 
 class SlurmPool(SimulatedPool):
@@ -48,11 +52,12 @@ class SlurmPool(SimulatedPool):
 
     def __init__(
         self, pool: PoolSpec, profile_of: Callable[[Launch], EngineProfile], ended: Callable[[SimulatedReplica], None],
-        clock: Callable[[], float], *, host: ClusterHost, jobs: ReplicaJobs,
+        clock: Callable[[], float], *, host: ClusterHost, jobs: ReplicaJobs, cold_starts: ColdStarts | None = None,
     ) -> None:  # fmt: skip
         super().__init__(pool, profile_of, ended, clock)
         self._host = host
         self._asks = jobs
+        self._cold_starts = cold_starts
         self._job_ids: dict[str, int] = {}
         self._exiting: set[str] = set()
 
@@ -133,7 +138,7 @@ class SlurmPool(SimulatedPool):
             case Started():
                 replica.phase = ReplicaPhase.STARTING
                 replica.started_at = event.at
-                replica.loaded_at = event.at + profile.load_time_s
+                replica.loaded_at = event.at + self._load_s(replica.launch, profile, event)
                 replica.not_after = event.ends_at
             case PreemptionWarned():
                 replica.not_after = event.ends_at
@@ -141,6 +146,11 @@ class SlurmPool(SimulatedPool):
                 self._over(replica, event.record)
             case _:
                 raise AssertionError(f"a replica's job is never requeued: {event}")
+
+    def _load_s(self, launch: Launch, profile: EngineProfile, event: Started) -> float:
+        if self._cold_starts is None:
+            return profile.load_time_s
+        return self._cold_starts.begin(launch.replica_id, launch.model_id, members(event.nodes), event.at).total_s
 
     def _over(self, replica: SimulatedReplica, record: JobRecord) -> None:
         wanted = replica.phase is ReplicaPhase.STOPPING

@@ -10,6 +10,7 @@ from simulator.cluster.jobs import JobRequest
 from simulator.cluster.model import Arrival, SlurmModel
 from simulator.cluster.pool import ReplicaJobs, SlurmPlace
 from simulator.cluster.spec import ClusterSpec, NodeGroup, Partition, PreemptMode
+from simulator.cold_start import NOTHING, ColdStart, ColdStarts, Duration, NodeCaches
 from simulator.report.summary import RunSummary
 from tests.support.simulated import ELASTIC, SmallRun, small_request
 from traces.schema import TraceRequest
@@ -80,6 +81,21 @@ def test_a_job_of_a_higher_tier_takes_the_replicas_nodes_after_their_grace() -> 
     assert min(replica.phase_since for replica in ends) - START_AT >= 50.0
     counted = summary.requests
     assert counted.finished + counted.cut + counted.unfinished == counted.sent == len(STEADY)
+
+
+def test_a_replica_serves_when_its_cold_start_is_over_and_a_second_one_on_its_node_sooner() -> None:
+    model = ColdStart(
+        cached_gib=1.0, boot=Duration(2.0), fetch=Duration(6.0), load=Duration(1.0), compile=Duration(3.0),
+        warm_up=Duration(1.0), boot_again=Duration(1.0), warm_up_again=NOTHING, provenance="Chosen for tests.",
+    )  # fmt: skip
+    where = replace(
+        place(limit_s=40.0, busy_until_s=1000.0), cold_starts=ColdStarts(1, {"chat": model}, NodeCaches(10.0))
+    )
+    small, _ = run(STEADY, where)
+    first, second = ready_at(small)[:2]
+    began_at = small.simulation.settings.warm_up_s
+    assert 13.0 - began_at <= first <= 14.5 - began_at
+    assert second - (40.0 - began_at) < 6.0
 
 
 def test_a_run_beside_a_cluster_is_the_same_to_the_last_byte() -> None:
