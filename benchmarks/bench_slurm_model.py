@@ -1,4 +1,4 @@
-"""The cluster model: processor seconds for a generated log of 28,000 jobs, and what a step beside a driver costs."""
+"""The cluster model: processor seconds for a generated log of 28,000 jobs, the queue short or never empty."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def processor_s(nodes: int, gpus: int, load: float) -> tuple[float, float]:
 
 def run() -> list[Measurement]:
     measurements = []
-    for name, nodes, gpus, load in (
-        ("slurm_model", 100, 1, 0.7),
-        ("slurm_model_gpus", 100, 8, 0.7),
-        ("slurm_model_crowded", 100, 1, 0.9),
+    for name, nodes, gpus, load, target_s in (
+        ("slurm_model", 100, 1, 0.7, TARGET_S),
+        ("slurm_model_gpus", 100, 8, 0.7, TARGET_S),
+        ("slurm_model_crowded", 100, 1, 0.9, 2 * TARGET_S),
     ):
         seconds, wait_s = processor_s(nodes, gpus, load)
         details = {"jobs": JOBS, "nodes": nodes, "gpus": gpus, "load": load, "mean_wait_s": round(wait_s)}
-        measurements.append(Measurement(name, round(seconds, 2), "s", TARGET_S, details=details))
+        measurements.append(Measurement(name, round(seconds, 2), "s", target_s, details=details))
     return measurements

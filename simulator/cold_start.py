@@ -99,8 +99,8 @@ class NodeCaches:
 
     def ready_at(self, node: int, model_id: str) -> float | None:
         """When the node has the model, perhaps in the past; None if it has to be fetched."""
-        entry = self._nodes.get(node, {}).get(model_id)
-        return None if entry is None else entry.ready_at
+        cache = self._nodes.get(node)
+        return cache[model_id].ready_at if cache is not None and model_id in cache else None
 
     def use(self, node: int, model_id: str, gib: float, ready_at: float) -> None:
         """The node has, or will have, the model, and uses it now."""
@@ -113,10 +113,6 @@ class NodeCaches:
         cache[model_id] = _Entry(gib, ready_at)
         while sum(entry.gib for entry in cache.values()) > self._capacity_gib:
             cache.popitem(last=False)
-
-    def forget(self, node: int) -> None:
-        """The node was set up anew."""
-        self._nodes.pop(node, None)
 
 
 class ColdStarts:

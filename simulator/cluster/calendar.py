@@ -78,6 +78,12 @@ class Calendar:
         stretch = self._stretches_from(at)[self._index(at)]
         return min(stretch.longest_s, stretch.longest(at))
 
+    def longest_ever(self, at: float) -> float:
+        """The longest limit that may start at some time of the weeks from ``at`` on."""
+        if not self._rules:
+            return math.inf
+        return max(min(each.longest_s, each.longest(each.begins_at)) for each in self._stretches_from(at))
+
     def changes_at(self, at: float) -> float:
         """When a window opens or closes next; infinity without rules."""
         if not self._rules:

@@ -53,7 +53,7 @@ class Job:
     job_id: int
     request: JobRequest
     submitted_at: float
-    rank: tuple[float, float, int]
+    rank: tuple[float, float, float, int]
     place: tuple[str, int]
     allowed: NodeSet
     state: JobState = JobState.PENDING

@@ -22,7 +22,6 @@ from simulator.cluster.jobs import (
     Requeued,
     Started,
 )
-from simulator.cluster.nodes import NodeSet
 from simulator.cluster.spec import ClusterSpec, Maintenance, NodeFailure, PreemptMode
 
 
@@ -62,6 +61,7 @@ class SlurmModel:
         self.refused = 0
         self._scheduler = Backfill(spec)
         self._partitions = {partition.name: partition for partition in spec.partitions}
+        self._longest_s = self._scheduler.calendar.longest_ever(starts_at)
         everywhere = self._scheduler.capacity.copy()
         self._allowed = {
             (partition.name, gpus): spec.nodes_of(partition) & with_free
@@ -131,6 +131,11 @@ class SlurmModel:
                 f"{request.name} asks for {request.limit_s:g} s; partition {request.partition} allows "
                 f"{partition.max_limit_s:g} s"
             )
+        if request.limit_s > self._longest_s:
+            raise ActionRejected(
+                f"{request.name} asks for {request.limit_s:g} s; the hours at which jobs may start allow "
+                f"{self._longest_s:g} s at most"
+            )
 
     # -- time
 
@@ -181,17 +186,13 @@ class SlurmModel:
         """GPUs of its largest node; 1 for a partition that does not exist."""
         return max((gpus for (name, gpus), nodes in self._allowed.items() if name == partition and nodes), default=1)
 
-    @property
-    def up(self) -> NodeSet:
-        return self._scheduler.up
-
     # -- jobs
 
     def _new_job(self, job_id: int, request: JobRequest, at: float) -> Job:
         tier = self._partitions[request.partition].tier
         waited = self.spec.priority_per_hour / 3600.0 * at
         place = (request.partition, request.gpus)
-        return Job(job_id, request, at, (-tier, waited - request.priority, job_id), place, self._allowed[place])
+        return Job(job_id, request, at, (-tier, waited - request.priority, at, job_id), place, self._allowed[place])
 
     def _enqueue(self, job: Job) -> None:
         self._jobs[job.job_id] = job

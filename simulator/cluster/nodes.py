@@ -63,10 +63,6 @@ class Capacity:
     def copy(self) -> Capacity:
         return Capacity(self.with_free.copy())
 
-    def free(self, gpus: int) -> NodeSet:
-        """The nodes on which at least ``gpus`` are free."""
-        return self.with_free[gpus] if gpus < len(self.with_free) else 0
-
     def take(self, nodes: NodeSet, gpus: int) -> None:
         """Allocate ``gpus`` on each of ``nodes``, all of which must have them free."""
         levels = self.with_free

@@ -100,11 +100,3 @@ class ClusterSpec:
                 nodes |= node_range(first, group.count)
             first += group.count
         return nodes
-
-    def node_name(self, node: int) -> str:
-        """As Slurm would list it. Raises ``IndexError`` for a number beyond the last."""
-        for group in self.groups:
-            if node < group.count:
-                return f"{group.name}{node}"
-            node -= group.count
-        raise IndexError(node)

@@ -73,14 +73,6 @@ def test_a_model_larger_than_the_cache_is_fetched_each_time_and_pushes_nothing_o
     assert world.begin("chat-0-g2", "chat", [0], 2000.0) == WARM
 
 
-def test_a_node_that_was_set_up_anew_has_nothing() -> None:
-    caches = NodeCaches(20.0)
-    caches.use(0, "a", 1.0, 0.0)
-    caches.forget(0)
-    caches.forget(1)
-    assert caches.ready_at(0, "a") is None
-
-
 def test_what_a_replica_draws_depends_on_its_name_and_the_seed_alone() -> None:
     models = {"chat": LLAMA_8B_L40S}
 

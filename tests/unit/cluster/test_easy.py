@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulator.cluster.jobs import Ended, JobEvent, JobRequest, JobState, Started
+from simulator.cluster.background import arrivals
+from simulator.cluster.calendar import StartRule, WeeklyWindow
+from simulator.cluster.jobs import Ended, JobEvent, JobRequest, JobState, Requeued, Started
 from simulator.cluster.model import Arrival, SlurmModel, run_to_end
 from simulator.cluster.nodes import members
-from simulator.cluster.spec import Partition
+from simulator.cluster.spec import Maintenance, NodeFailure, Partition, PreemptMode
+from tests.support.shared_data import shared_path
 from tests.unit.cluster.clusters import cluster, job, started
 from tests.unit.cluster.textbook import TextbookJob, start_times
+from traces.batch.swf import open_batch_log
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,15 @@ def test_equal_nodes_taken_whole_are_scheduled_as_in_the_textbook(rng: random.Ra
     assert [found[str(number)] for number in range(count)] == start_times(jobs, nodes)
 
 
+def test_the_whole_kth_log_is_scheduled_as_in_the_textbook() -> None:
+    log = [each for each in open_batch_log(shared_path("traces/hpc/KTH-SP2-1996.swf.gz")) if each.processors]
+    found = started(SlurmModel(cluster(100), background=arrivals(log, "batch", starts_at=0.0)))
+    jobs = [
+        TextbookJob(each.submitted_s, each.processors or 0, each.requested_s or 0.0, each.run_s or 0.0) for each in log
+    ]
+    assert [found[str(each.job_id)] for each in log] == start_times(jobs, 100)
+
+
 World = tuple[SlurmModel, list[Arrival]]
 
 
@@ -182,7 +195,7 @@ def check_no_overbooking(events: list[JobEvent], model: SlurmModel) -> None:
             for node in holding[event.job_id]:
                 used[node] += sizes[event.job_id].gpus
                 assert used[node] <= model.spec.gpus_by_node[node]
-        elif isinstance(event, Ended) and event.job_id in holding:
+        elif isinstance(event, Ended | Requeued) and event.job_id in holding:
             for node in holding.pop(event.job_id):
                 used[node] -= sizes[event.job_id].gpus
     assert not holding
@@ -202,6 +215,52 @@ def test_no_node_is_overbooked_and_every_job_runs_after_its_submission(world: Wo
         assert record.started_at >= record.submitted_at
         assert record.state is JobState.COMPLETED
         assert record.ended_at <= record.started_at + record.request.limit_s
+
+
+def rough_world(rng: random.Random) -> World:
+    """Preemption, failing nodes, maintenance and hours at which jobs may start, all at once."""
+    partitions = (
+        Partition("batch", preempt=rng.choice(list(PreemptMode)), grace_s=rng.choice((0.0, 4.0))),
+        Partition("other", preempt=rng.choice(list(PreemptMode)), grace_s=rng.choice((0.0, 9.0)), tier=1),
+        Partition("urgent", tier=2),
+    )
+    calm, jobs = mixed_world(rng, *partitions, priorities=(0.0, 3.0))
+    jobs = [replace(each, request=replace(each.request, requeue=rng.random() < 0.5)) for each in jobs]
+    nodes = len(calm.spec.gpus_by_node)
+    hold = Maintenance("hold", rng.getrandbits(nodes), rng.uniform(0, 80), rng.uniform(80, 200))
+    windows = tuple(WeeklyWindow(minute / 60, (minute + 1.5) / 60) for minute in range(0, 120, 2))
+    rule = StartRule(10.0, windows, ends_inside=rng.random() < 0.5)
+    at, failures = 0.0, []
+    for _ in range(rng.randint(0, 6)):
+        at += rng.uniform(0, 60)
+        failures.append(NodeFailure(at, rng.randrange(nodes), at + rng.uniform(0, 90)))
+    spec = replace(
+        calm.spec, maintenance=(hold,), start_rules=rng.choice(((), (rule,))), priority_per_hour=rng.choice((0.0, 60.0))
+    )
+    monday = 4 * 86_400.0
+    failures = [replace(each, at=monday + each.at, repaired_at=monday + each.repaired_at) for each in failures]
+    spec = replace(spec, maintenance=(replace(hold, begins_at=monday + hold.begins_at, ends_at=monday + hold.ends_at),))
+    jobs = [replace(each, at=monday + each.at) for each in jobs]
+    return SlurmModel(spec, starts_at=monday, background=jobs, failures=failures), jobs
+
+
+@settings(deadline=None, max_examples=100)
+@given(seeded.map(rough_world))
+def test_in_a_rough_world_no_node_is_overbooked_and_every_job_ends_once(world: World) -> None:
+    model, jobs = world
+    (hold,) = model.spec.maintenance
+    events = list(run_to_end(model))
+    check_no_overbooking(events, model)
+    ended = [event.record for event in events if isinstance(event, Ended)]
+    assert sorted(record.request.name for record in ended) == sorted(each.request.name for each in jobs)
+    for event in events:
+        if isinstance(event, Started) and event.at < hold.ends_at and hold.begins_at < event.ends_at:
+            assert not event.nodes & hold.nodes
+    for record in ended:
+        assert record.started_at is None or record.submitted_at <= record.started_at <= record.ended_at
+        if record.state is JobState.COMPLETED:
+            assert record.started_at is not None
+            assert record.ended_at == pytest.approx(record.started_at + (record.request.run_s or 0.0))
 
 
 @settings(deadline=None, max_examples=300)

@@ -11,6 +11,7 @@ import pytest
 
 from broker.model.errors import ActionRejected, ConfigError
 from simulator.cluster.background import node_failures
+from simulator.cluster.calendar import StartRule, WeeklyWindow
 from simulator.cluster.jobs import Ended, JobEvent, JobRequest, JobState, PreemptionWarned, Requeued, Started
 from simulator.cluster.model import Arrival, SlurmModel, run_to_end
 from simulator.cluster.nodes import lowest, members, node_range
@@ -327,15 +328,26 @@ def test_the_scheduler_looks_at_so_many_jobs_and_no_more() -> None:
     assert model.queue[-1].request.name == "small"
 
 
-def test_nodes_have_names_and_partitions_their_groups() -> None:
-    spec = ClusterSpec(
-        (NodeGroup("cpu", 2, 1), NodeGroup("gpu", 3, 4)), (Partition("gpus", ("gpu",)), Partition("all"))
-    )
-    assert [spec.node_name(node) for node in range(5)] == ["cpu0", "cpu1", "gpu0", "gpu1", "gpu2"]
-    assert list(members(spec.nodes_of(spec.partitions[0]))) == [2, 3, 4]
-    assert SlurmModel(spec).largest_node("gpus") == 4
-    with pytest.raises(IndexError):
-        spec.node_name(5)
+def test_partitions_have_the_nodes_of_their_groups() -> None:
+    groups = (NodeGroup("cpu", 2, 1), NodeGroup("gpu", 3, 4))
+    spec = ClusterSpec(groups, (Partition("gpus", ("gpu",)), Partition("all")))
+    assert [list(members(spec.nodes_of(each))) for each in spec.partitions] == [[2, 3, 4], [0, 1, 2, 3, 4]]
+    model = SlurmModel(spec)
+    assert [model.largest_node(name) for name in ("gpus", "all", "none")] == [4, 4, 1]
+
+
+def test_a_job_submitted_for_later_does_not_go_before_those_submitted_earlier() -> None:
+    model = SlurmModel(cluster(1), background=[Arrival(1.0, job("early")), Arrival(2.0, job("second"))])
+    model.submit(job("late"), 50.0)
+    assert started(model) == {"early": 1.0, "second": 101.0, "late": 201.0}
+
+
+def test_a_job_longer_than_any_window_is_rejected() -> None:
+    rule = StartRule(0.0, (WeeklyWindow(8, 18),), ends_inside=True)
+    model = SlurmModel(cluster(1, start_rules=(rule,)))
+    model.submit(job("a", 1, 36_000.0), 0.0)
+    with pytest.raises(ActionRejected, match="allow 36000 s at most"):
+        model.submit(job("b", 1, 36_001.0), 0.0)
 
 
 @pytest.mark.parametrize(
