@@ -90,7 +90,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class PreemptionWarned:
-    """It was told to end by ``ends_at``: its partition's grace from now."""
+    """It was told to end by ``ends_at``: its partition's grace from now. Without a grace there is no warning."""
 
     job_id: int
     at: float

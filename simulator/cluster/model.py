@@ -290,7 +290,8 @@ class SlurmModel:
         now = self.now
         decisions = self._scheduler.decide(now)
         for job in decisions.preempted:
-            self._events.append(PreemptionWarned(job.job_id, now, job.ends_at))
+            if job.ends_at > now:
+                self._events.append(PreemptionWarned(job.job_id, now, job.ends_at))
             self._plan_end(job)
         for job in decisions.started:
             self._events.append(Started(job.job_id, now, job.nodes, job.ends_at))

@@ -138,7 +138,9 @@ def test_a_higher_tier_takes_the_nodes_of_the_youngest_of_a_lower_one() -> None:
     model.submit(job("old", 2, 100), 0.0)
     model.submit(job("young", 2, 100), 10.0)
     model.submit(job("urgent", 2, 50, partition="urgent"), 20.0)
-    found = records(model)
+    events = list(run_to_end(model))
+    assert of(PreemptionWarned, events) == []
+    found = by_name(events)
     assert (found["young"].state, found["young"].ended_at) == (JobState.PREEMPTED, 20.0)
     assert found["old"].state is JobState.COMPLETED
     assert found["urgent"].started_at == 20.0
