@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -25,8 +26,8 @@ from simulator.cluster.calendar import StartRule, WeeklyWindow
 from simulator.cluster.jobs import Ended
 from simulator.cluster.model import SlurmModel, run_to_end
 from simulator.cluster.spec import ClusterSpec, NodeGroup, Partition
-from traces.batch.fit import ranks
 from traces.batch.swf import BatchJob, open_batch_log
+from traces.fit import normal_score_correlation
 
 Floats = NDArray[np.float64]
 
@@ -96,7 +97,7 @@ def compare(
         mean_error_s=round(error),
         mean_error_null_s=round(error_null),
         skill=round(1 - error / error_null, 3),
-        rank_correlation=round(float(np.corrcoef(ranks(simulated), ranks(real))[0, 1]), 3),
+        rank_correlation=round(6 / math.pi * math.asin(normal_score_correlation(simulated, real) / 2), 3),
         distance_s=round(float(np.abs(np.sort(simulated) - np.sort(real)).mean())),
         distance_null_s=round(error_null),
         processor_s=round(processor_s, 2),

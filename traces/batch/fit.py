@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -22,6 +21,7 @@ from broker.model.errors import TidegateError, TraceError
 from broker.model.wire import encode
 from traces.batch.generate import EPOCH_MONDAY_S, WEEK_HOURS, BatchProfile, Floats, Quantiles, SizeClass
 from traces.batch.swf import BatchJob, open_batch_log
+from traces.fit import normal_score_correlation
 
 _CLASSES = (0, 1, 4, 16, 64, 256, 1024, 4096, 2**62)
 _PROBABILITIES = (0.0, 0.01, *(n / 40 for n in range(1, 40)), 0.99, 1.0)
@@ -107,24 +107,8 @@ def _size_class(jobs: Sequence[BatchJob], of: int) -> SizeClass:
         weights=tuple(round(float(weight), 4) for weight in weights),
         limit_s=_quantiles(limits),
         used=_quantiles(used),
-        correlation=round(_normal_score_correlation(limits, used), 3),
+        correlation=round(normal_score_correlation(limits, used), 3),
     )
-
-
-def _normal_score_correlation(first: Floats, second: Floats) -> float:
-    """That of the Gaussian copula with the observed rank correlation: 2 sin(pi/6 * Spearman's rho); 0 where one of
-    them never changes."""
-    first_ranks, second_ranks = ranks(first), ranks(second)
-    if first_ranks.std() == 0 or second_ranks.std() == 0:
-        return 0.0
-    return 2 * math.sin(math.pi / 6 * float(np.corrcoef(first_ranks, second_ranks)[0, 1]))
-
-
-def ranks(values: Floats) -> Floats:
-    """Ranks, ties at their mean."""
-    _, index, counts = np.unique(values, return_inverse=True, return_counts=True)
-    mean_ranks: Floats = (np.cumsum(counts) - (counts - 1) / 2)[index]
-    return mean_ranks
 
 
 def _quantiles(values: Floats) -> Quantiles:

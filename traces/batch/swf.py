@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from broker.model.errors import TraceError
 from traces.formats import FARTHEST_S, BadRow
-from traces.lines import numbered_lines
+from traces.lines import numbered_chunks
 from traces.schema import ReadStatistics
 
 FIELDS = (
@@ -79,9 +79,8 @@ class BatchLog:
     def __iter__(self) -> Iterator[BatchJob]:
         statistics = self.statistics = ReadStatistics(began_at=self.began_at)
         latest_s = -math.inf
-        for number, line in numbered_lines(self.path):
-            text = line.decode("utf-8", "replace").strip()
-            if not text or text.startswith(";"):
+        for number, text in self._lines():
+            if text.startswith(";"):
                 continue
             try:
                 job = _job(text)
@@ -110,17 +109,22 @@ class BatchLog:
 
     def _read_header(self) -> dict[str, str]:
         header: dict[str, str] = {}
-        for number, line in numbered_lines(self.path):
-            text = line.decode("utf-8", "replace").strip()
-            if text.startswith(";"):
-                name, colon, value = text.strip("; ").partition(":")
-                if colon:
-                    header.setdefault(name.strip(), value.strip())
-            elif text:
+        for number, text in self._lines():
+            if not text.startswith(";"):
                 if not self.skip_bad:
                     self._check_first(number, text)
                 break
+            name, colon, value = text.strip("; ").partition(":")
+            if colon:
+                header.setdefault(name.strip(), value.strip())
         return header
+
+    def _lines(self) -> Iterator[tuple[int, str]]:
+        """Lines that are not empty, with their numbers."""
+        for first, chunk in numbered_chunks(self.path):
+            for number, line in enumerate(chunk.split(b"\n"), first):
+                if text := line.decode("utf-8", "replace").strip():
+                    yield number, text
 
     def _check_first(self, number: int, text: str) -> None:
         try:
