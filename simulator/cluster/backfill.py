@@ -103,6 +103,7 @@ class Backfill:
     def decide(self, now: float) -> Decisions:
         """One pass over the queue. Everything that happens at ``now`` must have been told before. Jobs that may not
         start now by the site's rules are passed over as if they were not there."""
+        decisions = Decisions([], [])
         if self._changed:
             self._changed = False
             self._reservations = []
@@ -110,7 +111,8 @@ class Backfill:
         else:
             candidates = sorted(self._arrived, key=_rank)
         self._arrived = []
-        decisions = Decisions([], [])
+        if not candidates:
+            return decisions
         longest_s = self.calendar.longest(now)
         heads = {reservation.job.request.partition for reservation in self._reservations}
         room: dict[tuple[str, int], int] = {}
@@ -180,6 +182,7 @@ class Backfill:
         when nodes are down: nobody waits for what may not come."""
         request = job.request
         gpus, limit_s = request.gpus, request.limit_s
+        allowed, running = job.allowed & self.up, self.running
         capacity = self.capacity.copy()
         moments = self._moments(now)
         ended = 0
@@ -188,18 +191,18 @@ class Backfill:
             at = self.calendar.earliest(limit_s, at)
             if at == math.inf:
                 return None
-            while ended < len(self.running) and self.running[ended].ends_at <= at:
-                other = self.running[ended]
+            while ended < len(running) and running[ended].ends_at <= at:
+                other = running[ended]
                 capacity.give(other.nodes, other.request.gpus)
                 ended += 1
-            fit = capacity.with_free[gpus] & job.allowed & self.up
+            fit = capacity.with_free[gpus] & allowed
             if fit.bit_count() >= request.nodes:
                 fit &= ~self._taken(at, at + limit_s)
                 if fit.bit_count() >= request.nodes:
                     nodes = self._away_from_free(fit, request.nodes, gpus)
                     capacity.take(nodes, gpus)
                     return Reservation(job, at, at + limit_s, nodes, capacity)
-            later = self.running[ended].ends_at if ended < len(self.running) else math.inf
+            later = running[ended].ends_at if ended < len(running) else math.inf
             while moments and moments[0] <= at:
                 heapq.heappop(moments)
             at = min(later, moments[0] if moments else math.inf)
