@@ -162,9 +162,12 @@ class CoalescedEngine:
             if ends_at > limit:
                 ended = run.iterations_ended_by(limit) if run.length > 1 else 0
                 if ended:
+                    self._front_end.stream_run(len(self._decoding), ended, run.end_of(1), run.end_of(ended))
                     self._decode(ended)
                     run.skip(ended)
                 break
+            emitted = len(self._decoding) + len(run.prefilled)  # a run that prefills has one iteration
+            self._front_end.stream_run(emitted, run.length, run.end_of(1), ends_at)
             self._decode(run.length)
             self._run = None
             self._free_at = ends_at

@@ -15,8 +15,9 @@ class EngineProfile:
     ``base_s + s_per_prefill_token * P + s_per_decode_sequence * D + s_per_kv_token * K`` seconds; K counts the
     decoding sequences' tokens at the iteration's start. A sequence holds whole blocks of ``block_size`` tokens.
     ``front_end_s`` is the time the API server spends on each request, one after the other, before the scheduler sees
-    it. ``load_time_s`` is the cold start, process start to first request. ``provenance`` says where the numbers come
-    from and what they are good for.
+    it, and ``front_end_s_per_token`` the time it spends on each token that it streams, which requests wait for too.
+    ``load_time_s`` is the cold start, process start to first request. ``provenance`` says where the numbers come from
+    and what they are good for.
 
     Raises ``ValueError`` if no engine can have these numbers.
     """
@@ -33,6 +34,7 @@ class EngineProfile:
     load_time_s: float
     front_end_s: float
     provenance: str
+    front_end_s_per_token: float = 0.0
 
     def __post_init__(self) -> None:
         counts = (self.max_num_seqs, self.max_num_batched_tokens, self.block_size, self.num_blocks)
@@ -45,8 +47,8 @@ class EngineProfile:
             )
         if self.base_s < 1e-9:
             raise ValueError("base_s is at least 1e-9 s: an iteration takes time")
-        times = (self.s_per_prefill_token, self.s_per_decode_sequence, self.s_per_kv_token, self.front_end_s)
-        if min(*times, self.load_time_s) < 0:
+        costs = (self.s_per_prefill_token, self.s_per_decode_sequence, self.s_per_kv_token)
+        if min(*costs, self.front_end_s, self.front_end_s_per_token, self.load_time_s) < 0:
             raise ValueError("times are not negative")
 
     @property
@@ -145,7 +147,7 @@ def capacity_rps(profile: EngineProfile, prompt_tokens: float, output_tokens: fl
     requests finish per iteration, which computes ``prompt * N / output`` prompt tokens, decodes
     ``N * (output - 1) / output`` sequences and reads their KV tokens (on average the prompt and half the output).
     N is the least of ``max_num_seqs``, what the token budget carries, and what the KV cache holds (with half a block
-    lost to each sequence). The front end passes at most ``1 / front_end_s``. Preemptions are left out: where the
+    lost to each sequence). The front end has its own limit, by requests and tokens. Preemptions are left out: where the
     cache is the limit, the true capacity is somewhat lower. Raises ``ValueError`` for lengths below one token.
     """
     if prompt_tokens < 1 or output_tokens < 1:
@@ -165,4 +167,5 @@ def capacity_rps(profile: EngineProfile, prompt_tokens: float, output_tokens: fl
         + profile.s_per_kv_token * decoding * mean_context
     )
     rate = finished / iteration_s
-    return min(rate, 1 / profile.front_end_s) if profile.front_end_s else rate
+    front_end_s = profile.front_end_s + output_tokens * profile.front_end_s_per_token
+    return min(rate, 1 / front_end_s) if front_end_s else rate

@@ -237,6 +237,7 @@ class ReferenceEngine:
             if sequence.computed == sequence.known_tokens:
                 emitted.append(sequence.request.request_id)
                 events.extend(self._emit(sequence, ended_at))
+        self._front_end.stream(len(emitted), batch.ends_at)
         return Iteration(to_seconds(batch.started_at), ended_at, batch.prefill_tokens, tuple(emitted), tuple(events))
 
     def _emit(self, sequence: _Sequence, at: float) -> list[EngineEvent]:

@@ -132,21 +132,37 @@ class Engine(Protocol):
 
 
 class FrontEnd:
-    """The API server before the scheduler: one request after the other, ``front_end_s`` each.
+    """The API server before the scheduler: one thing after the other, ``front_end_s`` for each request and
+    ``front_end_s_per_token`` for each token that goes out.
 
-    vLLM's gauges do not see the requests in here.
+    vLLM's gauges do not see the requests in here. A token's time is its iteration's end: that it takes its turn here
+    delays requests, not the token.
     """
 
     def __init__(self, profile: EngineProfile) -> None:
-        self._service = round(profile.front_end_s * TICKS_PER_S)
+        self._per_request = round(profile.front_end_s * TICKS_PER_S)
+        self._per_token = round(profile.front_end_s_per_token * TICKS_PER_S)
         self._free_at = 0
         self._queue: deque[tuple[int, EngineRequest]] = deque()
 
     def add(self, request: EngineRequest) -> int:
         """Take ``request`` in; the tick at which the scheduler will see it."""
-        self._free_at = max(self._free_at, to_ticks(request.arrival_at)) + self._service
+        self._free_at = max(self._free_at, to_ticks(request.arrival_at)) + self._per_request
         self._queue.append((self._free_at, request))
         return self._free_at
+
+    def stream(self, tokens: int, at: int) -> None:
+        """Take in the ``tokens`` of an iteration that ended at tick ``at``, behind what is here already."""
+        self._free_at = max(self._free_at, at) + self._per_token * tokens
+
+    def stream_run(self, tokens: int, iterations: int, first_at: int, last_at: int) -> None:
+        """``stream`` for ``iterations`` in a row, none shorter than the one before.
+
+        Idle before iteration i and busy from then on, it is free at that end plus the work since; as ends grow ever
+        further apart, that is greatest for the first or for the last.
+        """
+        work = self._per_token * tokens
+        self._free_at = max(max(self._free_at, first_at) + work * iterations, last_at + work)
 
     @property
     def next_ready_at(self) -> int | None:

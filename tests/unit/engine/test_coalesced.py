@@ -40,6 +40,7 @@ def profiles(draw: st.DrawFn) -> EngineProfile:
         load_time_s=0.0,
         front_end_s=draw(st.sampled_from([0.0, 0.004, 0.3])),
         provenance="drawn",
+        front_end_s_per_token=draw(st.sampled_from([0.0, 0.0, 0.002])),
     )
 
 
@@ -113,7 +114,7 @@ def test_the_drawn_cases_reach_preemption_and_chunked_prefill() -> None:
     """A generator that never fills the cache would prove nothing about what happens when it is full."""
     preempted = chunked = 0
 
-    @settings(max_examples=100, deadline=None, database=None, derandomize=True)
+    @settings(max_examples=150, deadline=None, database=None, derandomize=True)
     @given(profiles(), steps())
     def count(profile: EngineProfile, drawn: list[Step]) -> None:
         nonlocal preempted, chunked

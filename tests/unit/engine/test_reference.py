@@ -138,3 +138,13 @@ def test_a_request_larger_than_the_whole_cache_is_refused() -> None:
 
 def test_nothing_to_do_has_no_next_event() -> None:
     assert ReferenceEngine(ONE_SECOND).next_event_at() is None
+
+
+def test_requests_wait_for_the_tokens_that_the_front_end_streams() -> None:
+    engine = engine_with(EngineRequest("a", 0.0, 4, 3), front_end_s=0.25, front_end_s_per_token=0.5)
+    engine.advance(1.3)  # a's first token came out at 1.25 and takes the front end until 1.75
+    engine.add(EngineRequest("b", 1.3, 4, 1))
+    assert [(event.request_id, event.queued_at) for event in engine.advance(100) if isinstance(event, Finished)] == [
+        ("a", 0.25),
+        ("b", 2.0),
+    ]
