@@ -11,7 +11,8 @@ from broker.model.plan import Launch, Stop
 from broker.model.replica import ENDED, ObservedReplica, ReplicaPhase, StopMode
 from broker.model.spec import PoolSpec
 from simulator.engine.coalesced import CoalescedEngine
-from simulator.engine.profile import EngineProfile, load_profile
+from simulator.engine.profile import EngineProfile
+from simulator.profiles.document import load_profile
 
 ENDED_KEPT_S = 3600.0
 
@@ -127,4 +128,4 @@ class SimulatedPool:
 
 def profile_of_launch(launch: Launch) -> EngineProfile:
     """The profile that the model's engine names. Raises ``ConfigError`` if there is none of that name."""
-    return load_profile(launch.model.engine.profile or "demo")
+    return load_profile(launch.model.engine.profile or "demo").engine

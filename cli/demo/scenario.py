@@ -10,7 +10,7 @@ from statistics import fmean
 
 from broker.model.errors import ConfigError
 from simulator.engine.profile import EngineProfile, capacity_rps
-from simulator.engine.profile import load_profile as engine_profile
+from simulator.profiles.document import load_profile as engine_profile
 from simulator.report.summary import TraceCounts
 from traces.generate import DEMO_PEAK, demo_load, scale_tokens
 from traces.options import ScaleMethod
@@ -48,7 +48,7 @@ class Scenario:
 
 def generated(seed: int) -> Scenario:
     """A load with the fitted shape of a conversation service, its lengths shortened to fit a minute."""
-    engine = engine_profile("demo")
+    engine = engine_profile("demo").engine
     profile = scale_tokens(load_profile("azure2023_conv"), prompt=0.1, output=0.25)
     sample = list(islice(demo_load(profile, 10.0, 600.0, seed), 2000))
     one_replica = _capacity(engine, sample)
@@ -89,7 +89,7 @@ def from_trace(
 
 def _factor(requests: Callable[[], Iterable[TraceRequest]], chosen: Window, method: ScaleMethod, seed: int) -> float:
     """The scale at which the window needs ``_TRACE_LOAD`` replicas; judged on the whole trace for copies, which mix it."""
-    engine = engine_profile("demo-trace")
+    engine = engine_profile("demo-trace").engine
     whole = list(requests())
     if not whole:
         raise ConfigError("the trace has no request that was answered")
@@ -138,8 +138,8 @@ models:
 
 
 def _busy(profile: str) -> int:
-    return round(engine_profile(profile).max_num_seqs * 0.9)
+    return round(engine_profile(profile).engine.max_num_seqs * 0.9)
 
 
 def _calm(profile: str) -> int:
-    return round(engine_profile(profile).max_num_seqs * 0.75)
+    return round(engine_profile(profile).engine.max_num_seqs * 0.75)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from broker.model.errors import ConfigError
 from broker.model.units import parse_duration_s
-from simulator.engine.profile import PROFILES, EngineProfile, load_profile
+from simulator.engine.profile import EngineProfile
+from simulator.profiles.document import load_profile, names
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,8 @@ def _profile(given: argparse.Namespace) -> EngineProfile:
     }
     try:
         return dataclasses.replace(
-            load_profile(given.profile), **{name: value for name, value in overrides.items() if value is not None}
+            load_profile(given.profile).engine,
+            **{name: value for name, value in overrides.items() if value is not None},
         )
     except ValueError as error:
         raise ConfigError(f"profile {given.profile} with these options: {error}") from None
@@ -124,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--served-model-name", help="another name to serve, instead of --model's")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000, help="0 lets the system choose; the choice is logged")
-    parser.add_argument("--profile", default="demo", help=f"engine: {', '.join(sorted(PROFILES))} (default: demo)")
+    parser.add_argument("--profile", default="demo", help=f"engine: {', '.join(names())}, or a file (default: demo)")
     parser.add_argument("--load-time", help="cold start until the listener opens, such as 2s (default: the profile's)")
     parser.add_argument(
         "--shutdown-timeout", type=float, default=0.0, help="seconds to finish requests after SIGTERM (default: 0)"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from broker.model.errors import ConfigError
-
 
 @dataclass(frozen=True, slots=True)
 class EngineProfile:
@@ -58,86 +56,6 @@ class EngineProfile:
     def blocks_for(self, tokens: int) -> int:
         """Whole blocks that hold ``tokens`` tokens."""
         return -(-tokens // self.block_size)
-
-
-PROFILES = {
-    profile.name: profile
-    for profile in (
-        EngineProfile(
-            name="demo",
-            base_s=0.030,
-            s_per_prefill_token=20e-6,
-            s_per_decode_sequence=100e-6,
-            s_per_kv_token=0.1e-6,
-            max_num_seqs=16,
-            max_num_batched_tokens=2048,
-            block_size=16,
-            num_blocks=512,
-            load_time_s=2.0,
-            front_end_s=0.001,
-            provenance="Chosen, not measured: about 30 tokens/s on each of 16 streams, so that few clients fill a "
-            "replica, and a KV cache of 8,192 tokens, so that its use is visible.",
-        ),
-        EngineProfile(
-            name="demo-trace",
-            base_s=0.018,
-            s_per_prefill_token=5e-6,
-            s_per_decode_sequence=100e-6,
-            s_per_kv_token=0.02e-6,
-            max_num_seqs=32,
-            max_num_batched_tokens=8192,
-            block_size=16,
-            num_blocks=8192,
-            load_time_s=2.0,
-            front_end_s=0.001,
-            provenance="Chosen, not measured: about 50 tokens/s on each of 32 streams, and a KV cache of 131,072 "
-            "tokens, which holds the long prompts of real traces.",
-        ),
-        EngineProfile(
-            name="steady-30",
-            base_s=1 / 30,
-            s_per_prefill_token=0.0,
-            s_per_decode_sequence=0.0,
-            s_per_kv_token=0.0,
-            max_num_seqs=1024,
-            max_num_batched_tokens=8192,
-            block_size=16,
-            num_blocks=65536,
-            load_time_s=0.0,
-            front_end_s=0.0,
-            provenance="Chosen: 30 tokens/s on each stream whatever the load, for measuring what stands around the "
-            "engine.",
-        ),
-        EngineProfile(
-            name="h100-mistral-small-24b",
-            base_s=0.0279,
-            s_per_prefill_token=48.5e-6,
-            s_per_decode_sequence=101e-6,
-            s_per_kv_token=0.061e-6,
-            max_num_seqs=1024,
-            max_num_batched_tokens=8192,
-            block_size=16,
-            num_blocks=10250,
-            load_time_s=82.0,
-            front_end_s=0.00332,
-            provenance="Fitted to Table 1 of the RAMSES paper (Mistral Small 24B on one H100, BurstGPT, 100, 500 and "
-            "1000 requests at once): reproduces its numbers within 13 % (RMS 5.9 %) with 9 to 14 free parameters for "
-            "18 numbers, so a residual and not a prediction; valid where nearly all of a prompt is cached, as it was "
-            "there (2 % computed), and without the fitted slowing of the front end by 39 us per streamed token. "
-            "The table cannot calibrate prefill: s_per_prefill_token is the physical floor 2 * 24e9 parameters / "
-            "989 TFLOP/s. KV capacity 164 k tokens is derived (160 KiB per token, BF16, 80 GB). Limits are vLLM's "
-            "defaults for this GPU. load_time_s was measured on another pair (8B on an L40S, everything cached).",
-        ),
-    )
-}
-
-
-def load_profile(name: str) -> EngineProfile:
-    """The profile called ``name``; raises ``ConfigError`` that lists those there are."""
-    try:
-        return PROFILES[name]
-    except KeyError:
-        raise ConfigError(f"no engine profile {name!r}; there are {', '.join(sorted(PROFILES))}") from None
 
 
 def capacity_rps(profile: EngineProfile, prompt_tokens: float, output_tokens: float) -> float:

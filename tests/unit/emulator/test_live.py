@@ -9,13 +9,13 @@ import pytest
 
 from simulator.emulator.live import LiveEngine
 from simulator.emulator.vllm_metrics import VllmMetrics
-from simulator.engine.profile import load_profile
 from simulator.engine.reference import ReferenceEngine
+from simulator.profiles.document import load_profile
 
 
 async def test_cancelling_a_request_whose_tokens_are_due_disturbs_no_other() -> None:
     """A loop that was late found tokens of a request that had just been forgotten, and every stream hung for ever."""
-    profile = load_profile("demo")
+    profile = load_profile("demo").engine
     live = LiveEngine(ReferenceEngine(profile), VllmMetrics("chat", 1000, profile, 0.0))
     leaving = live.submit(5, 50, max_tokens=50, will_finish="length")
     staying = live.submit(5, 3, max_tokens=3, will_finish="length")

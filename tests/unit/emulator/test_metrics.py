@@ -9,9 +9,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from simulator.emulator.metrics import Histogram, Scalar
 from simulator.emulator.process_metrics import HttpMetrics, ProcessMetrics
 from simulator.emulator.vllm_metrics import VllmMetrics, one_two_five
-from simulator.engine.profile import load_profile
 from simulator.engine.reference import ReferenceEngine
 from simulator.engine.requests import EngineRequest, Finished
+from simulator.profiles.document import load_profile
 from tests.support.shared_data import shared_path
 
 LABELS_WITH_FREE_VALUES = {"model_name", "version", "patchlevel", "minor", "major", "implementation"}
@@ -21,7 +21,7 @@ def page(model_name: str, max_model_len: int) -> str:
     http = HttpMetrics(1.0)
     for handler, method in (("/v1/models", "GET"), ("/v1/completions", "POST"), ("/v1/chat/completions", "POST")):
         http.observe(handler, method, 200, 0.1, 10, 20)
-    profile = load_profile("demo")
+    profile = load_profile("demo").engine
     engine = VllmMetrics(model_name, max_model_len, profile, 1.0).text(ReferenceEngine(profile))
     return ProcessMetrics().text() + engine + http.text()
 
@@ -79,7 +79,7 @@ def test_token_buckets_end_at_the_models_length() -> None:
 
 
 def test_queue_time_is_observed_only_when_the_request_finishes() -> None:
-    profile = dataclasses.replace(load_profile("steady-30"), max_num_seqs=1)
+    profile = dataclasses.replace(load_profile("steady-30").engine, max_num_seqs=1)
     metrics = VllmMetrics("chat", 512, profile, 1.0)
     engine = ReferenceEngine(profile)
     for name in ("a", "b"):

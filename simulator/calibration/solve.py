@@ -1,0 +1,143 @@
+"""Least squares with bounds, and what its Jacobian says about each parameter: known, unknown, or known only together
+with another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import least_squares
+
+from simulator.calibration.replay import Floats
+
+STEP = 0.04
+"""Share of a parameter by which it is changed to see its effect. Simulated times jump where a request just misses an
+iteration; a step of a few percent averages over many such jumps."""
+LEAST_NOISE = 0.01
+"""No measurement of a running server repeats to better than a percent; a perfect fit of few figures claims no more."""
+UNKNOWN_BEYOND = 0.5
+"""A relative standard error from which on a value is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One free number. ``scale`` is a value that matters: the least change worth telling apart is a share of it."""
+
+    name: str
+    start: float
+    scale: float
+    low: float = 0.0
+    high: float = np.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """The best values, what remains, and what they are worth.
+
+    ``relative_errors`` are standard errors as shares of the value (or of its scale, where that is larger);
+    ``unknown`` lists combinations of parameters that can change together while the residuals stay within the noise,
+    the worst first: a single name is a parameter without effect. ``at_bound`` lists parameters that would go on beyond
+    their bound.
+    """
+
+    values: dict[str, float]
+    residuals: Floats
+    relative_errors: dict[str, float]
+    unknown: tuple[tuple[str, ...], ...]
+    at_bound: tuple[str, ...]
+    condition: float
+    evaluations: int
+
+    @property
+    def rms(self) -> float:
+        return float(np.sqrt(np.mean(self.residuals**2))) if self.residuals.size else 0.0
+
+
+Residuals = Callable[[dict[str, float]], Floats]
+
+
+def solve(
+    residuals: Residuals, parameters: Sequence[Parameter], *, tell: Callable[[int, float], None] | None = None
+) -> Solution:
+    """Find the values that make ``residuals`` (relative errors, one for each measured figure) least in the sum of
+    squares. ``tell`` hears the count of evaluations and the root mean square of each. Raises ``ValueError`` without
+    parameters."""
+    if not parameters:
+        raise ValueError("nothing to fit: every parameter is held")
+    problem = _Problem(residuals, parameters, tell)
+    found = least_squares(
+        problem.at, problem.start, jac=problem.jacobian, bounds=(problem.low, problem.high), xtol=1e-4, ftol=1e-4,
+        gtol=1e-8, max_nfev=60,
+    )  # fmt: skip
+    best: Floats = np.asarray(found.x, dtype=np.float64)
+    return problem.judge(best)
+
+
+class _Problem:
+    """The residuals as a function of the parameters in units of their scales."""
+
+    def __init__(
+        self, residuals: Residuals, parameters: Sequence[Parameter], tell: Callable[[int, float], None] | None
+    ) -> None:
+        self._residuals = residuals
+        self._names = [parameter.name for parameter in parameters]
+        self._scale = np.array([parameter.scale for parameter in parameters])
+        self.low = np.array([parameter.low for parameter in parameters]) / self._scale
+        self.high = np.array([parameter.high for parameter in parameters]) / self._scale
+        start = np.array([parameter.start for parameter in parameters]) / self._scale
+        self.start = np.clip(start, self.low + 1e-6, self.high - 1e-6)
+        self._tell = tell
+        self._evaluations = 0
+
+    def at(self, x: Floats) -> Floats:
+        found = self._residuals(self._named(x))
+        self._evaluations += 1
+        if self._tell is not None:
+            self._tell(self._evaluations, float(np.sqrt(np.mean(found**2))))
+        return found
+
+    def jacobian(self, x: Floats) -> Floats:
+        here = self.at(x)
+        columns = []
+        for index in range(len(x)):
+            step = STEP * max(abs(x[index]), 0.25)
+            if x[index] + step > self.high[index]:
+                step = -step
+            moved = x.copy()
+            moved[index] += step
+            columns.append((self.at(moved) - here) / step)
+        return np.stack(columns, axis=1)
+
+    def judge(self, x: Floats) -> Solution:
+        residuals = self.at(x)
+        weight = np.maximum(np.abs(x), 0.25)
+        effects = self.jacobian(x) * weight
+        noise = max(float(np.sqrt(np.sum(residuals**2) / max(1, residuals.size - len(x)))), LEAST_NOISE)
+        _, strengths, directions = np.linalg.svd(effects, full_matrices=True)
+        strengths = np.pad(strengths, (0, len(x) - len(strengths)))
+        uncertainty = noise / np.maximum(strengths, 1e-12)
+        errors = np.sqrt(np.sum((directions * uncertainty[:, None]) ** 2, axis=0))
+        weak = [index for index in np.argsort(strengths) if uncertainty[index] > UNKNOWN_BEYOND]
+        return Solution(
+            values=self._named(x),
+            residuals=residuals,
+            relative_errors=dict(zip(self._names, errors.tolist(), strict=True)),
+            unknown=tuple(self._involved(directions[index]) for index in weak),
+            at_bound=tuple(
+                name
+                for name, value, low, high in zip(self._names, x, self.low, self.high, strict=True)
+                if value - low < 1e-3 or high - value < 1e-3
+            ),
+            condition=float(strengths.max() / max(strengths.min(), 1e-12)),
+            evaluations=self._evaluations,
+        )
+
+    def _involved(self, direction: Floats) -> tuple[str, ...]:
+        """Parameters that take part in a direction, the strongest first."""
+        order = np.argsort(-np.abs(direction))
+        return tuple(self._names[index] for index in order if abs(direction[index]) > 0.3)
+
+    def _named(self, x: Floats) -> dict[str, float]:
+        return dict(zip(self._names, (x * self._scale).tolist(), strict=True))
