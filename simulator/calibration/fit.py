@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from enum import StrEnum
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -14,17 +16,35 @@ from simulator.engine.profile import EngineProfile
 from simulator.engine.requests import EngineRequest
 from simulator.profiles.profile import COEFFICIENTS
 
-Metric = Literal["ttft", "tpot", "itl", "e2e", "output_rate"]
-Statistic = Literal["mean", "median", "p90", "p95", "p99", "total"]
-_PERCENTILES = {"median": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0}
+
+class Metric(StrEnum):
+    """What is measured, in seconds. ``ITL`` is the mean time between tokens over all tokens, ``TPOT`` over one
+    request's, of which then a statistic is taken. ``OUTPUT_RATE`` is in tokens per second, over the whole load."""
+
+    TTFT = "ttft"
+    TPOT = "tpot"
+    ITL = "itl"
+    E2E = "e2e"
+    OUTPUT_RATE = "output_rate"
+
+
+class Statistic(StrEnum):
+    MEAN = "mean"
+    MEDIAN = "median"
+    P90 = "p90"
+    P95 = "p95"
+    P99 = "p99"
+
+
+_PERCENTILES = {Statistic.MEDIAN: 50.0, Statistic.P90: 90.0, Statistic.P95: 95.0, Statistic.P99: 99.0}
+_TAILS = (Statistic.P90, Statistic.P95, Statistic.P99)
 TAIL_WEIGHT = 0.3
 """A P90 or P99 of a few hundred requests is a handful of them; it counts less than a mean or a median."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One measured number: seconds, or output tokens per second (``output_rate``, ``total``). ``itl`` is the mean time
-    between tokens over all tokens, ``tpot`` over one request's, of which then the statistic is taken."""
+    """One measured number."""
 
     metric: Metric
     statistic: Statistic
@@ -32,7 +52,7 @@ class Figure:
 
     @property
     def name(self) -> str:
-        return self.metric if self.statistic == "total" else f"{self.metric} {self.statistic}"
+        return f"{self.metric} {self.statistic}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +114,13 @@ class FittedProfile:
 
 def figure_of(figure: Figure, times: Times) -> float:
     """The same figure of simulated (or measured) times."""
-    if figure.metric == "output_rate":
+    if figure.metric is Metric.OUTPUT_RATE:
         return float(times.output_tokens.sum() / (times.end.max() - times.arrival.min()))
-    if figure.metric == "itl":
+    if figure.metric is Metric.ITL:
         gaps = (times.output_tokens - 1).sum()
         return float((times.end - times.first_token).sum() / gaps) if gaps else float("nan")
-    values = {"ttft": times.ttft, "tpot": times.tpot, "e2e": times.e2e}[figure.metric]
-    if figure.statistic == "mean":
+    values = {Metric.TTFT: times.ttft, Metric.TPOT: times.tpot, Metric.E2E: times.e2e}[figure.metric]
+    if figure.statistic is Statistic.MEAN:
         return float(np.nanmean(values))
     return float(np.nanpercentile(values, _PERCENTILES[figure.statistic]))
 
@@ -111,7 +131,7 @@ def load_residuals(load: Load, times: Times) -> Floats:
     in seconds keeps the sum right, and with it how much work the engine does in a second."""
     parts = []
     if load.figures:
-        weights = [1.0 if figure.statistic in ("mean", "median", "total") else TAIL_WEIGHT for figure in load.figures]
+        weights = [TAIL_WEIGHT if figure.statistic in _TAILS else 1.0 for figure in load.figures]
         ratios = [figure_of(figure, times) / figure.value for figure in load.figures]
         parts.append(np.log(ratios) * weights)
     if load.measured is not None:
@@ -128,17 +148,6 @@ def _tamed(errors: Floats, width: float = 0.15) -> Floats:
     """Charbonnier's loss as residuals: quadratic within ``width``, linear beyond."""
     return np.sign(errors) * np.sqrt(2 * width**2 * (np.sqrt(1 + (errors / width) ** 2) - 1))
 
-
-SCALES = {
-    "base_s": 0.3,
-    "s_per_prefill_token": 2e-3,
-    "s_per_decode_sequence": 5e-3,
-    "s_per_kv_token": 5e-6,
-    "front_end_s": 0.3,
-    "front_end_s_per_token": 2e-3,
-}
-"""Of each coefficient, the share of a typical iteration's time that is its scale: an engine may be a thousand times as
-fast as another."""
 
 GIVE_UP_FIRST = (
     "front_end_s_per_token", "s_per_kv_token", "s_per_decode_sequence", "s_per_prefill_token", "front_end_s", "base_s",
@@ -160,26 +169,27 @@ def fit_profile(
     if not loads or not any(load.requests for load in loads):
         raise ValueError("no load with requests to fit to")
     floors = floors or {}
-    typical_s = _typical_iteration_s(loads)
-    start = _start(base, typical_s, free, floors)
+    scales = _typical(loads).scales
+    start = _start(base, scales, free, floors)
     held = {name: Held(name, getattr(start, name), "held as asked") for name in COEFFICIENTS if name not in free}
     _hold_without_effect(loads, start, held)
     while True:
         names = [name for name in COEFFICIENTS if name not in held]
         if not names:
-            raise ValueError("the measurements say nothing about any coefficient: " + _reasons(held.values()))
+            reasons = "; ".join(f"{each.name}: {each.reason}" for each in held.values())
+            raise ValueError(f"the measurements say nothing about any coefficient ({reasons})")
         parameters = [
-            Parameter(name, getattr(start, name), SCALES[name] * typical_s, low=floors.get(name, _LOWEST.get(name, 0.0)))
+            Parameter(name, getattr(start, name), scales[name], low=floors.get(name, _LOWEST.get(name, 0.0)))
             for name in names
         ]
-        solution = solve(lambda values: _all_residuals(loads, start, values), parameters, tell=tell)
+        solution = solve(partial(_all_residuals, loads, start), parameters, tell=tell)
         if not solution.unknown:
             break
         worst = solution.unknown[0]
         given_up = next(name for name in GIVE_UP_FIRST if name in worst)
         others = ", ".join(name for name in worst if name != given_up)
         reason = f"cannot be told apart from {others}" if others else "its effect is within the noise"
-        start = replace(start, **{given_up: _held_value(base, given_up, floors)})
+        start = changed(start, {given_up: _held_value(base, given_up, floors)})
         held[given_up] = Held(given_up, getattr(start, given_up), reason)
     return _fitted(loads, start, held, solution, floors)
 
@@ -187,26 +197,62 @@ def fit_profile(
 _LOWEST = {"base_s": 1e-6}
 
 
-def _typical_iteration_s(loads: Sequence[Load]) -> float:
-    """About the time of an iteration: the mean time between tokens, or failing that a share of the first token's."""
-    found = []
+@dataclass(frozen=True, slots=True)
+class _Typical:
+    """About what an engine does under some loads: how long an iteration is, and what is in it."""
+
+    iteration_s: float
+    sequences: float
+    prompt_tokens: float
+    context_tokens: float
+
+    @property
+    def scales(self) -> dict[str, float]:
+        """Of each coefficient the value at which it would make up a good part of an iteration. An engine may be a
+        thousand times as fast as another, and hold four sequences or five hundred."""
+        return {
+            "base_s": 0.5 * self.iteration_s,
+            "s_per_prefill_token": 0.5 * self.iteration_s / self.prompt_tokens,
+            "s_per_decode_sequence": 0.2 * self.iteration_s / self.sequences,
+            "s_per_kv_token": 0.2 * self.iteration_s / (self.sequences * self.context_tokens),
+            "front_end_s": 0.5 * self.iteration_s,
+            "front_end_s_per_token": 0.1 * self.iteration_s / self.sequences,
+        }
+
+
+def _typical(loads: Sequence[Load]) -> _Typical:
+    """Raises ``ValueError`` where no time between tokens was measured."""
+    iterations = []
     for load in loads:
-        found += [figure.value for figure in load.figures if figure.metric in ("tpot", "itl")]
+        iterations += [figure.value for figure in load.figures if figure.metric in (Metric.TPOT, Metric.ITL)]
         if load.measured is not None:
-            found += [float(np.nanmean(load.measured.tpot))]
-    found = [value for value in found if np.isfinite(value) and value > 0]
-    if not found:
+            iterations.append(float(np.nanmean(load.measured.tpot)))
+    iterations = [value for value in iterations if np.isfinite(value) and value > 0]
+    if not iterations:
         raise ValueError("no time between tokens was measured: without it nothing is known of an iteration")
-    return float(np.median(found))
+    iteration_s = float(np.median(iterations))
+    requests = [request for load in loads for request in load.requests]
+    computed = float(np.mean([request.prompt_tokens - request.cached_tokens for request in requests]))
+    prompt = float(np.mean([request.prompt_tokens for request in requests]))
+    output = float(np.mean([request.output_tokens for request in requests]))
+    together = max(_sequences(load, output * iteration_s) for load in loads)
+    return _Typical(iteration_s, together, max(computed, 1.0), prompt + output / 2)
+
+
+def _sequences(load: Load, request_s: float) -> float:
+    """Sequences at once, by Little's law, within what the client and the batch allow."""
+    span_s = load.requests[-1].arrival_at - load.requests[0].arrival_at + request_s
+    allowed = min(load.concurrency or len(load.requests), load.limits.get("max_num_seqs", len(load.requests)))
+    return max(1.0, min(allowed, len(load.requests) * request_s / span_s))
 
 
 def _start(
-    base: EngineProfile, typical_s: float, free: Sequence[str], floors: Mapping[str, float]
+    base: EngineProfile, scales: Mapping[str, float], free: Sequence[str], floors: Mapping[str, float]
 ) -> EngineProfile:
     """Where the search begins: most of an iteration is its base, the rest small."""
-    shares = {"base_s": 0.8, "s_per_prefill_token": 1e-3, "s_per_decode_sequence": 5e-3, "front_end_s": 0.1}
-    values = {name: max(shares.get(name, 0.0) * typical_s, floors.get(name, 0.0)) for name in free}
-    return replace(base, **values)
+    shares = {"base_s": 1.6, "s_per_prefill_token": 0.5, "s_per_decode_sequence": 0.5, "front_end_s": 0.5}
+    values = {name: max(shares.get(name, 0.1) * scales[name], floors.get(name, 0.0)) for name in free}
+    return changed(base, values)
 
 
 def _held_value(base: EngineProfile, name: str, floors: Mapping[str, float]) -> float:
@@ -225,24 +271,26 @@ def _hold_without_effect(loads: Sequence[Load], start: EngineProfile, held: dict
             name,
             Held(name, getattr(start, name), f"{share:.0%} of the prompt tokens were cached: hardly any was computed"),
         )
-    if not any(figure.metric in ("ttft", "e2e") for load in loads for figure in load.figures) and not any(
+    if not any(figure.metric in (Metric.TTFT, Metric.E2E) for load in loads for figure in load.figures) and not any(
         load.measured is not None for load in loads
     ):
         for name in ("front_end_s", "front_end_s_per_token", "s_per_prefill_token"):
             held.setdefault(name, Held(name, getattr(start, name), "no time to first token was measured"))
 
 
-def _reasons(held: Sequence[Held] | object) -> str:
-    return "; ".join(f"{each.name} {each.reason}" for each in held)  # type: ignore[attr-defined]
+def changed(engine: EngineProfile, values: Mapping[str, float]) -> EngineProfile:
+    """``engine`` with some of its coefficients or limits replaced."""
+    fields: dict[str, Any] = dict(values)
+    return replace(engine, **fields)
 
 
 def simulate_load(load: Load, engine: EngineProfile) -> Times:
     """What ``engine`` makes of a load, under the load's own limits."""
-    return replay(replace(engine, **load.limits), load.requests, concurrency=load.concurrency)[0]
+    return replay(changed(engine, load.limits), load.requests, concurrency=load.concurrency)[0]
 
 
 def _all_residuals(loads: Sequence[Load], start: EngineProfile, values: Mapping[str, float]) -> Floats:
-    engine = replace(start, **values)
+    engine = changed(start, values)
     return np.concatenate([load_residuals(load, simulate_load(load, engine)) for load in loads])
 
 
@@ -253,7 +301,7 @@ def _fitted(
     solution: Solution,
     floors: Mapping[str, float],
 ) -> FittedProfile:
-    engine = replace(start, **solution.values)
+    engine = changed(start, solution.values)
     remarks = [f"{each.name} is not known ({each.reason}); held at {each.value:.3g} s" for each in held.values()]
     if "s_per_prefill_token" in solution.at_bound and floors.get("s_per_prefill_token"):
         remarks.append(
@@ -275,14 +323,16 @@ def _fitted(
     )
 
 
-_TOLD: tuple[tuple[Metric, Statistic], ...] = (
-    ("ttft", "median"), ("ttft", "p95"), ("tpot", "median"), ("tpot", "p95"), ("e2e", "median"), ("e2e", "p95"),
-)  # fmt: skip
+_TOLD = tuple(
+    Figure(metric, statistic, 0.0)
+    for metric in (Metric.TTFT, Metric.TPOT, Metric.E2E)
+    for statistic in (Statistic.MEDIAN, Statistic.P95)
+)
 
 
 def compare(load: Load, times: Times) -> list[Residual]:
     """A load's figures beside the simulated ones; where each request was measured, medians and P95 of all."""
     figures = list(load.figures)
     if load.measured is not None:
-        figures += [Figure(metric, statistic, figure_of(Figure(metric, statistic, 0.0), load.measured)) for metric, statistic in _TOLD]
+        figures += [replace(figure, value=figure_of(figure, load.measured)) for figure in _TOLD]
     return [Residual(load.name, figure.name, figure.value, figure_of(figure, times)) for figure in figures]

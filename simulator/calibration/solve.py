@@ -6,10 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from scipy.optimize import least_squares
 
+from broker.model.errors import ConfigError
 from simulator.calibration.replay import Floats
 
 STEP = 0.04
@@ -63,16 +64,26 @@ def solve(
 ) -> Solution:
     """Find the values that make ``residuals`` (relative errors, one for each measured figure) least in the sum of
     squares. ``tell`` hears the count of evaluations and the root mean square of each. Raises ``ValueError`` without
-    parameters."""
+    parameters, and ``ConfigError`` where scipy is not installed."""
     if not parameters:
         raise ValueError("nothing to fit: every parameter is held")
     problem = _Problem(residuals, parameters, tell)
-    found = least_squares(
+    found = _least_squares()(
         problem.at, problem.start, jac=problem.jacobian, bounds=(problem.low, problem.high), xtol=1e-4, ftol=1e-4,
         gtol=1e-8, max_nfev=60,
     )  # fmt: skip
     best: Floats = np.asarray(found.x, dtype=np.float64)
     return problem.judge(best)
+
+
+def _least_squares() -> Callable[..., Any]:
+    """scipy is an extra: only calibration needs it."""
+    try:
+        from scipy.optimize import least_squares
+    except ImportError:
+        raise ConfigError("calibration needs scipy: pip install 'tidegate[sim]'") from None
+    found: Callable[..., Any] = least_squares
+    return found
 
 
 class _Problem:

@@ -1,0 +1,1 @@
+"""How well the simulator agrees with measurements, each figure beside its null; ``python -m accuracy``."""
