@@ -6,7 +6,7 @@ ARGS   ?=
 TRACE  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format docs benchmarks faults wheel-check clean
+.PHONY: help install demo test check format docs benchmarks accuracy faults wheel-check clean
 
 help: ## List all targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[36m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ docs: install ## Generate the documents that come from code (schemas, configurat
 
 benchmarks: install ## Run the benchmarks (ARGS="NAME ..."; --list names them), one JSON line each
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+accuracy: install ## Hold the simulator against measurements (ARGS="--json", ARGS="NAME ..."; --list names them)
+	@$(BIN)/python -m accuracy $(ARGS)
 
 wheel-check: install ## Build the wheel, install it into a clean environment, import every package
 	@rm -rf build/wheel-check && mkdir -p build/wheel-check

@@ -167,6 +167,10 @@ _OPTIONS = {
 
 
 def _limits(head: dict[str, Any]) -> dict[str, int]:
-    """What the server's command line says."""
+    """What the server's command line says. vLLM keeps one block for itself (its null block), and its gauge counts
+    without it: the recorded shares of 24 blocks are 23rds."""
     found = {name: re.search(pattern, str(head.get("server", ""))) for name, pattern in _OPTIONS.items()}
-    return {name: int(match[1]) for name, match in found.items() if match is not None}
+    limits = {name: int(match[1]) for name, match in found.items() if match is not None}
+    if "num_blocks" in limits:
+        limits["num_blocks"] -= 1
+    return limits
