@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from accuracy.base import Cell, Report, Table, Tell, median_of, percent, shared_path, skill
+from accuracy.base import Cell, Report, Table, Tell, known, median_of, percent, shared_path, skill
 from simulator.calibration.fit import compare, load_residuals, simulate_load
 from simulator.calibration.measured_table import SetUp, read_table
 from simulator.calibration.replay import Floats
@@ -141,7 +141,7 @@ def _summary(errors: dict[str, list[float]], nulls: dict[str, list[float]]) -> T
 
 def _values(solution: Solution) -> Table:
     rows = tuple(
-        (name, f"{value:.3g}", percent(solution.relative_errors[name])) for name, value in solution.values.items()
+        (name, f"{value:.3g}", known(solution.relative_errors[name])) for name, value in solution.values.items()
     )
     return Table(
         "h100_values",

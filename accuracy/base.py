@@ -53,6 +53,11 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
+def known(relative_error: float) -> str:
+    """A standard error, unless it is too large to speak of a value at all."""
+    return percent(relative_error) if relative_error < 1 else "not known"
+
+
 def skill(error: float, null: float) -> float:
     """1: perfect, 0: no better than the null, negative: worse."""
     return 1 - error / null if null else float("nan")

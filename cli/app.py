@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from cli import operate
+from cli.calibrate import calibrate
 from cli.demo.command import demo
 from cli.gateway import gateway
 from cli.init import init
@@ -34,6 +35,7 @@ app.command()(init)
 app.command()(run)
 app.command()(gateway)
 app.command()(simulate)
+app.command()(calibrate)
 app.command()(operate.explain)
 app.command()(operate.decisions)
 app.command()(operate.models)

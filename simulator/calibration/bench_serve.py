@@ -47,9 +47,9 @@ class _Run(BaseModel):
     errors: list[str] | None = None
 
 
-def looks_like_bench(first: Any) -> bool:
+def looks_like_bench(first: dict[str, Any]) -> bool:
     """Whether a JSON object is such a result."""
-    return isinstance(first, dict) and {"num_prompts", "request_rate", "total_input_tokens"} <= first.keys()
+    return {"num_prompts", "request_rate", "total_input_tokens"} <= first.keys()
 
 
 def read_bench(path: Path, text: str, *, cached_share: float = 0.0) -> list[Load]:
@@ -85,7 +85,7 @@ def _documents(path: Path, text: str) -> list[tuple[int, Any]]:
             data, at = decoder.raw_decode(text, at)
         except ValueError as error:
             raise ConfigError(f"is not JSON: {error}", path=str(path), line=line) from None
-        if not looks_like_bench(data):
+        if not isinstance(data, dict) or not looks_like_bench(data):
             raise ConfigError("is no result of `vllm bench serve --save-result`", path=str(path), line=line)
         found.append((line, data))
 

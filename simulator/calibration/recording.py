@@ -70,12 +70,12 @@ class RequestLog:
         )
 
 
-def looks_like_requests(first: Any) -> bool:
-    return isinstance(first, dict) and ("phases" in first or "arrival_s" in first)
+def looks_like_requests(first: dict[str, Any]) -> bool:
+    return "phases" in first or "arrival_s" in first
 
 
-def looks_like_metrics(first: Any) -> bool:
-    return isinstance(first, dict) and {"t", "text"} <= first.keys()
+def looks_like_metrics(first: dict[str, Any]) -> bool:
+    return {"t", "text"} <= first.keys()
 
 
 def read_requests(path: Path, text: str) -> RequestLog:
