@@ -91,8 +91,8 @@ def run(tell: Tell) -> Report:
     found = compare_recording(requests, metrics, page, tell)
     PLOT.parent.mkdir(parents=True, exist_ok=True)
     PLOT.write_text(_plot(found), encoding="utf-8")
-    tables = (_fit_table(found), _quantiles(found), _single_requests(found), _gauges(found))
-    overload = found.log.phases[3]
+    tables = (_fit_table(found), _quantiles(found), _single_requests(found), _gauges(found), *_pace(found))
+    overload = found.log.phases[OVERLOAD - 1]
     inside = found.within(overload)
     headline = {
         f"recording.overload.{name.lower()}_median_error": abs(
@@ -283,6 +283,66 @@ def _gauges(found: Comparison) -> Table:
             "is of the mean errors. Where nothing ran, before and now, the null is perfect and no skill is told.",
         ),
     )  # fmt: skip
+
+
+PACES = (0.9, 0.95, 1.0, 1.05, 1.1)
+OVERLOAD = 4
+
+
+def _pace(found: Comparison) -> tuple[Table, Table]:
+    """How far the server's pace was from the fitted one in each phase, and what that does to the overload."""
+    paces: list[tuple[Cell, ...]] = []
+    own = 1.0
+    for number, phase in enumerate(found.log.phases, 1):
+        inside = found.within(phase)
+        if inside.sum() < LEAST_REQUESTS:
+            continue
+        spent = [float((times.end - times.first_token)[inside].sum()) for times in (found.log.times, found.simulated)]
+        paces.append((phase.name, _kind(number), int(inside.sum()), percent(spent[0] / spent[1] - 1)))
+        if number == OVERLOAD:
+            own = spent[0] / spent[1]
+    inside = found.within(found.log.phases[OVERLOAD - 1])
+    rows: list[tuple[Cell, ...]] = [("measured", *_overload(found.log.times, inside))]
+    for pace in (*PACES, own):
+        engine = slowed(found.fitted.engine, pace)
+        label = f"iterations {percent(pace - 1)}" + (" (its own pace)" if pace is own else "")
+        rows.append((label, *_overload(replay(engine, found.log.requests)[0], inside)))
+    return (
+        Table(
+            "recording_pace",
+            "Time that the server took for decoding beyond what the fitted engine takes, by phase",
+            ("phase", "", "n", "slower by"),
+            tuple(paces),
+            n=sum(row[2] for row in paces if isinstance(row[2], int)),
+            free=len(found.fitted.relative_errors),
+            remarks=("The same server, on a machine that does other things: no engine with fixed coefficients follows "
+                     "this, and it is the floor under all errors above.",),
+        ),
+        Table(
+            "recording_overload_by_pace",
+            "The overload, if all iterations were shorter or longer (medians and P95, ms)",
+            ("engine", "TTFT P50", "TTFT P95", "TPOT P50", "E2E P50"),
+            tuple(rows),
+            n=int(inside.sum()),
+            free=len(found.fitted.relative_errors),
+            remarks=("A diagnosis, not a prediction: the last row knows the phase's own pace, and shows what is left "
+                     "to the engine's rules once the pace is right.",),
+        ),
+    )  # fmt: skip
+
+
+def slowed(engine: EngineProfile, factor: float) -> EngineProfile:
+    """All terms of the iteration times ``factor``; the front end stays."""
+    terms = ("base_s", "s_per_prefill_token", "s_per_decode_sequence", "s_per_kv_token")
+    return changed(engine, {name: factor * getattr(engine, name) for name in terms})
+
+
+def _overload(times: Times, inside: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> tuple[Cell, ...]:
+    ttft, tpot, e2e = times.ttft[inside], times.tpot[inside], times.e2e[inside]
+    return tuple(
+        round(1000 * float(value), 2)
+        for value in (np.median(ttft), np.percentile(ttft, 95), np.nanmedian(tpot), np.median(e2e))
+    )
 
 
 def _short(value: np.float64) -> float:

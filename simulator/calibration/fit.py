@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
@@ -144,7 +144,7 @@ def load_residuals(load: Load, times: Times) -> Floats:
     return np.concatenate(parts)
 
 
-def _tamed(errors: Floats, width: float = 0.15) -> Floats:
+def _tamed(errors: Floats, width: float = 0.5) -> Floats:
     """Charbonnier's loss as residuals: quadratic within ``width``, linear beyond."""
     return np.sign(errors) * np.sqrt(2 * width**2 * (np.sqrt(1 + (errors / width) ** 2) - 1))
 
@@ -170,9 +170,9 @@ def fit_profile(
         raise ValueError("no load with requests to fit to")
     floors = floors or {}
     scales = _typical(loads).scales
-    start = _start(base, scales, free, floors)
-    held = {name: Held(name, getattr(start, name), "held as asked") for name in COEFFICIENTS if name not in free}
-    _hold_without_effect(loads, start, held)
+    unseen = _without_effect(loads) | {name: "held as asked" for name in COEFFICIENTS if name not in free}
+    held = {name: Held(name, _held_value(base, name, floors), reason) for name, reason in unseen.items()}
+    start = _start(changed(base, {each.name: each.value for each in held.values()}), scales, held, floors)
     while True:
         names = [name for name in COEFFICIENTS if name not in held]
         if not names:
@@ -189,7 +189,7 @@ def fit_profile(
         given_up = next(name for name in GIVE_UP_FIRST if name in worst)
         others = ", ".join(name for name in worst if name != given_up)
         reason = f"cannot be told apart from {others}" if others else "its effect is within the noise"
-        start = changed(start, {given_up: _held_value(base, given_up, floors)})
+        start = changed(start, solution.values | {given_up: _held_value(base, given_up, floors)})
         held[given_up] = Held(given_up, getattr(start, given_up), reason)
     return _fitted(loads, start, held, solution, floors)
 
@@ -247,35 +247,33 @@ def _sequences(load: Load, request_s: float) -> float:
 
 
 def _start(
-    base: EngineProfile, scales: Mapping[str, float], free: Sequence[str], floors: Mapping[str, float]
+    base: EngineProfile, scales: Mapping[str, float], held: Collection[str], floors: Mapping[str, float]
 ) -> EngineProfile:
     """Where the search begins: most of an iteration is its base, the rest small."""
     shares = {"base_s": 1.6, "s_per_prefill_token": 0.5, "s_per_decode_sequence": 0.5, "front_end_s": 0.5}
-    values = {name: max(shares.get(name, 0.1) * scales[name], floors.get(name, 0.0)) for name in free}
-    return changed(base, values)
+    values = {name: max(shares.get(name, 0.1) * scales[name], floors.get(name, 0.0)) for name in scales}
+    return changed(base, {name: value for name, value in values.items() if name not in held})
 
 
 def _held_value(base: EngineProfile, name: str, floors: Mapping[str, float]) -> float:
     return max(float(getattr(base, name)), floors.get(name, 0.0))
 
 
-def _hold_without_effect(loads: Sequence[Load], start: EngineProfile, held: dict[str, Held]) -> None:
+def _without_effect(loads: Sequence[Load]) -> dict[str, str]:
     """What a load cannot show, whatever its figures: said in plain words before any arithmetic."""
     requests = [request for load in loads for request in load.requests]
     computed = sum(request.prompt_tokens - request.cached_tokens for request in requests)
     prompts = sum(request.prompt_tokens for request in requests)
+    found = {}
     if computed < 0.05 * prompts:
-        name = "s_per_prefill_token"
         share = 1 - computed / prompts
-        held.setdefault(
-            name,
-            Held(name, getattr(start, name), f"{share:.0%} of the prompt tokens were cached: hardly any was computed"),
-        )
+        found["s_per_prefill_token"] = f"{share:.0%} of the prompt tokens were cached: hardly any was computed"
     if not any(figure.metric in (Metric.TTFT, Metric.E2E) for load in loads for figure in load.figures) and not any(
         load.measured is not None for load in loads
     ):
         for name in ("front_end_s", "front_end_s_per_token", "s_per_prefill_token"):
-            held.setdefault(name, Held(name, getattr(start, name), "no time to first token was measured"))
+            found.setdefault(name, "no time to first token was measured")
+    return found
 
 
 def changed(engine: EngineProfile, values: Mapping[str, float]) -> EngineProfile:

@@ -13,9 +13,9 @@ import numpy as np
 from broker.model.errors import ConfigError
 from simulator.calibration.replay import Floats
 
-STEP = 0.04
-"""Share of a parameter by which it is changed to see its effect. Simulated times jump where a request just misses an
-iteration; a step of a few percent averages over many such jumps."""
+STEPS = (0.2, 0.05)
+"""Shares of a parameter by which it is changed to see its effect, first to come near and then to settle. Simulated
+times jump where a request just misses an iteration; wide steps average over many such jumps."""
 LEAST_NOISE = 0.01
 """No measurement of a running server repeats to better than a percent; a perfect fit of few figures claims no more."""
 UNKNOWN_BEYOND = 0.5
@@ -68,11 +68,14 @@ def solve(
     if not parameters:
         raise ValueError("nothing to fit: every parameter is held")
     problem = _Problem(residuals, parameters, tell)
-    found = _least_squares()(
-        problem.at, problem.start, jac=problem.jacobian, bounds=(problem.low, problem.high), xtol=1e-4, ftol=1e-4,
-        gtol=1e-8, max_nfev=60,
-    )  # fmt: skip
-    best: Floats = np.asarray(found.x, dtype=np.float64)
+    best, least_squares = problem.start, _least_squares()
+    for step in STEPS:
+        problem.step = step
+        found = least_squares(
+            problem.at, problem.inside(best), jac=problem.jacobian, bounds=(problem.low, problem.high), xtol=1e-4,
+            ftol=1e-4, gtol=1e-8, max_nfev=40,
+        )  # fmt: skip
+        best = np.asarray(found.x, dtype=np.float64)
     return problem.judge(best)
 
 
@@ -97,8 +100,8 @@ class _Problem:
         self._scale = np.array([parameter.scale for parameter in parameters])
         self.low = np.array([parameter.low for parameter in parameters]) / self._scale
         self.high = np.array([parameter.high for parameter in parameters]) / self._scale
-        start = np.array([parameter.start for parameter in parameters]) / self._scale
-        self.start = np.clip(start, self.low + 1e-6, self.high - 1e-6)
+        self.start = np.array([parameter.start for parameter in parameters]) / self._scale
+        self.step = STEPS[0]
         self._tell = tell
         self._evaluations = 0
 
@@ -109,11 +112,16 @@ class _Problem:
             self._tell(self._evaluations, float(np.sqrt(np.mean(found**2))))
         return found
 
+    def inside(self, x: Floats) -> Floats:
+        """Strictly between the bounds, where the search has to begin."""
+        clipped: Floats = np.clip(x, self.low + 1e-6, self.high - 1e-6)
+        return clipped
+
     def jacobian(self, x: Floats) -> Floats:
         here = self.at(x)
         columns = []
         for index in range(len(x)):
-            step = STEP * max(abs(x[index]), 0.25)
+            step = self.step * max(abs(x[index]), 0.25)
             if x[index] + step > self.high[index]:
                 step = -step
             moved = x.copy()
