@@ -45,7 +45,8 @@ def svg(title: str, panels: Sequence[Panel], marks: Sequence[tuple[float, str]])
         parts.append(f'<text x="{LEFT + 100 * place}" y="32" fill="{colour}">{name}</text>')
     for index, panel in enumerate(panels):
         parts += _panel(panel, TOP + index * (PANEL + GAP) + 14, end, marks)
-    return "\n".join([*parts, "</svg>\n"])
+    parts.append(f'<text x="{WIDTH - 10}" y="{height - 6}" text-anchor="end">{end:.0f} s</text></svg>\n')
+    return "\n".join(parts)
 
 
 def _panel(panel: Panel, top: float, end: float, marks: Sequence[tuple[float, str]]) -> list[str]:
