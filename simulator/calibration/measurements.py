@@ -205,7 +205,6 @@ def profile_of(
         else:
             error = round(fitted.relative_errors[coefficient], 4)
             coefficients[coefficient] = Value(value, Method.FITTED, "see summary", relative_error=error)
-    told = {**found.limits, **(limits or {})}
     load_time = like.load_time if like is not None else LoadTime(60.0, 0.0, Method.CHOSEN, "not measured here: assumed")
     return Profile(
         name=name,
@@ -216,21 +215,26 @@ def profile_of(
         summary=f"{source[0].upper()}{source[1:]}: {fitted.numbers} numbers, {len(fitted.relative_errors)} free "
         f"parameters, residual {fitted.rms:.1%} (root mean square). {' '.join(f'{each}.' for each in fitted.remarks)}",
         coefficients=coefficients,
-        limits={
-            limit: Value(
-                getattr(fitted.engine, limit),
-                Method.MEASURED if limit in told else like.limits[limit].method if like is not None else Method.CHOSEN,
-                "told by the files or options"
-                if limit in told
-                else f"as {like.name}"
-                if like is not None
-                else "assumed",
-            )
-            for limit in LIMITS
-        },
+        limits=_limits_of(found, fitted.engine, like, limits or {}),
         load_time=load_time,
         valid=measured_range(found.loads, fitted.engine),
     )
+
+
+def _limits_of(
+    found: Measurements, engine: EngineProfile, like: Profile | None, given: Mapping[str, int]
+) -> dict[str, Value]:
+    """What the options give, else what the loads ran with (the first of them), else as another profile or assumed."""
+    told = {**found.loads[0].limits, **given}
+    values = {}
+    for limit in LIMITS:
+        if limit in told:
+            values[limit] = Value(told[limit], Method.MEASURED, "told by the files or options")
+        elif like is not None:
+            values[limit] = Value(getattr(engine, limit), like.limits[limit].method, f"as {like.name}")
+        else:
+            values[limit] = Value(getattr(engine, limit), Method.CHOSEN, "assumed")
+    return values
 
 
 def measured_range(loads: Sequence[Load], engine: EngineProfile) -> WorkloadRange:

@@ -12,11 +12,12 @@ import pytest
 
 from broker.model.errors import ConfigError
 from simulator.calibration.bench_serve import read_bench
-from simulator.calibration.fit import Metric, Statistic
+from simulator.calibration.fit import Metric, Statistic, fit_profile
 from simulator.calibration.measured_table import read_table
-from simulator.calibration.measurements import read_measurements
+from simulator.calibration.measurements import base_engine, profile_of, read_measurements
 from simulator.calibration.recording import gauges_of, read_metrics_history, read_requests
 from simulator.calibration.replay import replay
+from simulator.profiles.profile import Method
 from tests.support.measured import DETAILS, TRUE_ENGINE, bench_result, poisson_requests, request_log
 
 REQUESTS = poisson_requests(5.0, 40)
@@ -189,6 +190,10 @@ def test_rows_of_a_table_must_be_of_one_set_up(tmp_path: Path) -> None:
     found = read_measurements([path], rows=["7", "8"])
     assert len(found.loads) == 2
     assert found.floors["base_s"] == pytest.approx(2e9 / 3.35e12)
+    fitted = fit_profile(found.loads, base_engine(found, None, {}), free=("base_s", "front_end_s"), floors=found.floors)
+    profile = profile_of("small", found, fitted, limits={"max_num_seqs": 32})
+    assert (profile.engine.num_blocks, profile.engine.max_num_seqs, profile.hardware) == (9000, 32, "1 x H100 SXM")
+    assert profile.coefficients["s_per_kv_token"].method is Method.FLOOR
 
 
 @pytest.mark.parametrize(
