@@ -1,0 +1,38 @@
+"""numba's decorators with types, so that what is compiled is checked like all else.
+
+Only entry points are kept on disk (``__pycache__``, or the user's cache folder where that cannot be written): what
+they call is compiled into them. numba looks at the entry point's own file alone to see whether its copy is stale, so
+all that is compiled together lives in one module.
+
+Nothing compiled here makes or keeps an array, so references are not counted (``_nrt=False``): counting them at each
+call took two thirds of the kernel's time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_njit: Callable[..., Callable[[Any], Any]] = numba.njit  # its types leave _nrt out
+
+
+def entry_point(function: Function) -> Function:
+    """Called from Python: compiled on its first call and kept on disk."""
+    compiled: Function = _njit(cache=True, error_model="numpy", _nrt=False)(function)
+    return compiled
+
+
+def inner(function: Function) -> Function:
+    """Called from compiled code only."""
+    compiled: Function = _njit(error_model="numpy", _nrt=False)(function)
+    return compiled
+
+
+def times_compiled(function: Callable[..., Any]) -> int:
+    """How often this process compiled an entry point, rather than reading it from the disk."""
+    stats = function.stats  # type: ignore[attr-defined]  # numba's dispatcher
+    return sum(stats.cache_misses.values())
