@@ -49,17 +49,16 @@ class Routing(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class FirstTokens:
-    """First tokens in order of time, then of replica, then of arrival. ``order`` counts a replica's arrivals."""
+    """First tokens; each replica's in order of time."""
 
     request: Integers
     replica: Integers
     at: Floats
-    order: Integers
 
 
 @dataclass(frozen=True, slots=True)
 class Completions:
-    """Finished requests in order of ``at``, the last token's time, then as ``FirstTokens``; see ``Finished``."""
+    """Finished requests, each replica's in order of ``at``, the last token's time; see ``Finished``."""
 
     request: Integers
     replica: Integers
@@ -71,7 +70,6 @@ class Completions:
     preemptions: Integers
     cached_tokens: Integers
     output_tokens: Integers
-    order: Integers
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,29 +397,21 @@ class EngineFleet:
     def take_first_tokens(self) -> FirstTokens:
         """Those that came since the last call."""
         events = self._take("first_tokens", self._state.first_tokens)
-        return FirstTokens(events["request"], events["replica"], self._seconds(events["at"]), events["order"])
+        return FirstTokens(events["request"].copy(), events["replica"].copy(), self._seconds(events["at"]))
 
     def take_completions(self) -> Completions:
         """Requests that finished since the last call."""
         events = self._take("completions", self._state.completions)
-        return Completions(
-            events["request"],
-            events["replica"],
-            self._seconds(events["arrival_at"]),
-            self._seconds(events["queued_at"]),
-            self._seconds(events["first_scheduled_at"]),
-            self._seconds(events["first_token_at"]),
-            self._seconds(events["at"]),
-            events["preemptions"],
-            events["cached_tokens"],
-            events["output_tokens"],
-            events["order"],
-        )
+        columns: dict[str, Any] = {
+            name: self._seconds(events[name]) if name in _EVENT_TIMES else events[name].copy()
+            for name in Completions.__slots__
+        }
+        return Completions(**columns)
 
     def take_refusals(self) -> Refusals:
         """Requests refused since the last call."""
         events = self._take("refusals", self._state.refusals)
-        return Refusals(events["request"], events["replica"], self._seconds(events["at"]))
+        return Refusals(events["request"].copy(), events["replica"].copy(), self._seconds(events["at"]))
 
     def take_few(self) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
         """First tokens and completions as plain numbers, as in ``layout`` (ticks since ``origin_s``), in no order.
@@ -437,12 +427,9 @@ class EngineFleet:
         return told
 
     def _take(self, kind: str, events: Records) -> Records:
-        """Replicas are advanced one after the other: put what they told in order of time, replica and arrival."""
         told = events[: self._totals[kind]]
         self._totals[kind] = 0
-        names = told.dtype.names or ()
-        keys = [told[name] for name in ("order", "replica", "at") if name in names]
-        return told[np.lexsort(keys)]
+        return told
 
     def _seconds(self, ticks: Integers) -> Floats:
         return array_to_seconds(ticks, self._origin_s)

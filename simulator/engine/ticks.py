@@ -54,6 +54,6 @@ def array_to_ticks(seconds: npt.NDArray[np.float64], origin_s: int) -> npt.NDArr
 
 def array_to_seconds(ticks: npt.NDArray[np.int64], origin_s: int) -> npt.NDArray[np.float64]:
     """``to_seconds`` of each, counted from second ``origin_s``."""
-    whole, rest = np.divmod(ticks, TICKS_PER_S)
-    seconds: npt.NDArray[np.float64] = (whole + origin_s) + rest / TICKS_PER_S
+    whole = ticks // TICKS_PER_S
+    seconds: npt.NDArray[np.float64] = (whole + origin_s) + (ticks - whole * TICKS_PER_S) / TICKS_PER_S
     return seconds
