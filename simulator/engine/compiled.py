@@ -27,7 +27,13 @@ def entry_point(function: Function) -> Function:
 
 
 def inner(function: Function) -> Function:
-    """Called from compiled code only."""
+    """Called from compiled code only, and made part of it: a call would hand over all arrays one by one."""
+    compiled: Function = _njit(error_model="numpy", _nrt=False, forceinline=True)(function)
+    return compiled
+
+
+def called(function: Function) -> Function:
+    """Called from compiled code only, from several places: there once."""
     compiled: Function = _njit(error_model="numpy", _nrt=False)(function)
     return compiled
 

@@ -15,7 +15,7 @@ from simulator.engine import kernel, layout
 from simulator.engine.layout import Integers, Packed, Record, Records, State
 from simulator.engine.profile import EngineProfile
 from simulator.engine.requests import EngineCounters, IterationCost
-from simulator.engine.ticks import TICKS_PER_S, array_to_seconds, array_to_ticks, last_tick, to_ticks
+from simulator.engine.ticks import TICKS_PER_S, array_to_seconds, array_to_ticks, last_tick, to_seconds, to_ticks
 
 Floats = npt.NDArray[np.float64]
 Numbers = npt.ArrayLike
@@ -29,7 +29,7 @@ _LEAP_S = 20 * 86_400
 """Ticks of a fleet are 64 bits, 106 days: its origin follows it in leaps."""
 
 _NONE = np.zeros(0, layout.ARRIVAL)
-_REPLICA_TIMES = ("changes_at", "run_started_at", "free_at", "front_end_free_at")
+_REPLICA_TIMES = ("run_started_at", "free_at", "front_end_free_at")
 _SLOT_TIMES = ("arrival_at", "queued_at", "first_scheduled_at", "first_token_at")
 _EVENT_TIMES = ("at", *_SLOT_TIMES)
 
@@ -103,6 +103,8 @@ class EngineFleet:
             State(
                 fleet=np.zeros(1, layout.FLEET),
                 replicas=np.zeros(1, layout.REPLICA),
+                changes_at=np.zeros(1, np.int64),
+                load=np.zeros(1, np.int64),
                 slots=np.zeros(0, layout.SLOT),
                 queues=np.zeros((1, layout.QUEUES), layout.QUEUE),
                 decoding=np.zeros((1, 1), layout.DECODING),
@@ -137,6 +139,8 @@ class EngineFleet:
         state.queues[r] = 0
         state.block_wanted[r] = 0
         state.replicas[r] = 0
+        state.load[r] = 0
+        state.changes_at[r] = kernel.NEVER
         self._started += 1
         self._fill(state.replicas[r], profile)
         return r
@@ -145,7 +149,6 @@ class EngineFleet:
         cost = IterationCost(profile)
         values = {
             "started": self._started,
-            "changes_at": kernel.NEVER,
             "base": cost.base,
             "per_prefill_token": cost.per_prefill_token,
             "per_decode_sequence": cost.per_decode_sequence,
@@ -166,11 +169,18 @@ class EngineFleet:
         state = self._state
         if len(state.replicas) < replicas:
             rows = 2 * replicas
-            state = state._replace(replicas=_longer(state.replicas, rows), queues=_longer(state.queues, rows))
+            state = state._replace(
+                replicas=_longer(state.replicas, rows),
+                changes_at=_longer(state.changes_at, rows),
+                load=_longer(state.load, rows),
+                queues=_longer(state.queues, rows),
+            )
         rows = len(state.replicas)
         self._keep(
             state._replace(
-                decoding=_wider(state.decoding, rows, max_num_seqs),
+                # Four more than needed: in rows of whole pages all tops would compete for one place in the processor's
+                # cache.
+                decoding=_wider(state.decoding, rows, max_num_seqs + 4),
                 block_wanted=_wider(state.block_wanted, rows, block_size),
             )
         )
@@ -187,7 +197,7 @@ class EngineFleet:
         dropped = slots[slots["replica"] == replica]
         kernel.drop_in_flight(self._packed, replica, kernel.NOBODY)
         self._state.replicas[replica]["run_length"] = 0
-        self._state.replicas[replica]["changes_at"] = kernel.NEVER
+        self._state.changes_at[replica] = kernel.NEVER
         self._free_indexes.append(replica)
         return np.sort(dropped["request"])
 
@@ -300,6 +310,7 @@ class EngineFleet:
 
     def _move_origin(self, seconds: int) -> None:
         ticks = seconds * TICKS_PER_S
+        self._state.changes_at[self._state.changes_at != kernel.NEVER] -= ticks
         for name in _REPLICA_TIMES:
             self._state.replicas[name] -= ticks
         for name in _SLOT_TIMES:
@@ -360,14 +371,13 @@ class EngineFleet:
 
     def in_flight(self) -> Integers:
         """Requests received and not ended, by replica: running, waiting and those in the front end."""
-        in_flight: Integers = self._state.replicas[: self._count]["in_flight"].copy()
+        in_flight: Integers = self._state.load[: self._count] // layout.LOAD
         return in_flight
 
     def kv_use(self) -> Floats:
         """Share of the blocks that are held, 0 to 1, by replica."""
         replicas = self._state.replicas[: self._count]
-        phase = replicas["clock"] % replicas["block_size"]
-        wanted = self._state.block_wanted[np.arange(self._count), phase] * (replicas["run_length"] > 0)
+        wanted = self._state.block_wanted[np.arange(self._count), replicas["phase"]] * (replicas["run_length"] > 0)
         use: Floats = 1 - (replicas["free_blocks"] - wanted) / replicas["num_blocks"]
         return use
 
@@ -386,6 +396,11 @@ class EngineFleet:
                 )
             }
         )
+
+    def changes_at(self, replica: int) -> float | None:
+        """Before this time no request of the replica gets its first or last token; None if there is nothing to do."""
+        ticks = int(self._state.changes_at[replica])
+        return None if ticks == kernel.NEVER else to_seconds(ticks + self._origin_s * TICKS_PER_S)
 
     def records(self, replica: int) -> tuple[Record, Record]:
         """One replica's ``REPLICA`` record and its row of ``QUEUE`` records, which stay true until the next ``start``:
@@ -435,7 +450,7 @@ class EngineFleet:
         return array_to_seconds(ticks, self._origin_s)
 
 
-def _longer(array: Records, length: int) -> Records:
+def _longer(array: npt.NDArray[Any], length: int) -> npt.NDArray[Any]:
     """``array`` if it is long enough, else a copy of at least ``length`` and twice its own."""
     if len(array) >= length:
         return array

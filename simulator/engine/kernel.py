@@ -19,8 +19,8 @@ from __future__ import annotations
 
 import math
 
-from simulator.engine.compiled import entry_point, inner
-from simulator.engine.layout import FRONT_END, PREFILLED, WAITING, Integers, Packed, Record, Records, State
+from simulator.engine.compiled import called, entry_point, inner
+from simulator.engine.layout import FRONT_END, LOAD, PREFILLED, WAITING, Integers, Packed, Record, Records, State
 
 NOBODY = -1
 NEVER = 2**63 - 1
@@ -190,19 +190,12 @@ def blocks_for(replica: Record, tokens: int) -> int:
 
 
 @inner
-def block_phase(replica: Record, sequence: Record) -> int:
-    """The clock, modulo the block size, at which a decoding sequence takes a block."""
-    phase: int = -sequence.offset % replica.block_size
-    return phase
-
-
-@inner
 def growth_over(replica: Record, block_wanted: Integers, iterations: int) -> int:
     """Blocks that the decoding sequences take in the next ``iterations``."""
     block_size = replica.block_size
     rounds = iterations // block_size
     growth: int = rounds * replica.decoding
-    phase = replica.clock % block_size
+    phase = replica.phase
     for _ in range(iterations - rounds * block_size):
         growth += block_wanted[phase]
         phase += 1
@@ -214,7 +207,7 @@ def growth_over(replica: Record, block_wanted: Integers, iterations: int) -> int
 @inner
 def blocks_wanted(replica: Record, block_wanted: Integers) -> int:
     """Blocks that the decoding sequences take in the iteration at the present clock."""
-    wanted: int = block_wanted[replica.clock % replica.block_size]
+    wanted: int = block_wanted[replica.phase]
     return wanted
 
 
@@ -443,32 +436,39 @@ def iterations_alike(replica: Record, heap: Records, block_wanted: Integers) -> 
 @inner
 def advance(state: State, r: int, limit: int) -> None:
     """Leave replica ``r`` as it is at tick ``limit``: what ends by then has ended, what begins by then has begun."""
+    end_runs(state, r, limit)
+    skip_ended(state, r, limit)
+    see_arrivals(state.queues[r], state.slots, limit)
+
+
+@called
+def end_runs(state: State, r: int, limit: int) -> None:
+    """Carry out and plan runs until the one in progress ends after ``limit``: requests are as they are then, and
+    ``changes_at`` is known. The run in progress is still told from its start."""
     replica, queues, slots = state.replicas[r], state.queues[r], state.slots
     while True:
         if replica.run_length == 0:
             start = next_start(replica, queues, slots)
             if start > limit:
-                replica.changes_at = start
-                break
+                state.changes_at[r] = start
+                return
             plan(state, r, start)
         length = replica.run_length
         ends_at = end_of(replica, length)
         if ends_at > limit:
-            skip_ended(state, r, limit)
-            replica.changes_at = ends_at
-            break
+            state.changes_at[r] = ends_at
+            return
         decode(replica, state.block_wanted[r], length)
         replica.run_length = 0
         replica.free_at = ends_at
         finish(state, r, ends_at, length)
-    see_arrivals(queues, slots, limit)
 
 
 @inner
 def skip_ended(state: State, r: int, limit: int) -> None:
     """Count the iterations of the run in progress that have ended by ``limit``, and go on with the rest."""
     replica = state.replicas[r]
-    if replica.run_length == 1:
+    if replica.run_length <= 1:
         return
     ended = iterations_ended_by(replica, limit)
     if ended == 0:
@@ -487,6 +487,7 @@ def decode(replica: Record, block_wanted: Integers, iterations: int) -> None:
     replica.free_blocks -= growth_over(replica, block_wanted, iterations)
     replica.kv_tokens += tokens
     replica.clock += iterations
+    replica.phase = (replica.phase + iterations) % replica.block_size
     replica.generation_tokens += tokens
 
 
@@ -540,7 +541,8 @@ def enter_decoding(state: State, r: int, slot: int) -> None:
     heap_push(state.decoding[r], state.slots, replica.decoding, slot)
     replica.decoding += 1
     replica.kv_tokens += sequence.computed
-    state.block_wanted[r, block_phase(replica, sequence)] += 1
+    sequence.phase = -sequence.offset % replica.block_size
+    state.block_wanted[r, sequence.phase] += 1
 
 
 @inner
@@ -551,7 +553,7 @@ def leave_decoding(state: State, r: int, slot: int) -> None:
     sequence.generated = sequence.output_tokens - (sequence.finish_clock - replica.clock)
     replica.decoding -= 1
     replica.kv_tokens -= context
-    state.block_wanted[r, block_phase(replica, sequence)] -= 1
+    state.block_wanted[r, sequence.phase] -= 1
     give_blocks_up(state, replica, sequence, blocks_for(replica, context))
 
 
@@ -596,7 +598,7 @@ def release_slot(state: State, r: int, slot: int) -> None:
     state.slots[slot].next = fleet.free_slot
     fleet.free_slot = slot
     fleet.in_flight -= 1
-    state.replicas[r].in_flight -= 1
+    state.load[r] -= LOAD
 
 
 # -- arrivals, aborts, routing
@@ -606,7 +608,9 @@ def release_slot(state: State, r: int, slot: int) -> None:
 def receive(state: State, r: int, arrival: Record) -> None:
     """A request reaches the front end of replica ``r``, which is advanced to its arrival."""
     replica, queues, slots, fleet = state.replicas[r], state.queues[r], state.slots, state.fleet[0]
-    advance(state, r, arrival.at)
+    end_runs(state, r, arrival.at)
+    if replica.front_end_per_token > 0:
+        skip_ended(state, r, arrival.at)
     slot = fleet.free_slot
     sequence = slots[slot]
     fleet.free_slot = sequence.next
@@ -625,13 +629,13 @@ def receive(state: State, r: int, arrival: Record) -> None:
     sequence.generated = 0
     sequence.preemptions = 0
     replica.received += 1
-    replica.in_flight += 1
+    state.load[r] += LOAD
     push_last(queues[FRONT_END], slots, slot)
     if replica.run_length > 0:
         cut_at_next_arrival(replica, queues, slots)
-        replica.changes_at = end_of(replica, replica.run_length)
+        state.changes_at[r] = end_of(replica, replica.run_length)
     else:
-        replica.changes_at = next_start(replica, queues, slots)
+        state.changes_at[r] = next_start(replica, queues, slots)
 
 
 @inner
@@ -663,28 +667,26 @@ def choose(state: State, arrival: Record) -> int:
     chosen = least_loaded(state, endpoints, pool.endpoints, arrival.at)
     if pool.rule == PREFIX_AFFINE and arrival.group != NOBODY:
         group = state.groups[arrival.group]
+        most = state.load[chosen] // LOAD + pool.slack
         for index in range(pool.endpoints):
-            if endpoints[index] == group.affine:
-                affine = state.replicas[group.affine]
-                if affine.in_flight <= state.replicas[chosen].in_flight + pool.slack:
-                    chosen = int(group.affine)
+            if endpoints[index] == group.affine and state.load[group.affine] // LOAD <= most:
+                chosen = int(group.affine)
         group.affine = chosen
     state.fleet[0].routed += 1
-    state.replicas[chosen].chosen = state.fleet[0].routed
+    state.load[chosen] = state.load[chosen] // LOAD * LOAD + state.fleet[0].routed
     return chosen
 
 
 @inner
 def least_loaded(state: State, endpoints: Integers, count: int, at: int) -> int:
     """The fewest requests in flight at tick ``at``, the least recently chosen among equals."""
-    best, least_load, least_chosen = NOBODY, NEVER, NEVER
+    best, least = NOBODY, NEVER
     for index in range(count):
         r = int(endpoints[index])
-        replica = state.replicas[r]
-        if replica.changes_at <= at:
-            advance(state, r, at)
-        if replica.in_flight < least_load or (replica.in_flight == least_load and replica.chosen < least_chosen):
-            best, least_load, least_chosen = r, replica.in_flight, replica.chosen
+        if state.changes_at[r] <= at:
+            end_runs(state, r, at)
+        if state.load[r] < least:
+            best, least = r, state.load[r]
     return best
 
 
@@ -704,15 +706,15 @@ def drop(state: State, slot: int) -> None:
         while heap[index].slot != slot:
             index += 1
         heap_remove(heap, slots, replica.decoding, index)
-        if replica.run_length > 0 and block_phase(replica, sequence) == replica.clock % replica.block_size:
+        if replica.run_length > 0 and sequence.phase == replica.phase:
             # It has taken the block for the iteration in progress already, which decode() will not count any more.
             replica.freed_blocks += 1
         leave_decoding(state, r, slot)
     if replica.run_length > 0:
         replica.run_length = 1
-        replica.changes_at = end_of(replica, 1)
+        state.changes_at[r] = end_of(replica, 1)
     else:
-        replica.changes_at = next_start(replica, queues, slots)
+        state.changes_at[r] = next_start(replica, queues, slots)
     replica.aborted += 1
     release_slot(state, r, slot)
 

@@ -23,10 +23,6 @@ def _record(*names: str) -> np.dtype[np.void]:
 
 
 REPLICA = _record(
-    # What routing reads of every endpoint at every arrival, first.
-    "in_flight",  # requests received and not ended
-    "chosen",  # number of the routing decision that last chose it
-    "changes_at",  # no request ends before this tick
     "started",  # number of this replica among all that ever were: its index is used again
     # The profile.
     "base", "per_prefill_token", "per_decode_sequence", "per_kv_token", "front_end_per_request", "front_end_per_token",
@@ -34,8 +30,9 @@ REPLICA = _record(
     # The run in progress: ``length`` iterations from ``started_at`` (0: none), the first of ``first`` ticks and each
     # later one ``growth`` longer.
     "run_started_at", "run_first", "run_growth", "run_length",
-    # The scheduler. ``clock`` counts iterations; ``partial`` is the slot whose prompt is computed in chunks.
-    "free_at", "clock", "decoding", "kv_tokens", "free_blocks", "freed_blocks", "partial",
+    # The scheduler. ``clock`` counts iterations, ``phase`` is it modulo the block size; ``partial`` is the slot whose
+    # prompt is computed in chunks.
+    "free_at", "clock", "phase", "decoding", "kv_tokens", "free_blocks", "freed_blocks", "partial",
     "front_end_free_at", "received",
     # Totals, as in ``EngineCounters``.
     "prompt_tokens", "cached_tokens", "generation_tokens", "preemptions", "finished", "aborted",
@@ -45,13 +42,16 @@ QUEUE = _record("first", "last", "length")
 FRONT_END, WAITING, PREFILLED, QUEUES = 0, 1, 2, 3
 """A replica's queues: before the scheduler, before admission, and computed by the iteration in progress."""
 
+LOAD = 2**40
+
 SLOT = _record(
     "request", "replica", "order", "next",  # replica is -1 in a slot that is free
     "arrival_at", "queued_at", "first_scheduled_at", "first_token_at",
     "prompt_tokens", "output_tokens", "given_cached_tokens", "prefix", "prefix_tokens",
     "generated", "cached_tokens", "preemptions",
     "computed", "prefill_target", "blocks",  # while its prompt is computed
-    "offset", "finish_clock",  # while it decodes: tokens in cache minus clock, and the clock at its last token
+    # While it decodes: tokens in cache minus clock, the clock at its last token, the phase at which it takes a block.
+    "offset", "finish_clock", "phase",
 )  # fmt: skip
 """A request in flight. Slots are used again, so that memory follows the load and not the trace."""
 
@@ -88,10 +88,17 @@ REFUSAL = _record("request", "replica", "at")
 
 
 class State(NamedTuple):
-    """Everything that a fleet is. One row of ``queues``, ``decoding`` and ``block_wanted`` for each replica."""
+    """Everything that a fleet is. One row of ``queues``, ``decoding`` and ``block_wanted`` for each replica.
+
+    ``changes_at`` and ``load`` are what routing reads of every endpoint at every arrival, so they lie close together:
+    no request of the replica ends before that tick; its requests in flight, times ``LOAD``, and in the lower bits the
+    number of the routing decision that chose it last, so that the lesser ``load`` is the endpoint to choose.
+    """
 
     fleet: Records
     replicas: Records
+    changes_at: Integers
+    load: Integers
     slots: Records
     queues: Records
     decoding: Records

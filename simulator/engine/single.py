@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from simulator.engine.fleet import NO_GROUP, EngineFleet
-from simulator.engine.kernel import NEVER, NOBODY
+from simulator.engine.kernel import NOBODY
 from simulator.engine.layout import PREFILLED, WAITING
 from simulator.engine.profile import EngineProfile
 from simulator.engine.requests import (
@@ -85,8 +85,7 @@ class CompiledEngine:
         return name
 
     def next_event_at(self) -> float | None:
-        ticks = int(self._replica["changes_at"])
-        return None if ticks == NEVER else self._seconds(ticks)
+        return self._fleet.changes_at(self._index)
 
     def advance(self, until: float) -> list[EngineEvent]:
         self._fleet.advance(self._index, until)
