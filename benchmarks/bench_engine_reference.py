@@ -1,4 +1,4 @@
-"""Requests simulated per second by the engine models, least-loaded over replicas, on one core of plain Python."""
+"""Requests simulated per second by the engine models behind the ``Engine`` contract, driven one event at a time."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def run() -> list[Measurement]:
         cpu_s = simulate(CompiledEngine, requests, replicas)
         measurements.append(
             Measurement(
-                f"engine_coalesced_{replicas}_replicas",
+                f"engine_compiled_{replicas}_replicas",
                 round(len(requests) / cpu_s),
                 "requests/s",
                 10_000,

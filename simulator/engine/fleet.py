@@ -31,6 +31,8 @@ _LEAP_S = 20 * 86_400
 _NONE = np.zeros(0, layout.ARRIVAL)
 _REPLICA_TIMES = ("run_started_at", "free_at", "front_end_free_at")
 _SLOT_TIMES = ("arrival_at", "queued_at", "first_scheduled_at", "first_token_at")
+_TOLD = ("first_tokens", "completions", "refusals")
+_LONG_PAST = 2**62
 _EVENT_TIMES = ("at", *_SLOT_TIMES)
 
 
@@ -277,7 +279,10 @@ class EngineFleet:
             self._keep(self._state._replace(groups=groups))
 
     def run_until(self, until: float) -> None:
-        """Let all happen that does by ``until`` (``math.inf``: until nothing is left to do)."""
+        """Let all happen that does by ``until`` (``math.inf``: until nothing is left to do).
+
+        Raises ``ValueError`` on the way through months if what was told in the first was not taken.
+        """
         while until != math.inf and until > self._origin_s + 2 * _LEAP_S:
             self._run_to(min(until, self._origin_s + 2.0 * _LEAP_S))
             self._move_origin(_LEAP_S)
@@ -310,15 +315,23 @@ class EngineFleet:
 
     def _move_origin(self, seconds: int) -> None:
         ticks = seconds * TICKS_PER_S
-        self._state.changes_at[self._state.changes_at != kernel.NEVER] -= ticks
-        for name in _REPLICA_TIMES:
-            self._state.replicas[name] -= ticks
-        for name in _SLOT_TIMES:
-            self._state.slots[name] -= ticks
-        self._arrival_ticks -= ticks
-        for events in (self._state.first_tokens, self._state.completions, self._state.refusals, self._arrivals):
+        state, totals = self._state, self._totals
+        state.changes_at[state.changes_at != kernel.NEVER] -= ticks
+        for records, names in ((state.replicas, _REPLICA_TIMES), (state.slots, _SLOT_TIMES)):
+            for name in names:
+                # What is long past, as the last work of an idle replica, stays so and does not wrap around.
+                records[name] = np.maximum(records[name], -_LONG_PAST) - ticks
+        self._arrivals = self._arrivals[self._next_arrival :]
+        self._arrivals["at"] -= ticks
+        self._arrival_ticks = self._arrivals["at"].copy()
+        self._next_arrival = 0
+        for kind in _TOLD:
+            events: Records = getattr(state, kind)
+            told = events[: totals[kind]]
             for name in set(_EVENT_TIMES).intersection(events.dtype.names or ()):
-                events[name] -= ticks
+                told[name] -= ticks
+            if np.any(told["at"] < -_LONG_PAST):
+                raise ValueError("take first tokens, completions and refusals before running on for months")
         self._origin_s += seconds
 
     def _reserve(self, arrivals: int) -> None:

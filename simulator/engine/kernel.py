@@ -662,8 +662,8 @@ def choose(state: State, arrival: Record) -> int:
         return NOBODY
     endpoints = state.endpoints[arrival.pool]
     if pool.rule == ROUND_ROBIN:
-        pool.cursor = (pool.cursor + 1) % pool.endpoints
-        return int(endpoints[pool.cursor])
+        pool.cursor += 1
+        return int(endpoints[(pool.cursor - 1) % pool.endpoints])
     chosen = least_loaded(state, endpoints, pool.endpoints, arrival.at)
     if pool.rule == PREFIX_AFFINE and arrival.group != NOBODY:
         group = state.groups[arrival.group]
