@@ -10,9 +10,7 @@ import numpy.typing as npt
 
 from benchmarks.base import Measurement
 from benchmarks.bench_engine_reference import PROFILE
-from simulator.engine import kernel
-from simulator.engine.compiled import times_compiled
-from simulator.engine.fleet import EngineFleet
+from simulator.engine.fleet import EngineFleet, make_ready
 
 RATE_PER_REPLICA_S = 5.0
 REPLICAS = 16
@@ -60,16 +58,16 @@ def take_latencies(fleet: EngineFleet, latencies_s: npt.NDArray[np.float64]) -> 
 
 def run() -> list[Measurement]:
     began = time.process_time()
-    simulate(1, 10)
-    first_call_s = time.process_time() - began
+    compiled = make_ready()
+    ready_s = time.process_time() - began
     # In turn, so that a busy machine is busy for both; the least of each is the time that the work takes.
     times = [(simulate(REPLICAS, REQUESTS), simulate(2 * REPLICAS, 2 * REQUESTS)) for _ in range(RUNS)]
     once, twice = (min(column) for column in zip(*times, strict=True))
     details = {
         "requests": REQUESTS,
         "replicas": REPLICAS,
-        "first_call_s": round(first_call_s, 2),
-        "compiled_now": times_compiled(kernel.run) > 0,
+        "ready_s": round(ready_s, 2),
+        "compiled": compiled,
     }
     return [
         Measurement("sim_engine", round(REQUESTS / once), "requests/s", 1_000_000, True, details),

@@ -1,8 +1,7 @@
 """numba's decorators with types, so that what is compiled is checked like all else.
 
 Only entry points are kept on disk (``__pycache__``, or the user's cache folder where that cannot be written): what
-they call is compiled into them. numba looks at the entry point's own file alone to see whether its copy is stale, so
-all that is compiled together lives in one module.
+they call is compiled into them.
 
 Nothing compiled here makes or keeps an array, so references are not counted (``_nrt=False``): counting them at each
 call took two thirds of the kernel's time.
@@ -10,7 +9,9 @@ call took two thirds of the kernel's time.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
@@ -36,6 +37,14 @@ def called(function: Function) -> Function:
     """Called from compiled code only, from several places: there once."""
     compiled: Function = _njit(error_model="numpy", _nrt=False)(function)
     return compiled
+
+
+def fingerprint(folder: Path) -> str:
+    """Of all Python sources below ``folder``; another one if any of them changes."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def times_compiled(function: Callable[..., Any]) -> int:

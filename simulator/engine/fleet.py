@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from simulator.engine import kernel, layout
+from simulator.engine import layout
+from simulator.engine.compiled import times_compiled
+from simulator.engine.kernel.entry_points import drop_in_flight, run
 from simulator.engine.layout import Integers, Packed, Record, Records, State
 from simulator.engine.profile import EngineProfile
 from simulator.engine.requests import EngineCounters, IterationCost
@@ -44,9 +46,9 @@ class Routing(IntEnum):
     least loaded, which then takes the group over.
     """
 
-    LEAST_LOADED = kernel.LEAST_LOADED
-    ROUND_ROBIN = kernel.ROUND_ROBIN
-    PREFIX_AFFINE = kernel.PREFIX_AFFINE
+    LEAST_LOADED = layout.LEAST_LOADED
+    ROUND_ROBIN = layout.ROUND_ROBIN
+    PREFIX_AFFINE = layout.PREFIX_AFFINE
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ class EngineFleet:
                 refusals=np.zeros(0, layout.REFUSAL),
             )
         )
-        self._totals["free_slot"] = kernel.NOBODY
+        self._totals["free_slot"] = layout.NOBODY
 
     def _keep(self, state: State) -> None:
         self._state = state
@@ -142,7 +144,7 @@ class EngineFleet:
         state.block_wanted[r] = 0
         state.replicas[r] = 0
         state.load[r] = 0
-        state.changes_at[r] = kernel.NEVER
+        state.changes_at[r] = layout.NEVER
         self._started += 1
         self._fill(state.replicas[r], profile)
         return r
@@ -162,7 +164,7 @@ class EngineFleet:
             "block_size": profile.block_size,
             "num_blocks": profile.num_blocks,
             "free_blocks": profile.num_blocks,
-            "partial": kernel.NOBODY,
+            "partial": layout.NOBODY,
         }
         for name, value in values.items():
             replica[name] = value
@@ -197,9 +199,9 @@ class EngineFleet:
                 raise ValueError(f"replica {replica} is still an endpoint of pool {pool}")
         slots = self._state.slots
         dropped = slots[slots["replica"] == replica]
-        kernel.drop_in_flight(self._packed, replica, kernel.NOBODY)
+        drop_in_flight(self._packed, replica, layout.NOBODY)
         self._state.replicas[replica]["run_length"] = 0
-        self._state.changes_at[replica] = kernel.NEVER
+        self._state.changes_at[replica] = layout.NEVER
         self._free_indexes.append(replica)
         return np.sort(dropped["request"])
 
@@ -246,7 +248,7 @@ class EngineFleet:
         self._reserve(1)
         ticks = to_ticks(at) - self._origin_s * TICKS_PER_S
         self._one[0] = (request, ticks, 0, prompt_tokens, output_tokens, cached_tokens, group, prefix_tokens)
-        kernel.run(self._packed, self._one, replica, 0, 0, 0)
+        run(self._packed, self._one, replica, 0, 0, 0)
 
     def _made(
         self, at: Numbers, prompt_tokens: Numbers, output_tokens: Numbers, requests: Numbers, pool: Numbers,
@@ -275,7 +277,7 @@ class EngineFleet:
         groups = _longer(known, largest + 1)
         if groups is not known:
             for name in layout.GROUP.names or ():
-                groups[name][len(known) :] = kernel.NOBODY
+                groups[name][len(known) :] = layout.NOBODY
             self._keep(self._state._replace(groups=groups))
 
     def run_until(self, until: float) -> None:
@@ -294,29 +296,29 @@ class EngineFleet:
         while self._next_arrival < due:
             batch = self._arrivals[self._next_arrival : min(due, self._next_arrival + _BATCH)]
             self._reserve(len(batch))
-            kernel.run(self._packed, batch, kernel.NOBODY, 0, 0, limit)
+            run(self._packed, batch, layout.NOBODY, 0, 0, limit)
             self._next_arrival += len(batch)
-        kernel.run(self._packed, _NONE, kernel.NOBODY, 0, self._count, limit)
+        run(self._packed, _NONE, layout.NOBODY, 0, self._count, limit)
 
     def advance(self, replica: int, until: float) -> None:
         """``run_until`` for one replica, without what was submitted."""
-        kernel.run(self._packed, _NONE, kernel.NOBODY, replica, replica + 1, self._limit(until))
+        run(self._packed, _NONE, layout.NOBODY, replica, replica + 1, self._limit(until))
 
     def abort(self, request: int) -> bool:
         """Drop a request, at the time that its replica has reached; False if there is none (finished is success).
 
         The iteration in progress lasts as long as it was going to; what was planned after it is planned anew.
         """
-        return kernel.drop_in_flight(self._packed, kernel.NOBODY, request) > 0
+        return drop_in_flight(self._packed, layout.NOBODY, request) > 0
 
     def _limit(self, until: float) -> int:
         """The last tick of ``until``; for ever ends just before ``NEVER``, at which nothing happens."""
-        return min(last_tick(until) - self._origin_s * TICKS_PER_S, kernel.NEVER - 1)
+        return min(last_tick(until) - self._origin_s * TICKS_PER_S, layout.NEVER - 1)
 
     def _move_origin(self, seconds: int) -> None:
         ticks = seconds * TICKS_PER_S
         state, totals = self._state, self._totals
-        state.changes_at[state.changes_at != kernel.NEVER] -= ticks
+        state.changes_at[state.changes_at != layout.NEVER] -= ticks
         for records, names in ((state.replicas, _REPLICA_TIMES), (state.slots, _SLOT_TIMES)):
             for name in names:
                 # What is long past, as the last work of an idle replica, stays so and does not wrap around.
@@ -337,7 +339,7 @@ class EngineFleet:
     def _reserve(self, arrivals: int) -> None:
         """Room for whatever so many arrivals, and those in flight, can cause."""
         state = self._state
-        _, prefixes, _, in_flight, first_tokens, completions, refusals = self._totals.item()
+        _, prefixes, _, in_flight, first_tokens, completions, refusals, _ = self._totals.item()
         most = in_flight + arrivals
         wanted = {
             "slots": most,
@@ -360,7 +362,7 @@ class EngineFleet:
         slots = self._state.slots
         if len(slots) > known:
             new = np.arange(known, len(slots))
-            slots["replica"][new] = kernel.NOBODY
+            slots["replica"][new] = layout.NOBODY
             slots["next"][new] = np.append(new[1:], self._totals["free_slot"])
             self._totals["free_slot"] = known
 
@@ -374,7 +376,7 @@ class EngineFleet:
         """Sequences in the batch, by replica."""
         replicas = self._state.replicas[: self._count]
         prefilled = self._state.queues[: self._count, layout.PREFILLED]["length"]
-        running: Integers = replicas["decoding"] + prefilled + (replicas["partial"] != kernel.NOBODY)
+        running: Integers = replicas["decoding"] + prefilled + (replicas["partial"] != layout.NOBODY)
         return running
 
     def waiting(self) -> Integers:
@@ -413,7 +415,7 @@ class EngineFleet:
     def changes_at(self, replica: int) -> float | None:
         """Before this time no request of the replica gets its first or last token; None if there is nothing to do."""
         ticks = int(self._state.changes_at[replica])
-        return None if ticks == kernel.NEVER else to_seconds(ticks + self._origin_s * TICKS_PER_S)
+        return None if ticks == layout.NEVER else to_seconds(ticks + self._origin_s * TICKS_PER_S)
 
     def records(self, replica: int) -> tuple[Record, Record]:
         """One replica's ``REPLICA`` record and its row of ``QUEUE`` records, which stay true until the next ``start``:
@@ -446,7 +448,7 @@ class EngineFleet:
 
         For who takes a few at a time: making arrays of one or two would cost more than simulating them.
         """
-        _, _, _, _, first_tokens, completions, _ = self._totals.item()
+        _, _, _, _, first_tokens, completions, _, _ = self._totals.item()
         told = (
             self._state.first_tokens[:first_tokens].tolist() if first_tokens else [],
             self._state.completions[:completions].tolist() if completions else [],
@@ -461,6 +463,18 @@ class EngineFleet:
 
     def _seconds(self, ticks: Integers) -> Floats:
         return array_to_seconds(ticks, self._origin_s)
+
+
+def make_ready() -> bool:
+    """Have the kernel compiled, or read from the disk, before it is needed: whether it had to be compiled.
+
+    That takes some 20 s the first time on a machine, a third of a second later. Who calls this knows how long it took
+    and says so.
+    """
+    compiled_before = times_compiled(run) + times_compiled(drop_in_flight)
+    run(EngineFleet()._packed, _NONE, layout.NOBODY, 0, 0, 0)
+    drop_in_flight(EngineFleet()._packed, layout.NOBODY, layout.NOBODY)
+    return times_compiled(run) + times_compiled(drop_in_flight) > compiled_before
 
 
 def _longer(array: npt.NDArray[Any], length: int) -> npt.NDArray[Any]:

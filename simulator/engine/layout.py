@@ -6,16 +6,24 @@ compiled functions pass one replica or one sequence by its name, and ``array["fi
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
+from simulator.engine.compiled import fingerprint
 
 Records: TypeAlias = npt.NDArray[np.void]
 Integers: TypeAlias = npt.NDArray[np.int64]
 Record: TypeAlias = Any
 """One element of ``Records``: compiled code reads and writes its fields as attributes, which numpy's types do not
 know."""
+
+
+NOBODY = -1
+NEVER = 2**63 - 1
+LEAST_LOADED, ROUND_ROBIN, PREFIX_AFFINE = 0, 1, 2
 
 
 def _record(*names: str) -> np.dtype[np.void]:
@@ -69,7 +77,10 @@ POOL = _record("rule", "slack", "endpoints", "cursor")
 
 FLEET = _record(
     "free_slot", "prefixes", "routed", "in_flight", "first_tokens", "completions", "refusals",
+    f"compiled_from_{fingerprint(Path(__file__).parent)}",
 )  # fmt: skip
+"""The last field holds nothing: a change of the sources changes its name, so the type of what is compiled, and numba
+then does not take its copy on disk for a fresh one. It looks for changes in the entry points' own file only."""
 
 ARRIVAL = _record(
     "request", "at", "pool", "prompt_tokens", "output_tokens", "cached_tokens", "group", "prefix_tokens",

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from simulator.engine.fleet import NO_GROUP, EngineFleet
-from simulator.engine.kernel import NOBODY
-from simulator.engine.layout import PREFILLED, WAITING
+from simulator.engine.layout import NOBODY, PREFILLED, WAITING
 from simulator.engine.profile import EngineProfile
 from simulator.engine.requests import (
     EngineCounters,
