@@ -49,15 +49,16 @@ def iterations_ended_by(replica: Record, limit: int) -> int:
 
 
 @inner
-def cut_at_next_arrival(replica: Record, queues: Records, slots: Records) -> None:
+def cut_at_next_arrival(replica: Record, queues: Records, slots: Records, now: int) -> None:
     """End the run with the iteration in progress when the next request reaches the scheduler.
 
-    Not if others wait already: they could not be admitted, so it cannot be before them.
+    Not if others wait already: they could not be admitted, so it cannot be before them. The iteration that began at
+    tick ``now`` goes on without a request that came to the scheduler at that very tick, but not before.
     """
     front_end = queues[FRONT_END]
     if replica.run_length <= 1 or front_end.length == 0 or queues[WAITING].length > 0:
         return
-    before = slots[front_end.first].queued_at - 1
+    before = max(slots[front_end.first].queued_at - 1, now)
     if end_of(replica, replica.run_length) > before:
         replica.run_length = min(replica.run_length, iterations_ended_by(replica, before) + 1)
 
@@ -108,7 +109,7 @@ def plan(state: State, r: int, start: int) -> None:
     replica.run_length = 1
     if not preempted and prefill_tokens == 0:
         replica.run_length = iterations_alike(replica, state.decoding[r], block_wanted)
-        cut_at_next_arrival(replica, queues, slots)
+        cut_at_next_arrival(replica, queues, slots, start)
 
 
 @inner

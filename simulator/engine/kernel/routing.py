@@ -86,7 +86,7 @@ def receive(state: State, r: int, arrival: Record) -> None:
     state.load[r] += LOAD
     push_last(queues[FRONT_END], slots, slot)
     if replica.run_length > 0:
-        cut_at_next_arrival(replica, queues, slots)
+        cut_at_next_arrival(replica, queues, slots, arrival.at)
         state.changes_at[r] = end_of(replica, replica.run_length)
     else:
         state.changes_at[r] = next_start(replica, queues, slots)

@@ -100,6 +100,7 @@ def reference_gauges(fleet: ReferenceFleet) -> list[tuple[object, ...]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @settings(max_examples=1000, deadline=None)
 @given(st.lists(profiles(), min_size=1, max_size=3), steps(), st.sampled_from(Routing))
 def test_a_fleet_gives_the_reference_times_whatever_is_preempted_chunked_cached_or_aborted(
@@ -162,6 +163,13 @@ def test_a_router_does_not_see_the_departure_at_the_end_of_an_iteration_that_sti
     # Replica 0 is busy until 2.0 and replica 1 until 1.5: at 1.2 each has one, and 0 was chosen longer ago.
     fleet.submit([0.0, 0.5, 1.2], 4, [2, 1, 1], [0, 1, 2])
     assert replicas_of(fleet) == [0, 1, 0]
+
+
+def test_a_request_that_comes_as_an_iteration_begins_waits_for_the_next_though_nobody_looked_in_between() -> None:
+    fleet = one_second_fleet(1)
+    fleet.submit([0.0, 2.0], 1, [9, 1], [0, 1])
+    fleet.run_until(math.inf)
+    assert fleet.take_first_tokens().at.tolist() == [1.0, 4.0]
 
 
 def test_a_group_stays_where_its_prefix_is_until_that_replica_has_too_much_more_to_do() -> None:
