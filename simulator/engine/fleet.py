@@ -417,10 +417,11 @@ class EngineFleet:
         ticks = int(self._state.changes_at[replica])
         return None if ticks == layout.NEVER else to_seconds(ticks + self._origin_s * TICKS_PER_S)
 
-    def records(self, replica: int) -> tuple[Record, Record]:
-        """One replica's ``REPLICA`` record and its row of ``QUEUE`` records, which stay true until the next ``start``:
-        for who keeps one engine and looks often."""
-        return self._state.replicas[replica], self._state.queues[replica]
+    def records(self, replica: int) -> tuple[Record, Records, Integers]:
+        """One replica's ``REPLICA`` record, ``QUEUE`` records and row of ``block_wanted``, which stay true until the
+        next ``start``: for who keeps one engine and looks often."""
+        state = self._state
+        return state.replicas[replica], state.queues[replica], state.block_wanted[replica]
 
     # -- what is read back, once
 

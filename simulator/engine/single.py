@@ -26,7 +26,7 @@ class CompiledEngine:
         self._profile = profile
         self._fleet = EngineFleet(origin_at)
         self._index = self._fleet.start(profile)
-        self._replica, self._queues = self._fleet.records(self._index)
+        self._replica, self._queues, self._block_wanted = self._fleet.records(self._index)
         self._added = 0
         self._names: dict[int, str] = {}
         self._numbers: dict[str, int] = {}
@@ -47,7 +47,9 @@ class CompiledEngine:
     @property
     def kv_use(self) -> float:
         """Share of the blocks that are held, 0 to 1."""
-        return float(self._fleet.kv_use()[self._index])
+        replica = self._replica
+        wanted = self._block_wanted[replica["phase"]] if replica["run_length"] else 0
+        return float(1 - (replica["free_blocks"] - wanted) / replica["num_blocks"])
 
     def add(self, request: EngineRequest) -> None:
         """Take a request in at ``arrival_at``, not before the last ``advance``.
