@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -89,8 +89,8 @@ class Refusals:
 class EngineFleet:
     """Replicas by index, requests by the caller's number, times in seconds; the rules are those of ``reference``.
 
-    Time only goes forward: ``run_until`` (all replicas) or ``advance`` (one), and what arrives comes no
-    earlier. All that is read is the state at the last ``run_until``. At one instant the order is that of ``Engine``.
+    Time only goes forward: ``run_until`` (all replicas) or ``advance`` (one), and what arrives comes no earlier.
+    All that is read is the state at the last ``run_until``. At one instant the order is that of ``Engine``.
     ``origin_at``: times are counted from there; near the first event they are exact to picoseconds.
     """
 
@@ -102,6 +102,7 @@ class EngineFleet:
         self._arrivals = np.zeros(0, layout.ARRIVAL)
         self._arrival_ticks = np.zeros(0, np.int64)
         self._next_arrival = 0
+        self._now = -math.inf
         self._one = np.zeros(1, layout.ARRIVAL)
         self._keep(
             State(
@@ -207,11 +208,11 @@ class EngineFleet:
 
     def route(self, pool: int, replicas: Sequence[int], rule: Routing = Routing.LEAST_LOADED, slack: int = 8) -> None:
         """From now on ``pool``'s requests go to these replicas."""
-        pools = _longer(self._state.pools, pool + 1)
-        endpoints = _wider(self._state.endpoints, len(pools), max(1, len(replicas)))
-        self._keep(self._state._replace(pools=pools, endpoints=endpoints))
+        self._know_pools(pool)
+        endpoints = _wider(self._state.endpoints, len(self._state.pools), len(replicas))
+        self._keep(self._state._replace(endpoints=endpoints))
         endpoints[pool, : len(replicas)] = replicas
-        record: Record = pools[pool]
+        record: Record = self._state.pools[pool]
         record["rule"], record["slack"], record["endpoints"] = rule, slack, len(replicas)
 
     def _endpoints(self, pool: int) -> Any:
@@ -223,12 +224,15 @@ class EngineFleet:
         self, at: Numbers, prompt_tokens: Numbers, output_tokens: Numbers, requests: Numbers, *, pool: Numbers = 0,
         cached_tokens: Numbers = 0, group: Numbers = NO_GROUP, prefix_tokens: Numbers = 0,
     ) -> None:  # fmt: skip
-        """Requests that will arrive, in order of ``at``, none before what was submitted or advanced to already.
+        """Requests that will arrive, in order of ``at``, none before what was submitted or run to already.
 
         Each argument is an array or one value for all; see ``EngineRequest`` for their meaning. ``requests`` are the
-        caller's numbers of them. Groups are numbered from 0 and one ``group`` has one prefix. Raises ``ValueError``
-        for lengths that no request has and times that go back.
+        caller's numbers of them, from 0. Groups are numbered from 0 too, and one ``group`` has one prefix; what comes
+        to a pool without endpoints is refused. Raises ``ValueError`` for lengths and numbers that no request has and
+        for times that go back.
         """
+        if np.any(np.asarray(at) < self._now):
+            raise ValueError(f"requests arrive before {self._now}, to which the fleet has run")
         given = self._made(at, prompt_tokens, output_tokens, requests, pool, cached_tokens, group, prefix_tokens)
         queued = self._arrivals[self._next_arrival :]
         arrivals = np.concatenate([queued, given]) if len(queued) else given
@@ -269,8 +273,17 @@ class EngineFleet:
             raise ValueError("at least one prompt token is computed, never cached")
         if np.any((made["prefix_tokens"] < 0) | (made["prefix_tokens"] > prompts)):
             raise ValueError("the shared prefix is a part of the prompt")
+        if np.any((made["request"] < 0) | (made["pool"] < 0) | (made["group"] < NO_GROUP)):
+            raise ValueError("requests, pools and groups are numbered from 0")
         self._know_groups(int(made["group"].max(initial=NO_GROUP)))
+        self._know_pools(int(made["pool"].max(initial=0)))
         return made
+
+    def _know_pools(self, largest: int) -> None:
+        pools = _longer(self._state.pools, largest + 1)
+        if pools is not self._state.pools:
+            columns = self._state.endpoints.shape[1]
+            self._keep(self._state._replace(pools=pools, endpoints=_wider(self._state.endpoints, len(pools), columns)))
 
     def _know_groups(self, largest: int) -> None:
         known = self._state.groups
@@ -285,13 +298,18 @@ class EngineFleet:
 
         Raises ``ValueError`` on the way through months if what was told in the first was not taken.
         """
-        while until != math.inf and until > self._origin_s + 2 * _LEAP_S:
-            self._run_to(min(until, self._origin_s + 2.0 * _LEAP_S))
-            self._move_origin(_LEAP_S)
-        self._run_to(until)
+        for leap in self._leaps(until):
+            self._run_to(self._limit(leap))
+        self._now = until if until < math.inf else self._now
 
-    def _run_to(self, until: float) -> None:
-        limit = self._limit(until)
+    def _leaps(self, until: float) -> Iterator[float]:
+        """Times on the way to ``until``, between which the origin moves along, and ``until``."""
+        while until < math.inf and until > self._origin_s + 2 * _LEAP_S:
+            yield self._origin_s + 2.0 * _LEAP_S
+            self._move_origin(_LEAP_S)
+        yield until
+
+    def _run_to(self, limit: int) -> None:
         due = int(np.searchsorted(self._arrival_ticks, limit, side="right"))
         while self._next_arrival < due:
             batch = self._arrivals[self._next_arrival : min(due, self._next_arrival + _BATCH)]
@@ -302,7 +320,8 @@ class EngineFleet:
 
     def advance(self, replica: int, until: float) -> None:
         """``run_until`` for one replica, without what was submitted."""
-        run(self._packed, _NONE, layout.NOBODY, replica, replica + 1, self._limit(until))
+        for leap in self._leaps(until):
+            run(self._packed, _NONE, layout.NOBODY, replica, replica + 1, self._limit(leap))
 
     def abort(self, request: int) -> bool:
         """Drop a request, at the time that its replica has reached; False if there is none (finished is success).

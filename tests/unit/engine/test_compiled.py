@@ -168,3 +168,12 @@ def test_advancing_for_ever_finishes_everything() -> None:
     engine.add(EngineRequest("a", 0.0, 3, 5))
     assert [type(event) for event in engine.advance(math.inf)] == [FirstToken, Finished]
     assert engine.next_event_at() is None
+
+
+def test_one_engine_runs_for_years() -> None:
+    engine = CompiledEngine(EngineProfile("slow", 1.0, 0, 0, 0, 4, 16, 4, 32, 0, 0, "chosen"))
+    for number, day in enumerate((0, 50, 120, 800)):
+        at = day * 86_400.0
+        assert engine.advance(at) == []
+        engine.add(EngineRequest(str(number), at, 3, 2))
+        assert [event.at - at for event in engine.advance(at + 10)] == [1.0, 2.0]

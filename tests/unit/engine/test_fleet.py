@@ -189,8 +189,7 @@ def test_pools_have_their_own_endpoints_and_rule() -> None:
 
 def test_requests_that_nobody_can_serve_are_told_apart_with_their_time() -> None:
     fleet = one_second_fleet(1)
-    fleet.route(1, [])
-    fleet.submit([0.5, 1.5, 2.5], [399, 1, 4], [2, 1, 1], [0, 1, 2], pool=[0, 1, 0])
+    fleet.submit([0.5, 1.5, 2.5], [399, 1, 4], [2, 1, 1], [0, 1, 2], pool=[0, 40, 0])
     assert replicas_of(fleet) == [0]
     refused = fleet.take_refusals()
     assert [refused.request.tolist(), refused.replica.tolist(), refused.at.tolist()] == [[0, 1], [0, -1], [0.5, 1.5]]
@@ -248,6 +247,10 @@ def test_what_was_not_taken_for_months_stops_the_run_rather_than_losing_its_time
     [
         pytest.param({"at": [2.0, 1.0]}, "in order of their arrival", id="time goes back"),
         pytest.param({"at": [1.0, 1e8]}, "more than 100 days ahead", id="far future"),
+        pytest.param({"at": [0.0, 1.0]}, "to which the fleet has run", id="the past"),
+        pytest.param({"pool": -1}, "numbered from 0", id="no pool"),
+        pytest.param({"group": [0, -2]}, "numbered from 0", id="no group"),
+        pytest.param({"requests": [-1, 0]}, "numbered from 0", id="no number"),
         pytest.param({"prompt_tokens": 0}, "at least one token each", id="no prompt"),
         pytest.param({"output_tokens": 0}, "at least one token each", id="no output"),
         pytest.param({"cached_tokens": 4}, "never cached", id="all cached"),
@@ -256,5 +259,7 @@ def test_what_was_not_taken_for_months_stops_the_run_rather_than_losing_its_time
 )
 def test_requests_that_cannot_be_are_refused_when_submitted(changes: dict[str, object], problem: str) -> None:
     valid: dict[str, object] = {"at": [1.0, 2.0], "prompt_tokens": 4, "output_tokens": 1, "requests": [0, 1]}
+    fleet = one_second_fleet(1)
+    fleet.run_until(0.5)
     with pytest.raises(ValueError, match=problem):
-        one_second_fleet(1).submit(**(valid | changes))  # type: ignore[arg-type]
+        fleet.submit(**(valid | changes))  # type: ignore[arg-type]
