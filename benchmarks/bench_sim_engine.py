@@ -16,7 +16,7 @@ RATE_PER_REPLICA_S = 5.0
 REPLICAS = 16
 REQUESTS = 400_000
 BATCH = 16_384
-RUNS = 5
+RUNS = 12
 
 
 def fleet_of(replicas: int) -> EngineFleet:

@@ -26,8 +26,9 @@ NEVER = 2**63 - 1
 LEAST_LOADED, ROUND_ROBIN, PREFIX_AFFINE = 0, 1, 2
 
 
-def _record(*names: str) -> np.dtype[np.void]:
-    return np.dtype([(name, np.int64) for name in names])
+def _record(*names: str, small: tuple[str, ...] = ()) -> np.dtype[np.void]:
+    """Fields of 64 bits, and ``small`` ones of 32."""
+    return np.dtype([(name, np.int64) for name in names] + [(name, np.int32) for name in small])
 
 
 REPLICA = _record(
@@ -53,15 +54,20 @@ FRONT_END, WAITING, PREFILLED, QUEUES = 0, 1, 2, 3
 LOAD = 2**40
 
 SLOT = _record(
-    "request", "replica", "order", "next",  # replica is -1 in a slot that is free
+    "request", "order",
     "arrival_at", "queued_at", "first_scheduled_at", "first_token_at",
-    "prompt_tokens", "output_tokens", "given_cached_tokens", "prefix", "prefix_tokens",
-    "generated", "cached_tokens", "preemptions",
-    "computed", "prefill_target", "blocks",  # while its prompt is computed
-    # While it decodes: tokens in cache minus clock, the clock at its last token, the phase at which it takes a block.
-    "offset", "finish_clock", "phase",
+    # While it decodes: tokens in cache minus clock, and the clock at its last token.
+    "offset", "finish_clock",
+    small=(
+        "replica", "next",  # replica is -1 in a slot that is free
+        "prompt_tokens", "output_tokens", "given_cached_tokens", "prefix", "prefix_tokens",
+        "generated", "cached_tokens", "preemptions",
+        "computed", "prefill_target", "blocks",  # while its prompt is computed
+        "phase",  # while it decodes: of the clock, when it takes a block
+    ),
 )  # fmt: skip
-"""A request in flight. Slots are used again, so that memory follows the load and not the trace."""
+"""A request in flight, in 120 bytes: those of a busy fleet fill the processor's cache. Slots are used again, so that
+memory follows the load and not the trace."""
 
 DECODING = _record("finish_clock", "slot")
 """An entry of a replica's heap of decoding sequences, the first to finish on top."""

@@ -35,7 +35,8 @@ def drop_in_flight(packed: Packed, r: int, request: int) -> int:
     dropped = 0
     for slot in range(len(state.slots)):
         sequence = state.slots[slot]
-        if sequence.replica != NOBODY and r in (NOBODY, sequence.replica) and request in (NOBODY, sequence.request):
+        asked_for = (r == NOBODY or sequence.replica == r) and (request == NOBODY or sequence.request == request)
+        if sequence.replica != NOBODY and asked_for:
             drop(state, slot)
             dropped += 1
     return dropped
