@@ -10,8 +10,8 @@ from broker.model.observation import Outcome, PoolSnapshot, Receipt
 from broker.model.plan import Launch, Stop
 from broker.model.replica import ENDED, ObservedReplica, ReplicaPhase, StopMode
 from broker.model.spec import PoolSpec
-from simulator.engine.coalesced import CoalescedEngine
 from simulator.engine.profile import EngineProfile
+from simulator.engine.single import CompiledEngine
 from simulator.profiles.document import load_profile
 
 ENDED_KEPT_S = 3600.0
@@ -25,7 +25,7 @@ class SimulatedReplica:
     """
 
     launch: Launch
-    engine: CoalescedEngine
+    engine: CompiledEngine
     started_at: float | None
     loaded_at: float
     phase: ReplicaPhase = ReplicaPhase.STARTING
@@ -86,7 +86,7 @@ class SimulatedPool:
                 raise CapacityUnavailable(f"{self.pool_id} has {self._pool.gpus - used} GPUs left")
             profile = self._profile_of(launch)
             self.replicas[launch.replica_id] = SimulatedReplica(
-                launch, CoalescedEngine(profile), now, now + profile.load_time_s
+                launch, CompiledEngine(profile, now), now, now + profile.load_time_s
             )
             self._actions.add(launch.action_id)
         return self._accepted(launch.action_id, launch.replica_id, launch.model.model_id)

@@ -10,9 +10,9 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from simulator.engine.coalesced import CoalescedEngine
 from simulator.engine.profile import EngineProfile
 from simulator.engine.requests import Engine, EngineRequest, Finished, FirstToken
+from simulator.engine.single import CompiledEngine
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 EngineMaker: TypeAlias = Callable[[EngineProfile], Engine]
@@ -60,7 +60,7 @@ def replay(
     *,
     concurrency: int | None = None,
     sample_at: Sequence[float] = (),
-    make: EngineMaker = CoalescedEngine,
+    make: EngineMaker = CompiledEngine,
 ) -> tuple[Times, Gauges]:
     """Send ``requests`` (in order of arrival) to one engine and let it finish them.
 

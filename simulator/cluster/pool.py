@@ -16,8 +16,8 @@ from simulator.cluster.jobs import Ended, JobEvent, JobRecord, JobRequest, JobSt
 from simulator.cluster.model import SlurmModel
 from simulator.cluster.nodes import members
 from simulator.cold_start import ColdStarts
-from simulator.engine.coalesced import CoalescedEngine
 from simulator.engine.profile import EngineProfile
+from simulator.engine.single import CompiledEngine
 from simulator.fleet import SimulatedPool, SimulatedReplica
 
 
@@ -78,7 +78,9 @@ class SlurmPool(SimulatedPool):
             self._check_room(launch)
             self._actions.add(launch.action_id)
             profile = self._profile_of(launch)
-            replica = SimulatedReplica(launch, CoalescedEngine(profile), None, math.inf, ReplicaPhase.PENDING)
+            replica = SimulatedReplica(
+                launch, CompiledEngine(profile, self._now()), None, math.inf, ReplicaPhase.PENDING
+            )
             self.replicas[launch.replica_id] = replica
             self._job_ids[launch.replica_id] = self._host.submit(
                 request, lambda event: self._happened(replica, profile, event)

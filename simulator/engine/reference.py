@@ -8,7 +8,8 @@ After vLLM's V1 scheduler. Each iteration is made up at its start, of what the s
    head of the queue (recompute). That may be the sequence itself.
 2. Unless something was preempted, waiting sequences are admitted in order while ``max_num_seqs``, the token budget
    and the blocks allow. The whole of what is to be computed must fit into the free blocks, not only its first chunk
-   (vLLM's ``scheduler_reserve_full_isl``, on by default).
+   (vLLM's ``scheduler_reserve_full_isl``, on by default). What the prefix cache holds of the prompt is not computed
+   again, but takes blocks of its own.
 
 When the iteration ends each sequence whose known tokens are all computed gets one token more.
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+from simulator.engine.prefix_cache import PrefixCache
 from simulator.engine.profile import EngineProfile
 from simulator.engine.requests import (
     EngineCounters,
@@ -29,9 +31,8 @@ from simulator.engine.requests import (
     Iteration,
     IterationCost,
     check_fits,
-    last_tick,
-    to_seconds,
 )
+from simulator.engine.ticks import last_tick, to_seconds
 
 
 @dataclass(slots=True, eq=False)
@@ -41,6 +42,7 @@ class _Sequence:
     computed: int = 0
     generated: int = 0
     blocks: int = 0
+    cached: int = 0
     prefill_target: int = 0
     scheduled: int = 0
     preemptions: int = 0
@@ -75,6 +77,7 @@ class ReferenceEngine:
         self._waiting: deque[_Sequence] = deque()
         self._running: list[_Sequence] = []
         self._free_blocks = profile.num_blocks
+        self._prefixes = PrefixCache(profile.block_size)
         self._batch: _Batch | None = None
         self._free_at = 0
 
@@ -107,7 +110,7 @@ class ReferenceEngine:
         for sequence in self._running:
             if sequence.request.request_id == request_id:
                 self._running.remove(sequence)
-                self._release_blocks(sequence)
+                self._leave(sequence)
                 if self._batch is not None and sequence in self._batch.sequences:
                     self._batch.sequences.remove(sequence)
                 break
@@ -194,7 +197,9 @@ class ReferenceEngine:
             if self._profile.blocks_for(sequence.known_tokens) > self._free_blocks:
                 return
             self._running.append(self._waiting.popleft())
-            sequence.computed = sequence.request.cached_tokens
+            sequence.cached = sequence.computed = self._prefixes.enter(
+                sequence.request, sequence.known_tokens, self._free_blocks
+            )
             sequence.prefill_target = sequence.known_tokens
             if not sequence.preemptions:
                 sequence.first_scheduled_at = to_seconds(batch.started_at)
@@ -208,6 +213,7 @@ class ReferenceEngine:
         batch.sequences.append(sequence)
         if not sequence.decoding:
             batch.prefill_tokens += tokens
+            self._prefixes.fill(sequence.request, sequence.computed + tokens)
 
     def _take_blocks(self, sequence: _Sequence, tokens: int) -> bool:
         needed = self._profile.blocks_for(sequence.computed + tokens) - sequence.blocks
@@ -217,12 +223,14 @@ class ReferenceEngine:
         self._free_blocks -= needed
         return True
 
-    def _release_blocks(self, sequence: _Sequence) -> None:
+    def _leave(self, sequence: _Sequence) -> None:
+        """Give back what a sequence holds: finished, preempted or aborted."""
         self._free_blocks += sequence.blocks
+        self._prefixes.leave(sequence.request, sequence.blocks)
         sequence.blocks = 0
 
     def _preempt(self, sequence: _Sequence) -> None:
-        self._release_blocks(sequence)
+        self._leave(sequence)
         sequence.computed = 0
         sequence.preemptions += 1
         self.counters.preemptions += 1
@@ -248,11 +256,11 @@ class ReferenceEngine:
         if sequence.generated == 1:
             sequence.first_token_at = at
             self.counters.prompt_tokens += request.prompt_tokens
-            self.counters.cached_tokens += request.cached_tokens
+            self.counters.cached_tokens += sequence.cached
             events.append(FirstToken(request.request_id, at))
         if sequence.generated == request.output_tokens:
             self._running.remove(sequence)
-            self._release_blocks(sequence)
+            self._leave(sequence)
             self.counters.finished += 1
             events.append(
                 Finished(
@@ -262,6 +270,7 @@ class ReferenceEngine:
                     sequence.first_scheduled_at,
                     sequence.first_token_at,
                     sequence.preemptions,
+                    sequence.cached,
                 )
             )
         return events

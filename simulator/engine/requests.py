@@ -1,52 +1,23 @@
-"""What goes into an engine, what comes out, and the time both are counted in."""
+"""What goes into an engine, and what comes out."""
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 from simulator.engine.profile import EngineProfile
-
-TICKS_PER_S = 10**12
-"""Engines count in whole picoseconds. Sums of whole numbers are exact in any order, so that a run of iterations
-computed at once ends at the very instant at which it ends when computed one by one."""
-
-
-def to_ticks(seconds: float) -> int:
-    """The first tick not before ``seconds``, so that nothing an arrival causes lies before it."""
-    numerator, denominator = seconds.as_integer_ratio()
-    return -(-numerator * TICKS_PER_S // denominator)
-
-
-def to_seconds(ticks: int) -> float:
-    return ticks / TICKS_PER_S
-
-
-def last_tick(until: float) -> int:
-    """The last tick that reads as ``until`` or less, so that advancing to ``next_event_at()`` reaches that event.
-
-    Seconds since 1970 as float are 240,000 ticks apart: an event's time may read earlier than it is.
-    """
-    if until == math.inf:
-        return _END_OF_TIME
-    numerator, denominator = until.as_integer_ratio()
-    tick = numerator * TICKS_PER_S // denominator + int(math.ulp(until) * TICKS_PER_S / 2) + 1
-    while to_seconds(tick) > until:
-        tick -= 1
-    return tick
-
-
-_END_OF_TIME = 10**30
+from simulator.engine.ticks import TICKS_PER_S, to_ticks
 
 
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
     """One request, with the answer's length, which only the engine may know beforehand.
 
-    ``cached_tokens`` of the prompt need no computing (prefix cache); they are held in the KV cache like all others.
+    ``cached_tokens`` of the prompt are known to need no computing (prefix cache). Where the trace says who shares,
+    the first ``prefix_tokens`` of the prompt are those of all requests of ``prefix_group``, and the engine finds out
+    what of them it still holds. Either way they are held in the KV cache like all others.
     Raises ``ValueError`` for lengths that no request has.
     """
 
@@ -55,12 +26,16 @@ class EngineRequest:
     prompt_tokens: int
     output_tokens: int
     cached_tokens: int = 0
+    prefix_group: int | None = None
+    prefix_tokens: int = 0
 
     def __post_init__(self) -> None:
         if self.prompt_tokens < 1 or self.output_tokens < 1:
             raise ValueError(f"request {self.request_id}: prompt and output have at least one token each")
         if not 0 <= self.cached_tokens < self.prompt_tokens:
             raise ValueError(f"request {self.request_id}: at least one prompt token is computed, never cached")
+        if not 0 <= self.prefix_tokens <= self.prompt_tokens:
+            raise ValueError(f"request {self.request_id}: the shared prefix is a part of the prompt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +48,8 @@ class FirstToken:
 class Finished:
     """A request's last token, with the times that vLLM's histograms are made of.
 
-    ``queued_at`` is when the scheduler first saw it, after the front end.
+    ``queued_at`` is when the scheduler first saw it, after the front end. ``cached_tokens`` is what the prefix cache
+    saved when it was last admitted.
     """
 
     request_id: str
@@ -82,6 +58,7 @@ class Finished:
     first_scheduled_at: float
     first_token_at: float
     preemptions: int
+    cached_tokens: int
 
 
 EngineEvent = FirstToken | Finished
@@ -115,10 +92,15 @@ class Engine(Protocol):
 
     All that is read is the state at the last ``advance(until)``: the iterations that ended by then are done, the one
     in progress has its batch and its blocks.
+
+    At one tick the order is: iterations end and their tokens come out, then the next begin where there is work, then
+    come arrivals and aborts in the order in which they are told. A request that reaches the scheduler at the very
+    tick at which an iteration begins is in it if the front end held it back until then, and waits for the next if it
+    arrives only now; of two that arrive together at an idle engine without a front end the first begins alone.
     """
 
-    counters: EngineCounters
-
+    @property
+    def counters(self) -> EngineCounters: ...
     @property
     def running(self) -> int: ...
     @property
@@ -154,15 +136,6 @@ class FrontEnd:
     def stream(self, tokens: int, at: int) -> None:
         """Take in the ``tokens`` of an iteration that ended at tick ``at``, behind what is here already."""
         self._free_at = max(self._free_at, at) + self._per_token * tokens
-
-    def stream_run(self, tokens: int, iterations: int, first_at: int, last_at: int) -> None:
-        """``stream`` for ``iterations`` in a row, none shorter than the one before.
-
-        Idle before iteration i and busy from then on, it is free at that end plus the work since; as ends grow ever
-        further apart, that is greatest for the first or for the last.
-        """
-        work = self._per_token * tokens
-        self._free_at = max(max(self._free_at, first_at) + work * iterations, last_at + work)
 
     @property
     def next_ready_at(self) -> int | None:
@@ -210,3 +183,9 @@ def check_fits(profile: EngineProfile, request: EngineRequest) -> None:
             f"request {request.request_id} needs {tokens} tokens of KV cache, {profile.name} has "
             f"{profile.kv_capacity_tokens} in all"
         )
+
+
+def cached_of_share(prompt_tokens: int, share: float, block_size: int) -> int:
+    """``cached_tokens`` where all that is known is the share of prompt tokens that the prefix cache serves: whole
+    blocks, as vLLM caches, and never the whole prompt."""
+    return min(int(prompt_tokens * share), prompt_tokens - 1) // block_size * block_size

@@ -7,9 +7,9 @@ import math
 
 import pytest
 
-from simulator.engine.coalesced import CoalescedEngine
 from simulator.engine.profile import EngineProfile, capacity_rps
 from simulator.engine.requests import EngineRequest
+from simulator.engine.single import CompiledEngine
 from simulator.profiles.document import load_profile
 
 DEMO = load_profile("demo").engine
@@ -31,7 +31,7 @@ def test_a_profile_that_no_engine_can_have_is_refused(changes: dict[str, float],
 
 def saturated_rps(profile: EngineProfile, prompt_tokens: int, output_tokens: int) -> float:
     """Requests per second that the engine finishes with a queue that never empties, without start and end."""
-    engine = CoalescedEngine(profile)
+    engine = CompiledEngine(profile)
     # Lengths spread a little, so that sequences do not march in step.
     count = 12 * profile.max_num_seqs
     for number in range(count):

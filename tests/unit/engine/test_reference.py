@@ -8,7 +8,7 @@ import pytest
 
 from simulator.engine.profile import EngineProfile
 from simulator.engine.reference import ReferenceEngine
-from simulator.engine.requests import EngineEvent, EngineRequest, Finished, FirstToken
+from simulator.engine.requests import EngineEvent, EngineRequest, Finished, FirstToken, cached_of_share
 
 ONE_SECOND = EngineProfile("one-second", 1.0, 0, 0, 0, 4, 8, 4, 100, 0, 0, "an iteration lasts a second")
 
@@ -121,6 +121,77 @@ def test_the_front_end_passes_one_request_after_the_other_and_the_gauges_do_not_
         (0.25, 0.25, 1.25),
         (0.5, 1.25, 2.25),
     ]
+
+
+def test_streamed_tokens_take_their_turn_in_the_front_end_before_requests_that_come_later() -> None:
+    engine = engine_with(EngineRequest("a", 0.0, 1, 4), front_end_s_per_token=0.25)
+    engine.advance(1.125)
+    engine.add(EngineRequest("b", 1.125, 1, 1))
+    finished = {event.request_id: event for event in engine.advance(100) if isinstance(event, Finished)}
+    assert (finished["b"].queued_at, finished["b"].first_scheduled_at) == (1.25, 2.0)
+
+
+def shared(name: str, at: float, prompt: int, prefix: int, output: int = 1) -> EngineRequest:
+    return EngineRequest(name, at, prompt, output, prefix_group=7, prefix_tokens=prefix)
+
+
+def cached(events: list[EngineEvent]) -> dict[str, int]:
+    return {event.request_id: event.cached_tokens for event in events if isinstance(event, Finished)}
+
+
+def test_a_prefix_is_computed_once_and_found_in_whole_blocks_by_the_rest_of_its_group() -> None:
+    requests = [shared("a", 0.0, 8, 6), shared("b", 5.0, 8, 6), EngineRequest("other", 10.0, 8, 1)]
+    engine = engine_with(*requests)
+    assert cached(engine.advance(100)) == {"a": 0, "b": 4, "other": 0}
+    assert engine.counters.cached_tokens == 4
+
+
+def test_a_prefix_that_is_the_whole_prompt_leaves_a_block_to_compute() -> None:
+    assert cached(engine_with(shared("a", 0.0, 8, 8), shared("b", 5.0, 8, 8)).advance(100)) == {"a": 0, "b": 4}
+
+
+def test_a_prefix_that_is_being_computed_is_found_by_who_comes_in_the_same_iteration() -> None:
+    events = engine_with(shared("a", 0.0, 5, 4), shared("b", 0.0, 5, 4)).advance(100)
+    assert cached(events) == {"a": 0, "b": 4}
+    assert first_tokens(events) == {"a": 1.0, "b": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("between", "found"),
+    [
+        pytest.param(4, 8, id="the free blocks are older than it"),
+        pytest.param(32, 8, id="the other blocks just suffice"),
+        pytest.param(36, 4, id="its end is taken first"),
+        pytest.param(39, 0, id="all is taken"),
+    ],
+)
+def test_a_prefix_that_nobody_uses_is_lost_from_its_end_as_its_blocks_are_taken(between: int, found: int) -> None:
+    # 10 blocks. The prefix's 2 are the last freed; "big" takes blocks for ``between`` tokens and gives them back.
+    requests = [shared("a", 0.0, 8, 8), EngineRequest("big", 10.0, between, 1), shared("b", 20.0, 12, 8)]
+    engine = engine_with(*requests, num_blocks=10, max_num_batched_tokens=64)
+    assert cached(engine.advance(100))["b"] == found
+
+
+def test_a_preempted_sequence_finds_its_own_prefix_again() -> None:
+    requests = [EngineRequest("a", 0.0, 4, 6), shared("b", 0.0, 4, 4, output=6)]
+    engine = engine_with(*requests, num_blocks=3)
+    finished = {event.request_id: event for event in engine.advance(100) if isinstance(event, Finished)}
+    assert (finished["b"].preemptions, finished["b"].cached_tokens) == (1, 0)  # a's second block was the one freed
+
+
+@pytest.mark.parametrize(
+    ("prompt", "share", "expected"),
+    [
+        pytest.param(100, 0.0, 0, id="nothing"),
+        pytest.param(100, 0.5, 48, id="whole blocks"),
+        pytest.param(32, 1.0, 16, id="never the whole prompt"),
+        pytest.param(1, 1.0, 0, id="one token"),
+    ],
+)
+def test_a_share_of_cached_tokens_is_whole_blocks_and_never_the_whole_prompt(
+    prompt: int, share: float, expected: int
+) -> None:
+    assert cached_of_share(prompt, share, 16) == expected
 
 
 def test_iterations_tell_who_got_a_token() -> None:

@@ -1,17 +1,18 @@
-"""The coalesced engine gives the reference's results, exactly, and both keep what must always hold."""
+"""The compiled engine gives the reference's results, exactly, and both keep what must always hold."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulator.engine.coalesced import CoalescedEngine
 from simulator.engine.profile import EngineProfile
 from simulator.engine.reference import ReferenceEngine
 from simulator.engine.requests import Engine, EngineEvent, EngineRequest, Finished, FirstToken
+from simulator.engine.single import CompiledEngine
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def profiles(draw: st.DrawFn) -> EngineProfile:
         load_time_s=0.0,
         front_end_s=draw(st.sampled_from([0.0, 0.004, 0.3])),
         provenance="drawn",
-        front_end_s_per_token=draw(st.sampled_from([0.0, 0.0, 0.002])),
+        front_end_s_per_token=draw(st.sampled_from([0.0, 0.002, 0.02])),
     )
 
 
@@ -53,8 +54,10 @@ def steps(draw: st.DrawFn) -> list[Step]:
         kind = draw(st.sampled_from(["arrive", "arrive", "arrive", "abort", "look"]))
         if kind == "arrive":
             prompt = draw(st.integers(1, 12))
-            cached = draw(st.integers(0, prompt - 1))
-            request = EngineRequest(str(number), 0.0, prompt, draw(st.integers(1, 20)), cached)
+            cached = draw(st.sampled_from([0, 0, prompt - 1, prompt // 2]))
+            group = draw(st.sampled_from([None, 0, 1, 2]))
+            shared = 0 if group is None else draw(st.integers(0, prompt))
+            request = EngineRequest(str(number), 0.0, prompt, draw(st.integers(1, 20)), cached, group, shared)
             drawn.append(Step(gap_s, request=request))
         else:
             drawn.append(Step(gap_s, abort=draw(st.integers(0, 13)) if kind == "abort" else None))
@@ -83,11 +86,7 @@ def run(engine: Engine, drawn: list[Step], start: float) -> tuple[list[EngineEve
         looks.append(look(engine))
         if step.request is not None:
             request = step.request
-            engine.add(
-                EngineRequest(
-                    request.request_id, now, request.prompt_tokens, request.output_tokens, request.cached_tokens
-                )
-            )
+            engine.add(dataclasses.replace(request, arrival_at=now))
         elif step.abort is not None:
             looks.append((engine.abort(str(step.abort)),))
         looks.append(look(engine))
@@ -101,11 +100,11 @@ def run(engine: Engine, drawn: list[Step], start: float) -> tuple[list[EngineEve
 
 @settings(max_examples=400, deadline=None)
 @given(profiles(), steps(), st.sampled_from([0.0, 1.7e9]))
-def test_coalesced_equals_the_reference_in_every_event_and_gauge(
+def test_compiled_equals_the_reference_in_every_event_and_gauge(
     profile: EngineProfile, drawn: list[Step], start: float
 ) -> None:
     expected_events, expected_looks = run(ReferenceEngine(profile), drawn, start)
-    events, looks = run(CoalescedEngine(profile), drawn, start)
+    events, looks = run(CompiledEngine(profile, start), drawn, start)
     assert events == expected_events
     assert looks == expected_looks
 
@@ -118,7 +117,7 @@ def test_the_drawn_cases_reach_preemption_and_chunked_prefill() -> None:
     @given(profiles(), steps())
     def count(profile: EngineProfile, drawn: list[Step]) -> None:
         nonlocal preempted, chunked
-        engine = CoalescedEngine(profile)
+        engine = CompiledEngine(profile)
         run(engine, drawn, 0.0)
         preempted += engine.counters.preemptions > 0
         chunked += any(
@@ -131,9 +130,9 @@ def test_the_drawn_cases_reach_preemption_and_chunked_prefill() -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(profiles(), steps(), st.sampled_from([ReferenceEngine, CoalescedEngine]))
+@given(profiles(), steps(), st.sampled_from([ReferenceEngine, CompiledEngine]))
 def test_requests_tokens_memory_and_time_are_conserved(
-    profile: EngineProfile, drawn: list[Step], kind: type[ReferenceEngine] | type[CoalescedEngine]
+    profile: EngineProfile, drawn: list[Step], kind: type[ReferenceEngine] | type[CompiledEngine]
 ) -> None:
     engine = kind(profile)
     events, looks = run(engine, drawn, 0.0)
@@ -158,14 +157,23 @@ def test_what_happened_before_a_change_of_the_trace_does_not_change(
 ) -> None:
     changed = min(changed, len(drawn) - 1)
     change_at = sum(step.gap_s for step in drawn[: changed + 1])
-    before, _ = run(CoalescedEngine(profile), drawn, 0.0)
-    after, _ = run(CoalescedEngine(profile), drawn[:changed], 0.0)
+    before, _ = run(CompiledEngine(profile), drawn, 0.0)
+    after, _ = run(CompiledEngine(profile), drawn[:changed], 0.0)
     assert [event for event in before if event.at < change_at] == [event for event in after if event.at < change_at]
 
 
 def test_advancing_for_ever_finishes_everything() -> None:
     profile = EngineProfile("tiny", 0.01, 0, 0, 0, 4, 16, 4, 32, 0, 0, "chosen")
-    engine = CoalescedEngine(profile)
+    engine = CompiledEngine(profile)
     engine.add(EngineRequest("a", 0.0, 3, 5))
     assert [type(event) for event in engine.advance(math.inf)] == [FirstToken, Finished]
     assert engine.next_event_at() is None
+
+
+def test_one_engine_runs_for_years() -> None:
+    engine = CompiledEngine(EngineProfile("slow", 1.0, 0, 0, 0, 4, 16, 4, 32, 0, 0, "chosen"))
+    for number, day in enumerate((0, 50, 120, 800)):
+        at = day * 86_400.0
+        assert engine.advance(at) == []
+        engine.add(EngineRequest(str(number), at, 3, 2))
+        assert [event.at - at for event in engine.advance(at + 10)] == [1.0, 2.0]
