@@ -12,7 +12,6 @@ from broker.model.replica import ENDED, ObservedReplica, ReplicaPhase, StopMode
 from broker.model.spec import PoolSpec
 from simulator.engine.profile import EngineProfile
 from simulator.engine.single import CompiledEngine
-from simulator.profiles.document import load_profile
 
 ENDED_KEPT_S = 3600.0
 
@@ -124,8 +123,3 @@ class SimulatedPool:
     def _accepted(self, action_id: str, replica_id: str, model_id: str) -> Receipt:
         now = self._now()
         return Receipt(action_id, replica_id, model_id, Outcome.ACCEPTED, now, now)
-
-
-def profile_of_launch(launch: Launch) -> EngineProfile:
-    """The profile that the model's engine names. Raises ``ConfigError`` if there is none of that name."""
-    return load_profile(launch.model.engine.profile or "demo").engine

@@ -22,8 +22,9 @@ from simulator.cluster.pool import SlurmPlace, SlurmPool
 from simulator.driver import Driver, Priority
 from simulator.engine.profile import EngineProfile
 from simulator.engine.requests import EngineEvent, EngineRequest, Finished, FirstToken
-from simulator.fleet import SimulatedPool, SimulatedReplica, profile_of_launch
+from simulator.fleet import SimulatedPool, SimulatedReplica
 from simulator.front_door import FrontDoor, OpenRequest
+from simulator.profiles.document import load_profile
 from simulator.report.summary import Outcome, ReplicaPoint, RequestOutcome, RunSummary, TraceCounts, summarise
 from traces.schema import TraceRequest
 
@@ -46,6 +47,11 @@ class SimulationSettings:
 
 Progress = Callable[[float, int], None]
 """Told the simulated second (negative while warming up) and the number of requests so far, at every step."""
+
+
+def profile_of_launch(launch: Launch) -> EngineProfile:
+    """The profile that the model's engine names. Raises ``ConfigError`` if there is none of that name."""
+    return load_profile(launch.model.engine.profile or "demo").engine
 
 
 class Simulation:
