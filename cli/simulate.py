@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli.output import Exit, console, errors, print_json, told_errors
+from cli.output import console, errors, fail, print_json, told_errors
 from traces.options import ScaleMethod
 
 
@@ -42,10 +42,10 @@ def simulate(
         )  # fmt: skip
     if as_json:
         print_json(wire.encode(summary) | {"wall_s": wall_s})
-    else:
+    elif summary.requests.sent:
         render(summary, console)
         if other is not None:
             render_comparison(compare(other, summary), console)
         errors.print(f"simulated in {wall_s:.2f} s: {summary.duration_s / max(wall_s, 1e-9):,.0f} times real time")
     if not summary.requests.sent:
-        raise typer.Exit(int(Exit.FAILED))
+        raise fail("; ".join(summary.problems))

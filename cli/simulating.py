@@ -17,15 +17,16 @@ from broker.model import wire
 from broker.model.errors import ConfigError, WireError
 from broker.model.spec import ModelSpec, PoolSpec, SiteSpec
 from cli.output import errors
+from cli.replayed import nothing_sent, trace_counts
 from policies.registry import cached
 from simulator.engine.fleet import make_ready
-from simulator.report.summary import RunSummary, TraceCounts
+from simulator.report.summary import RunSummary
 from simulator.simulation import Simulation, SimulationSettings
-from traces.describe import describe
+from traces.counts import WindowCounts, count_window
 from traces.options import ScaleMethod
-from traces.readers import TraceReader, open_trace
+from traces.readers import open_trace
 from traces.schema import TraceRequest, replayable
-from traces.shape import Window, parse_window, scale_rate, window
+from traces.shape import WHOLE, parse_window, scale_rate, window
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +51,13 @@ def simulate_trace(run: TraceRun) -> tuple[RunSummary, float]:
     site = load_site(run.site) if run.site is not None else None
     models = load_policies(run.policies, site)
     spec = site.spec if site is not None else _roomy_site(models)
-    chosen = parse_window(run.span) if run.span else Window(0.0, float("inf"))
+    part = count_window(reader, parse_window(run.span) if run.span else WHOLE)
     scaled = scale_rate(replayable(reader), run.rate_scale, run.seed, run.scale_method)
     simulation = Simulation(
         spec, _present(models, spec), _model_id(models, run.model_id), log=MemoryLog(MemoryStore(keeps_steps=False)),
-        policies=cached(), settings=_settings(reader, chosen, run.tail_s),
+        policies=cached(), settings=_settings(part, run.tail_s),
     )  # fmt: skip
-    return _run(simulation, window(scaled, chosen.start_s, chosen.end_s), reader, run.trace, chosen)
+    return _run(simulation, window(scaled, part.window.start_s, part.window.end_s), part, run.rate_scale)
 
 
 def read_summary(path: Path) -> RunSummary:
@@ -71,19 +72,18 @@ def read_summary(path: Path) -> RunSummary:
 
 
 def _run(
-    simulation: Simulation, requests: Iterable[TraceRequest], reader: TraceReader, path: Path, chosen: Window
+    simulation: Simulation, requests: Iterable[TraceRequest], part: WindowCounts, rate_scale: float
 ) -> tuple[RunSummary, float]:
     """The run, with its progress by the trace's own time; wall seconds beside the summary."""
-    span_s = min(chosen.end_s, describe(path, skip_bad=reader.skip_bad).span_s) - chosen.start_s
-
-    def counts() -> TraceCounts:
-        return TraceCounts(reader.statistics.rows, reader.statistics.failed, reader.statistics.bad)
-
+    span_s = min(part.window.end_s, part.span_s) - part.window.start_s
+    counts = trace_counts(part, rate_scale)
     _prepare_engine()
     began = time.perf_counter()
     with _shown_progress() as show:
         progress = Paced(show, max(span_s, 1e-9), time.monotonic, _BAR_EVERY_S if errors.is_terminal else LINE_EVERY_S)
-        summary = simulation.run(requests, trace=counts, progress=progress)
+        summary = simulation.run(requests, trace=lambda: counts, progress=progress)
+    if not summary.requests.sent:
+        summary = replace(summary, problems=(*summary.problems, nothing_sent(part, rate_scale)))
     return summary, time.perf_counter() - began
 
 
@@ -132,13 +132,10 @@ def _shown_progress() -> Iterator[Callable[[float, int], None]]:
         yield lambda percent, count: bar.update(task, completed=percent, count=count)
 
 
-def _settings(reader: TraceReader, chosen: Window, tail_s: float) -> SimulationSettings:
+def _settings(part: WindowCounts, tail_s: float) -> SimulationSettings:
     """Schedules see the trace's own date where it has one."""
-    next(iter(reader), None)
-    began_at = reader.statistics.began_at or 0.0
-    default = SimulationSettings()
-    start_at = began_at if began_at > 1e8 else default.start_at
-    return SimulationSettings(tail_s=tail_s, start_at=start_at + chosen.start_s, warm_up_s=_WARM_UP_S)
+    start_at = part.began_at if part.began_at > 1e8 else SimulationSettings().start_at
+    return SimulationSettings(tail_s=tail_s, start_at=start_at + part.window.start_s, warm_up_s=_WARM_UP_S)
 
 
 _WARM_UP_S = 120.0

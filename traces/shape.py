@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from broker.model.errors import ConfigError
-from broker.model.units import parse_duration_s
+from broker.model.units import format_duration, parse_duration_s
 from traces.blocks import BLOCK_ROWS, EMPTY, NONE, Bools, Floats, Ints, RequestBlock, joined, merged
 from traces.options import RequestKind, ScaleMethod
 from traces.randomness import Draws
@@ -30,6 +30,11 @@ class Window:
 
     start_s: float
     end_s: float
+
+    def __str__(self) -> str:
+        """As ``parse_window`` reads it."""
+        start = format_duration(self.start_s) if self.start_s else ""
+        return f"{start}..{format_duration(self.end_s) if math.isfinite(self.end_s) else ''}"
 
 
 WHOLE = Window(0.0, math.inf)

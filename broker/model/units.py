@@ -1,4 +1,5 @@
-"""Durations as operators write them (``30s``, ``1h30m``) and as the code carries them (seconds as float)."""
+"""Durations as operators write them (``30s``, ``1h30m``) and as the code carries them (seconds as float); figures as
+people read them."""
 
 from __future__ import annotations
 
@@ -41,3 +42,9 @@ def format_duration(seconds: float) -> str:
         if count:
             text += f"{count}{unit}"
     return text
+
+
+def format_number(value: float, digits: int = 4) -> str:
+    """So many digits that count, and never an exponent: ``0.001234``, ``3.5``, ``12,040``."""
+    text = f"{value:.{digits}g}"
+    return f"{value:,.0f}" if "e+" in text else text

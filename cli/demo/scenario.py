@@ -9,9 +9,12 @@ from pathlib import Path
 from statistics import fmean
 
 from broker.model.errors import ConfigError
+from broker.model.units import format_number
+from cli.replayed import nothing_sent, trace_counts
 from simulator.engine.profile import EngineProfile, capacity_rps
 from simulator.profiles.document import load_profile as engine_profile
 from simulator.report.summary import TraceCounts
+from traces.counts import count_window
 from traces.generate import DEMO_PEAK, demo_load, scale_tokens
 from traces.options import ScaleMethod
 from traces.profiles import load_profile
@@ -72,19 +75,20 @@ def from_trace(
     if chosen.end_s - chosen.start_s > 90.0:
         raise ConfigError(f"{span} is longer than the 90s that fit a demo; `tidegate simulate` takes any length")
     reader = open_trace(path, skip_bad=skip_bad)
+    part = count_window(reader, chosen)
     factor = rate_scale if rate_scale is not None else _factor(lambda: replayable(reader), chosen, method, seed)
     scaled = window(scale_rate(replayable(reader), factor, seed, method), chosen.start_s, chosen.end_s)
     requests = list(scaled)
     if not requests:
         raise ConfigError(
-            f"{path.name} has no request between second {chosen.start_s:g} and {chosen.end_s:g}; choose another "
-            "--window, or a larger --rate-scale",
+            f"{path.name}: {nothing_sent(part, factor)}; choose another --window, or a larger --rate-scale"
         )
-    for _ in reader:  # count every row, whatever part of it was played
-        pass
-    counts = TraceCounts(reader.statistics.rows, reader.statistics.failed, reader.statistics.bad)
-    title = f"{path.name} ({reader.format.name}), {len(requests)} requests at {factor:.4g} times its rate ({method})"
-    return Scenario(title, requests, chosen.end_s - chosen.start_s, "demo-trace", shaped=False, counts=counts)
+    title = (
+        f"{path.name} ({reader.format.name}), window {chosen}: {len(requests):,} requests at {format_number(factor)} "
+        f"times its rate ({method})"
+    )
+    load_s = chosen.end_s - chosen.start_s
+    return Scenario(title, requests, load_s, "demo-trace", shaped=False, counts=trace_counts(part, factor))
 
 
 def _factor(requests: Callable[[], Iterable[TraceRequest]], chosen: Window, method: ScaleMethod, seed: int) -> float:

@@ -12,9 +12,9 @@ from rich.text import Text
 
 from broker.model.plan import Decision
 from broker.model.replica import ON_ITS_WAY, ReplicaPhase
-from broker.model.units import format_duration
+from broker.model.units import format_duration, format_number
 from simulator.report.compare import Comparison
-from simulator.report.summary import LOAD_BINS, Latency, ReplicaPoint, RunSummary
+from simulator.report.summary import LOAD_BINS, Latency, ReplicaPoint, RunSummary, TraceCounts
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _ASCII_BLOCKS = " .:-=+*#@"
@@ -68,22 +68,28 @@ def sparkline(values: Sequence[float], width: int, *, blocks: str = _BLOCKS) -> 
 def _headline(summary: RunSummary) -> Text:
     counts = summary.requests
     text = Text(f"{summary.source}: {format_duration(summary.duration_s)}, ", style="bold")
-    text.append(f"{counts.sent} requests sent, {counts.finished} finished")
+    text.append(f"{counts.sent:,} requests sent, {counts.finished:,} finished")
     for name, number in (
         ("failed", counts.failed),
         ("cut", counts.cut),
         ("rejected", counts.rejected),
         ("unfinished", counts.unfinished),
     ):
-        text.append(f", {number} {name}", style="bold red" if number else "green")
-    text.append(f"; {summary.prompt_tokens} tokens in, {summary.output_tokens} out", style="not bold")
+        text.append(f", {number:,} {name}", style="bold red" if number else "green")
+    text.append(f"; {summary.prompt_tokens:,} tokens in, {summary.output_tokens:,} out", style="not bold")
     if summary.trace is not None:
-        text.append(
-            f"\ntrace: {summary.trace.rows} rows, {summary.trace.failed} failed where recorded (not replayed), "
-            f"{summary.trace.bad} bad rows skipped",
-            style="not bold",
-        )
+        text.append("\n" + _trace_line(summary.trace, counts.sent), style="not bold")
     return text
+
+
+def _trace_line(trace: TraceCounts, sent: int) -> str:
+    """At a rate of 1 the rows less the failed ones are those sent."""
+    window = f" window {trace.window}" if trace.window else ""
+    bad = f"; {trace.bad:,} bad rows skipped in the whole file" if trace.bad else ""
+    return (
+        f"trace{window}: {trace.rows:,} rows, {trace.failed:,} failed where recorded (not replayed), "
+        f"rate x {format_number(trace.rate_scale)} -> {sent:,} sent{bad}"
+    )
 
 
 def _latencies(summary: RunSummary) -> Table:

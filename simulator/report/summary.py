@@ -99,11 +99,15 @@ class RequestCounts:
 
 @dataclass(frozen=True, slots=True)
 class TraceCounts:
-    """What became of the trace's rows: ``rows`` readable, of which ``failed`` were not replayed; ``bad`` skipped."""
+    """What became of the rows in ``window`` (as ``--window`` writes it; empty: the whole trace): ``rows`` readable, of
+    which ``failed`` were not replayed; the others were sent at ``rate_scale`` times their rate. ``bad`` rows were
+    skipped, in the whole file."""
 
     rows: int
     failed: int
     bad: int
+    window: str = ""
+    rate_scale: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,27 @@ def test_simulate_needs_policies_a_known_model_and_a_window(tmp_path: Path) -> N
         assert "error:" in result.output
 
 
+def test_a_window_without_requests_is_told_on_both_channels(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text(BURST + "".join(f"{at},ChatGPT,50,10,60,Conversation log\n" for at in (0, 3600)))
+    result = tidegate("simulate", "--trace", trace, "--policies", POLICIES, "--window", "100h..101h", "--json")
+    problem = "the window 4d4h..4d5h holds no request; the trace spans 1h"
+    assert result.exit_code == Exit.FAILED
+    assert json.loads(result.stdout)["problems"] == [problem]
+    assert problem in " ".join(result.stderr.split())
+
+
+def test_what_is_counted_is_the_window_and_not_what_the_reader_read(tmp_path: Path) -> None:
+    """Blocks of some thousand rows were counted whole: rows less failed ones were not those sent."""
+    trace = tmp_path / "trace.csv"
+    rows = [(0, 10), (5, 0), (60, 10), (70, 0), (80, 10), (120, 10), (130, 0)]
+    trace.write_text(BURST + "".join(f"{at},ChatGPT,50,{out},{50 + out},Conversation log\n" for at, out in rows))
+    result = tidegate("simulate", "--trace", trace, "--policies", POLICIES, "--window", "1m..2m", "--json")
+    summary = json.loads(result.stdout)
+    assert summary["trace"] == {"rows": 3, "failed": 1, "bad": 0, "window": "1m..2m", "rate_scale": 1.0}
+    assert summary["requests"]["sent"] == 2
+
+
 class TestProgress:
     def test_it_is_shown_by_the_clock_also_while_no_request_comes(self) -> None:
         """The bar moved with every two hundredth request only: not once in ten idle hours."""

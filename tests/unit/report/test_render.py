@@ -25,10 +25,11 @@ def printed(summary: RunSummary, *, terminal: bool = False, encoding: str = "utf
 
 
 def test_everything_of_note_is_printed() -> None:
-    text = printed(summary_of())
+    text = " ".join(printed(summary_of()).split())
     for expected in (
         "5 requests sent, 1 finished, 1 failed, 1 cut, 1 rejected, 1 unfinished",
-        "7 rows, 2 failed where recorded (not replayed), 1 bad rows skipped",
+        "trace window ..10m: 7 rows, 2 failed where recorded (not replayed), rate x 1 -> 5 sent",
+        "; 1 bad rows skipped in the whole file",
         "time to first token",
         "P99",
         "replicas ready",

@@ -64,7 +64,7 @@ def summary_of(**changes: object) -> RunSummary:
         outcomes=OUTCOMES,
         replicas=POINTS,
         decisions=DECISIONS,
-        trace=TraceCounts(rows=7, failed=2, bad=1),
+        trace=TraceCounts(rows=7, failed=2, bad=1, window="..10m"),
         problems=["one request was cut"],
     )
     return replace(whole, **changes)  # type: ignore[arg-type]

@@ -39,6 +39,7 @@ traces = st.lists(st.floats(0, 1e5), min_size=1, max_size=50).map(
 )
 def test_windows_are_written_as_durations(text: str, expected: Window) -> None:
     assert parse_window(text) == expected
+    assert parse_window(str(expected)) == expected
 
 
 @pytest.mark.parametrize("text", ["", "10m", "20m..10m", "5m..5m", "a..b", "1m..2m..3m", "-1m..2m"])
