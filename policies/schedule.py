@@ -48,6 +48,9 @@ class SchedulePolicy:
         bounds, until = stretch_at(self.timetable, snapshot.now)
         if self.within is None:
             words = f"{_source(bounds)} asks for {bounds.floor}"
+            if not self.timetable.entries and bounds.floor == bounds.ceiling:
+                # What a model without a policy gets: its operator wrote no schedule and would look for one.
+                words = f"at least {bounds.floor}, at most {bounds.floor}: there is nothing to decide"
             # Nothing to smooth: the operator said 18:00, and a stabilisation window would make it 18:01.
             alone = Recommendation(bounds.floor, bounds.floor, "schedule_floor", words, shaped=True, valid_until=until)
             return alone, {}

@@ -146,6 +146,12 @@ def test_alone_it_asks_for_its_floor_without_any_signal() -> None:
     assert memory == {}
 
 
+def test_a_model_without_a_policy_is_not_told_of_a_schedule() -> None:
+    """Its bounds are equal, and ``policies.yaml`` says no word of a schedule."""
+    assert ask(schedule(floor=1, ceiling=1), fleet())[0].words == "at least 1, at most 1: there is nothing to decide"
+    assert ask(schedule(), fleet())[0].words == "the schedule's default asks for 1"
+
+
 CROSSINGS = [
     ("a later floor lifts an earlier ceiling", [{"name": "a", "ceiling": 2}, {"name": "b", "floor": 5}], (5, 5)),
     ("a later ceiling lowers an earlier floor", [{"name": "a", "floor": 5}, {"name": "b", "ceiling": 2}], (2, 2)),
