@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from broker.model.units import format_duration
+from broker.model.units import format_duration, format_number
 from cli.output import errors, print_json, table, tell, told_errors
 from traces.options import RequestKind
 
@@ -48,16 +48,16 @@ def info(
         return
     rows = [
         ("format", found.format),
-        ("rows", f"{found.rows} ({found.failed} failed, {found.bad} malformed)"),
+        ("rows", f"{found.rows:,} ({found.failed:,} failed, {found.bad:,} malformed)"),
         ("span", format_duration(found.span_s)),
-        ("requests a minute", f"mean {found.mean_per_min:.3g}, peak {found.peak_per_min}"),
+        ("requests a minute", f"mean {format_number(found.mean_per_min, 3)}, peak {found.peak_per_min:,}"),
         ("dispersion a minute", _number(found.dispersion_per_min, "1 is Poisson")),
         ("variation of gaps", _number(found.gap_cv, "1 is Poisson")),
         ("daily correlation", _number(found.daily_correlation, "near 1: follows the day")),
         ("longest gap", f"{format_duration(found.longest_gap_s)}, from {format_duration(found.longest_gap_at_s)} on"),
         ("prompt tokens", _tokens(found.prompt)),
         ("output tokens", _tokens(found.output)),
-        ("kinds", ", ".join(f"{kind} {count}" for kind, count in found.kinds.items()) or "not told"),
+        ("kinds", ", ".join(f"{kind} {count:,}" for kind, count in found.kinds.items()) or "not told"),
         ("models", _counts(found.models)),
         ("tenants", _counts(found.tenants)),
         ("sessions", "told" if found.has_sessions else "not told"),
@@ -102,17 +102,18 @@ def fit(
 def _counts(found: Mapping[str, int]) -> str:
     largest = sorted(found.items(), key=lambda item: -item[1])
     more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
-    return ", ".join(f"{name} {count}" for name, count in largest[:_MOST_NAMED]) + more or "not told"
+    return ", ".join(f"{name} {count:,}" for name, count in largest[:_MOST_NAMED]) + more or "not told"
 
 
 _MOST_NAMED = 8
 
 
 def _number(value: float | None, meaning: str) -> str:
-    return "unknown" if value is None else f"{value:.3g} ({meaning})"
+    return "unknown" if value is None else f"{format_number(value, 3)} ({meaning})"
 
 
 def _tokens(found: TokenStatistics | None) -> str:
     if found is None:
         return "none"
-    return f"mean {found.mean:.4g}, p50 {found.p50}, p95 {found.p95}, p99 {found.p99}, largest {found.largest}"
+    quantiles = f"p50 {found.p50:,}, p95 {found.p95:,}, p99 {found.p99:,}, largest {found.largest:,}"
+    return f"mean {format_number(found.mean)}, {quantiles}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from itertools import groupby, pairwise
+from itertools import pairwise
 
 from rich.console import Console
 from rich.markup import escape
@@ -104,7 +104,7 @@ def _latencies(summary: RunSummary) -> Table:
     )
     for name, latency in rows:
         figures = (latency.mean_s, latency.p50_s, latency.p95_s, latency.p99_s, latency.max_s)
-        table.add_row(name, str(latency.count), *(_figure(value, "s") for value in figures))
+        table.add_row(name, f"{latency.count:,}", *(_figure(value, "s") for value in figures))
     return table
 
 
@@ -125,7 +125,7 @@ def _charts(summary: RunSummary, console: Console) -> Table:
         ("replicas draining", _sampled(summary, (ReplicaPhase.DRAINING,))),
     )
     for name, values in rows:
-        table.add_row(name, sparkline(values, _CHART_WIDTH, blocks=blocks), f"peak {max(values):.3g}")
+        table.add_row(name, sparkline(values, _CHART_WIDTH, blocks=blocks), f"peak {format_number(max(values), 3)}")
     return table
 
 
@@ -142,12 +142,19 @@ def _sampled(summary: RunSummary, phases: Collection[ReplicaPhase]) -> list[floa
 
 
 def _replica_seconds(summary: RunSummary) -> Text:
-    parts = [f"{phase.value} {_figure(seconds, 's')}" for phase, seconds in summary.replica_seconds.items()]
+    parts = [f"{phase.value} {_figure(seconds, 'replica-s')}" for phase, seconds in summary.replica_seconds.items()]
     return Text("replica-seconds: " + ", ".join(parts))
 
 
 def _decisions(summary: RunSummary) -> Table:
-    table = Table(title=f"Decisions ({len(summary.decisions)})", title_justify="left")
+    warm_up_s = summary.started_at - min(decision.now for decision in summary.decisions)
+    begun = "the load" if summary.trace is None else "the trace"
+    table = Table(
+        title=f"Decisions ({len(summary.decisions):,})",
+        title_justify="left",
+        caption=f"warm-up: in the {format_duration(round(warm_up_s, 1))} before {begun}" if warm_up_s > 0 else None,
+        caption_justify="left",
+    )
     table.add_column("at", justify="right")
     table.add_column("model")
     table.add_column("replicas", justify="right", no_wrap=True)
@@ -162,19 +169,27 @@ def _decisions(summary: RunSummary) -> Table:
 
 
 def _decision_rows(summary: RunSummary) -> Iterator[tuple[str, str, str, str]]:
-    """One row for each change of a target; what left it as it was shares a row until the next change, lest rules that
-    wait to fire again hide the changes."""
+    """One row for each change of a target; what left it as it was shares a row until the model's next change, lest
+    rules that wait to fire again, or the other models, hide the changes."""
 
-    def same(decision: Decision) -> tuple[str, int, int, str]:
+    def same(decision: Decision) -> tuple[int, int, str]:
         moved = decision.before != decision.target
-        return decision.model_id, decision.before, decision.target, decision.code if moved else ""
+        return decision.before, decision.target, decision.code if moved else ""
 
-    for _, group in groupby(summary.decisions, key=same):
-        alike = list(group)
+    rows: list[list[Decision]] = []
+    newest: dict[str, list[Decision]] = {}
+    for decision in summary.decisions:
+        row = newest.get(decision.model_id)
+        if row is not None and same(row[0]) == same(decision):
+            row.append(decision)
+        else:
+            newest[decision.model_id] = [decision]
+            rows.append(newest[decision.model_id])
+    for alike in rows:
         first = alike[0]
         change = f"{first.before} -> {first.target}" if first.before != first.target else f"{first.target}"
-        again = f" (and {len(alike) - 1} times more{_other_codes(alike)})" if len(alike) > 1 else ""
-        at = f"{first.now - summary.started_at:.1f}s"
+        again = f" (and {len(alike) - 1:,} times more{_other_codes(alike)})" if len(alike) > 1 else ""
+        at = f"{first.now - summary.started_at:.1f}s" if first.now >= summary.started_at else "warm-up"
         yield at, escape(first.model_id), change, escape(f"{first.code}: {first.words}{again}")
 
 
@@ -186,6 +201,6 @@ def _other_codes(alike: Sequence[Decision]) -> str:
 def _figure(value: float | None, unit: str) -> str:
     if value is None:
         return "-"
-    if unit != "s":
-        return f"{value:,.0f}"
-    return f"{value * 1000:.1f} ms" if abs(value) < 1 else f"{value:.2f} s"
+    if unit == "s" and abs(value) < 1:
+        return f"{value * 1000:.1f} ms"
+    return f"{value:,.2f} s" if unit in ("s", "replica-s") else f"{value:,.0f}"

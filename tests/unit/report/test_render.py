@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from broker.model.replica import ReplicaPhase
 from simulator.report.compare import compare
 from simulator.report.render import render, render_comparison, sparkline
 from simulator.report.summary import RunSummary, summarise
@@ -66,6 +67,25 @@ def test_what_changes_no_target_shares_a_line_so_that_changes_are_seen() -> None
     text = printed(summary_of(decisions=(*waiting, decision(90.0, 2, 3, "rule_scale_out"))))
     assert "79 times more, also supply_on_its_way" in " ".join(text.split())
     assert "2 -> 3" in text
+
+
+def test_what_another_model_decides_in_between_does_not_part_what_says_the_same() -> None:
+    between = [
+        replace(decision(float(n), 1, 1, "hold"), model_id=model) for n in range(5) for model in ("chat", "embed")
+    ]
+    assert printed(summary_of(decisions=tuple(between))).count("and 4 times more") == 2
+
+
+def test_decisions_before_the_trace_are_told_as_such() -> None:
+    text = printed(summary_of(decisions=(decision(-120.0, 1, 1, "hold"), decision(3.0, 1, 2))))
+    assert "warm-up: in the 2m before the trace" in text
+    assert "-120" not in text
+    assert "warm-up" not in printed(summary_of())
+
+
+def test_replica_seconds_are_no_latency_and_have_one_unit() -> None:
+    text = printed(summary_of(replica_seconds={ReplicaPhase.REQUESTED: 0.7413, ReplicaPhase.READY: 12345.6}))
+    assert "replica-seconds: requested 0.74 s, ready 12,345.60 s" in text
 
 
 def test_a_long_list_of_decisions_is_cut_with_a_word() -> None:
