@@ -23,6 +23,9 @@ _MOST_DECISIONS = 60
 """Printed lines of decisions; a simulated week has thousands, and its JSON form has them all."""
 
 _CHART_WIDTH = 60
+_LEAST_CHART_WIDTH = 10
+_CHART_PADDING = 6
+"""A blank on either side of each of the three columns."""
 
 
 def render(summary: RunSummary, console: Console) -> None:
@@ -109,7 +112,7 @@ def _latencies(summary: RunSummary) -> Table:
 
 
 def _charts(summary: RunSummary, console: Console) -> Table:
-    """Load and replicas over the same axis of time."""
+    """Load and replicas over the same axis of time: all of one width, so that what happened at once stands in line."""
     blocks = _BLOCKS if console.encoding.lower().startswith("utf") else _ASCII_BLOCKS
     table = Table(
         title=f"Over time (0 to {format_duration(summary.duration_s)})",
@@ -117,6 +120,8 @@ def _charts(summary: RunSummary, console: Console) -> Table:
         box=None,
         show_header=False,
     )
+    for _ in range(3):
+        table.add_column(no_wrap=True)
     rows = (
         ("arrivals per second", [count / summary.load.bin_s for count in summary.load.arrived]),
         ("requests under way", summary.load.in_flight),
@@ -124,8 +129,11 @@ def _charts(summary: RunSummary, console: Console) -> Table:
         ("replicas on their way", _sampled(summary, ON_ITS_WAY)),
         ("replicas draining", _sampled(summary, (ReplicaPhase.DRAINING,))),
     )
-    for name, values in rows:
-        table.add_row(name, sparkline(values, _CHART_WIDTH, blocks=blocks), f"peak {format_number(max(values), 3)}")
+    peaks = [f"peak {format_number(max(values), 3)}" for _, values in rows]
+    beside = max(len(name) for name, _ in rows) + max(map(len, peaks)) + _CHART_PADDING
+    width = max(_LEAST_CHART_WIDTH, min(_CHART_WIDTH, console.width - beside))
+    for (name, values), peak in zip(rows, peaks, strict=True):
+        table.add_row(name, sparkline(values, width, blocks=blocks), peak)
     return table
 
 

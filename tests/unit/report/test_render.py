@@ -17,10 +17,10 @@ from simulator.report.summary import RunSummary, summarise
 from tests.unit.report.test_summary import decision, summary_of
 
 
-def printed(summary: RunSummary, *, terminal: bool = False, encoding: str = "utf-8") -> str:
+def printed(summary: RunSummary, *, terminal: bool = False, encoding: str = "utf-8", width: int = 100) -> str:
     raw = io.BytesIO()
     file = io.TextIOWrapper(raw, encoding=encoding)
-    render(summary, Console(file=file, width=100, force_terminal=terminal, no_color=False))
+    render(summary, Console(file=file, width=width, force_terminal=terminal, no_color=False))
     file.flush()
     return raw.getvalue().decode(encoding)
 
@@ -50,6 +50,17 @@ def test_colours_are_for_terminals() -> None:
 
 def test_a_terminal_of_ascii_alone_is_served_too() -> None:
     assert "replicas ready" in printed(summary_of(), encoding="ascii")
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_every_chart_is_whole_and_as_wide_as_the_others(width: int) -> None:
+    """At 80 columns some were cut at their newest end and others folded, so that the same second stood apart."""
+    lines = printed(summary_of(), width=width).splitlines()
+    charts = [line for line in lines if "peak " in line]
+    assert len(charts) == 5
+    assert len({line.index("peak ") for line in charts}) == 1
+    assert not any("…" in line for line in charts)
+    assert all(line.strip()[0].isalpha() for line in lines[lines.index(charts[0]) : lines.index(charts[-1]) + 1])
 
 
 def test_words_are_printed_as_they_are_not_as_markup() -> None:
