@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from broker.model.errors import ConfigError, TraceError
-from cli.output import told_errors
+from cli.output import console, told_errors
 from traces.options import ScaleMethod
 
 
@@ -42,8 +42,9 @@ def demo(
             scenario = from_trace(
                 trace, span=span, rate_scale=rate_scale, method=scale_method, skip_bad=skip_bad, seed=seed
             )
+        live = console.is_terminal and not (headless or as_json)
         with _folder(keep) as folder:
-            status = asyncio.run(until_signal(Demo(scenario, folder, live=not (headless or as_json), as_json=as_json)))
+            status = asyncio.run(until_signal(Demo(scenario, folder, live=live, as_json=as_json)))
     raise typer.Exit(int(status))
 
 

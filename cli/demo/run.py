@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from secrets import token_hex
@@ -31,13 +33,22 @@ _POLL_S = 0.5
 async def until_signal(run: Demo) -> Exit:
     """A demo that is told to end (Ctrl-C, a closed terminal) ends its processes first."""
     task = asyncio.create_task(run.run())
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    loop = asyncio.get_running_loop()
+
+    def told(*_: object) -> None:
+        run.tell_end()
+        loop.call_soon_threadsafe(task.cancel)
+
+    # Not the loop's own handlers: those wait while a process starts, and nothing on the screen says that we heard.
+    before = {number: signal.signal(number, told) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         return await task
     except asyncio.CancelledError:
         errors.print("interrupted: every process of the demo was ended")
         return Exit.INTERRUPTED
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Demo:
@@ -53,6 +64,9 @@ class Demo:
         )  # fmt: skip
         self._state = LiveState(scenario.load_s + TAIL_S)
         self._points: list[ReplicaPoint] = []
+        self._late = False
+        self._shown = False
+        self._ending = False
 
     async def run(self) -> Exit:
         if not self._as_json:
@@ -60,15 +74,23 @@ class Demo:
         self._stack.write_files()
         try:
             self._stack.start_broker()
+            await asyncio.sleep(0)  # whoever ended it meanwhile need not wait for the gateway
             self._stack.start_gateway()
             await self._stack.wait_ready(MODEL_ID, 1)
             summary, drains = await self._play()
         finally:
+            self.tell_end()
             orphans = self._end()
         problem, steps = await replay_problem(str(self._stack.folder / "tidegate.sqlite"))
         problems = list(problems_of(summary, drains, orphans, open_at_drain=self._scenario.shaped))
         problems += [problem] if problem else []
         return self._tell(replace(summary, problems=tuple(problems)), drains, steps)
+
+    def tell_end(self) -> None:
+        """Said once, before the seconds that it takes; not into the view, which vanishes first."""
+        if not self._ending and not self._shown:
+            self._ending = True
+            errors.print("ending the demo's processes ...")
 
     async def _play(self) -> tuple[RunSummary, list[DrainSeen]]:
         connector = aiohttp.TCPConnector(limit=0)
@@ -83,8 +105,11 @@ class Demo:
                 finally:
                     watching.cancel()
                     await asyncio.gather(watching, return_exceptions=True)
-                self._look(client, player)
+                if self._look(client):
+                    self._note(player)
                 decisions = _decisions(client)
+        if self._late:
+            errors.print("[red]the last requests did not end in time[/]")
         for problem in player.problems:
             errors.print(f"[red]request problem:[/] {problem}", markup=True)
         summary = summarise(
@@ -104,7 +129,7 @@ class Demo:
             async with asyncio.timeout(self._scenario.load_s + ANSWERS_S):
                 await player.play(self._scenario.requests, SystemClock().now)
         except TimeoutError:
-            errors.print("[red]the last requests did not end in time[/]")
+            self._late = True
 
     async def _quiet_tail(self, player: LoadPlayer) -> None:
         """Until it has scaled in to one replica, at most the tail's length."""
@@ -117,17 +142,28 @@ class Demo:
 
     async def _watch(self, client: httpx.Client, player: LoadPlayer) -> None:
         """Look twice a second, and show it if somebody watches."""
-        if not self._live:
+        with self._view() as show:
             while True:
-                await asyncio.to_thread(self._look, client, player)
-                await asyncio.sleep(_POLL_S)
-        with Live(render_live(self._state), console=console, refresh_per_second=4, transient=True) as live:
-            while True:
-                await asyncio.to_thread(self._look, client, player)
-                live.update(render_live(self._state))
+                if await asyncio.to_thread(self._look, client):
+                    self._note(player)
+                show()
                 await asyncio.sleep(_POLL_S)
 
-    def _look(self, client: httpx.Client, player: LoadPlayer) -> None:
+    @contextmanager
+    def _view(self) -> Iterator[Callable[[], None]]:
+        """On the terminal's other screen, so that nothing of it stays behind, however small the terminal is."""
+        if not self._live:
+            yield lambda: None
+            return
+        self._shown = True
+        try:
+            with Live(render_live(self._state, console), console=console, auto_refresh=False, screen=True) as live:
+                yield lambda: live.update(render_live(self._state, console), refresh=True)
+        finally:
+            self._shown = False
+
+    def _look(self, client: httpx.Client) -> bool:
+        """Ask the broker; False if it gave no answer."""
         state = self._state
         try:
             state.replicas = self._stack.replicas(client, MODEL_ID)
@@ -135,10 +171,16 @@ class Demo:
             state.decisions = _decisions(client, limit=50)
             state.target = client.get("/v1/models").json()["models"][0]["target"]
         except (httpx.HTTPError, LookupError, ValueError):
-            return  # the next look will do; a dead broker shows in the verdict
+            return False  # the next look will do; a dead broker shows in the verdict
+        return True
+
+    def _note(self, player: LoadPlayer) -> None:
+        """The player's figures of one moment, so that they add up: not from the thread that asks the broker."""
+        state = self._state
         state.elapsed_s, state.sent, state.open_streams = player.elapsed_s, player.sent, player.open_streams
         state.finished = sum(outcome.status == "finished" for outcome in player.outcomes)
         state.failed = len(player.outcomes) - state.finished
+        state.waiting = state.sent - len(player.outcomes) - state.open_streams
         state.note()
         self._points.append(
             ReplicaPoint.of(max(0.0, player.elapsed_s), [ReplicaPhase(r["phase"]) for r in state.replicas])
