@@ -17,6 +17,7 @@ from broker.model.replica import ENDED, Replica, ReplicaPhase, StopMode, Tier
 from broker.model.snapshot import ModelSnapshot, Supply
 from broker.model.spec import PoolSpec
 from broker.model.state import ModelState
+from broker.model.units import clock_time
 
 SCALE_IN = "scale_in"
 _MINUTE_S, _HOUR_S = 60.0, 3600.0
@@ -76,7 +77,8 @@ def _launch(
     open_until = model.breaker.open_until
     if open_until is not None and lifecycle.breaker_is_open(model.breaker, now):
         allocation.wake.append(open_until)
-        words = f"starts failed too often; the next try is in {open_until - now:.0f} s"
+        why = lifecycle.failures_words(draft.replicas_of(model.model_id).values())
+        words = f"{why}; the next try is at {clock_time(open_until)}"
         allocation.blocked.append((Reason.BREAKER_OPEN, words))
         return
     allowed = _rate_left(

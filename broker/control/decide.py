@@ -138,15 +138,16 @@ def _shape(
     override = model.override
     if override is not None and draft.now >= override.until:
         override = None
-    if _frozen(draft, model):
-        trail.set("pause", before, Reason.PAUSED, _pause_words(draft, model))
-        return trail, model.history, override
     if override is not None:
         trail.wake.append(override.until)
         value = before if override.target is None else override.target
         code = Reason.OVERRIDE_HOLD if override.target is None else Reason.OVERRIDE_TARGET
         trail.set("override", value, code, f"{override.author}: {override.because}")
         shaping.bound(trail, model.spec)
+    if _frozen(draft, model):
+        waits = "" if override is None or trail.value == before else f"; an override to {trail.value} waits"
+        trail.set("pause", before, Reason.PAUSED, _pause_words(draft, model) + waits)
+    if override is not None or _frozen(draft, model):
         return trail, model.history, override
     shaping.credit_supply(trail, recommendation, supply)
     history = shaping.stabilise(trail, recommendation, before, model.spec, model.history, draft.now)

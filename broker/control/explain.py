@@ -7,11 +7,12 @@ the target really comes out differently.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from broker.control.decide import Policies
+from broker.control.reasons import Reason
 from broker.control.step import step
 from broker.model.observation import Observation, Override, PauseChanged, SpecChanged
 from broker.model.plan import Decision, DecisionStep, Input
@@ -42,6 +43,14 @@ _STAGES = {
     "spec": "The declaration made it {value}",
 }
 """How each clamp is told; ``{value}`` is the number of replicas after it."""
+
+_NOTHING_TO_CHANGE: Mapping[str, str] = {
+    Reason.RETIRED: "It is retired: what runs of it is drained, and then it is forgotten. Only the policies, declaring "
+    "it again, would make a difference.",
+    Reason.BREAKER_OPEN: "Another target would have started nothing: starts are blocked until the cause of the "
+    "failures is mended.",
+}
+"""Decisions of which no counterfactual is worth telling, and what is told instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +91,14 @@ class Explanation:
 
 def explain(situation: Situation, decision: Decision, policies: Policies) -> Explanation:
     """Tell ``decision`` of ``situation`` in words, with the smallest change that flips it."""
-    smallest = smallest_change(_of_one_model(situation, decision.model_id), decision, policies)
+    smallest = None
+    if _NOTHING_TO_CHANGE.keys().isdisjoint(_codes(decision)):
+        smallest = smallest_change(_of_one_model(situation, decision.model_id), decision, policies)
     return Explanation(decision, tuple(_tell(decision, smallest)), smallest)
+
+
+def _codes(decision: Decision) -> set[str]:
+    return {decision.code, *(stage.code for stage in decision.trail)}
 
 
 def _of_one_model(situation: Situation, model_id: str) -> Situation:
@@ -317,7 +332,10 @@ def _tell(decision: Decision, smallest: Counterfactual | None) -> Iterator[str]:
         yield _input_in_words(given)
     for action in decision.actions:
         yield f"What follows: {action}."
-    if smallest is None:
+    final = [words for code, words in _NOTHING_TO_CHANGE.items() if code in _codes(decision)]
+    if final:
+        yield final[0]
+    elif smallest is None:
         yield "No single change that was tried (of a signal, of the time, of a limit) would have made a difference."
     else:
         yield f"It would have been {smallest.target} {smallest.words}."

@@ -11,6 +11,7 @@ step with its own deadline: no actuator ever waits.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from broker.control.draft import Draft
@@ -133,6 +134,14 @@ def count_failure(draft: Draft, record: Replica) -> None:
         open_s = min(spec.open_s * 2**model.breaker.opened, spec.max_open_s)
         breaker = Breaker(failures=0, opened=model.breaker.opened + 1, open_until=draft.now + open_s)
     draft.put_model(replace(model, breaker=breaker))
+
+
+def failures_words(replicas: Iterable[Replica]) -> str:
+    """Why the breaker opened, by the newest failure that is still on record."""
+    failed = [record for record in replicas if record.failure and record.ready_at is None]
+    newest = max(failed, key=lambda record: (record.phase_since, record.generation), default=None)
+    why = "" if newest is None else newest.detail or newest.failure
+    return f"starts failed too often{f': {why}' if why else ''}"
 
 
 def breaker_is_open(breaker: Breaker, now: float) -> bool:

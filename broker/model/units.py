@@ -1,9 +1,10 @@
-"""Durations as operators write them (``30s``, ``1h30m``) and as the code carries them (seconds as float); figures as
-people read them."""
+"""Durations as operators write them (``30s``, ``1h30m``) and as the code carries them (seconds as float); figures and
+times of day as people read them."""
 
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 
 _SECONDS_PER = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
@@ -48,3 +49,8 @@ def format_number(value: float, digits: int = 4) -> str:
     """So many digits that count, and never an exponent: ``0.001234``, ``3.5``, ``12,040``."""
     text = f"{value:.{digits}g}"
     return f"{value:,.0f}" if "e+" in text else text
+
+
+def clock_time(at: float) -> str:
+    """The time of day of ``at`` (epoch seconds), in UTC: sentences that are kept must be true whoever reads them."""
+    return datetime.fromtimestamp(at, UTC).strftime("%H:%M:%S UTC")

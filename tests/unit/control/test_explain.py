@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from broker.control.decide import Policies
 from broker.control.explain import Counterfactual, Explanation, Situation, explain, target_in, with_signal
-from broker.model.observation import Observation, Override, PauseChanged, PauseScope, PoolSnapshot
+from broker.model.observation import Observation, Outcome, Override, PauseChanged, PauseScope, PoolSnapshot
 from broker.model.reading import ABSENT, Freshness, Reading, fresh, true_zero
 from broker.model.signals import Signal
 from broker.model.snapshot import ModelSnapshot, WindowReading
@@ -241,6 +241,27 @@ def test_a_pause_is_what_held_a_paused_model() -> None:
     assert explanation.words[-1] == "It would have been 4 without the pause."
 
 
+def test_an_override_that_waits_for_a_pause_is_told_and_is_what_the_pause_prevents() -> None:
+    world = World(rate=1.0).begin().bring_up()
+    world.pause()
+    situation = Situation(world.state, (Override("chat", "ann", "a demo", world.now, world.now + 60.0, 3),), world.now)
+    world.see(*situation.observations)
+    explanation = explain(situation, world.decision(), fake_policies)
+    told = "A pause kept it at 1: paused by ann: maintenance; an override to 3 waits (paused)."
+    assert told in explanation.words
+    assert explanation.words[-1] == "It would have been 3 without the pause."
+
+
+def test_with_starts_blocked_no_other_target_is_offered() -> None:
+    world = World(rate=1.0).begin()
+    for _ in range(3):
+        situation = Situation(world.state, (world.accept(world.launches()[0], Outcome.REJECTED),), world.now)
+        world.see(*situation.observations)
+    explanation = explain(situation, world.decision(), fake_policies)
+    assert explanation.smallest is None
+    assert explanation.words[-1].startswith("Another target would have started nothing")
+
+
 def test_an_override_is_what_moved_a_model_also_if_it_came_with_this_very_step() -> None:
     world = World(rate=1.0).begin().bring_up().after(1)
     override = Override("chat", "ann", "a demo at noon", world.now, world.now + 3600.0, 3)
@@ -272,3 +293,4 @@ def test_a_removed_model_is_explained_by_the_declaration() -> None:
     world.see(world.declared())
     explanation = explain(situation, world.decision("code"), fake_policies)
     assert explanation.words[0] == "code went from 1 to 0 replicas: the model is no longer declared (retired)."
+    assert explanation.words[-1].startswith("It is retired")

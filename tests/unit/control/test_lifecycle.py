@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.control.draft import endpoint_record
+from broker.control.standing import standing
 from broker.model.observation import Outcome, ProbeVerdict
 from broker.model.replica import ReplicaPhase, StopMode
 from broker.model.spec import BreakerSpec, Limits
@@ -183,6 +184,15 @@ def test_the_breaker_opens_after_three_failed_starts_in_a_row() -> None:
     assert world.wake() == pytest.approx(15.0)  # the signals' patience ends first
     world.after(45).see(world.listing())
     assert len(world.launches()) == 1
+
+
+def test_an_open_breaker_tells_the_failure_and_the_time_of_the_next_try() -> None:
+    world = failing(3)
+    told = next(stage.words for stage in world.decision().trail if stage.code == "breaker_open")
+    assert told == "starts failed too often: rejected; the next try is at 13:47:40 UTC"
+    now = [*standing(world.state, "chat", world.now + 22.5)]
+    assert now == ["Now: starts failed too often: rejected. The next try is in 38s, at 13:47:40 UTC."]
+    assert not [*standing(world.state, "chat", world.now + 60.0)]
 
 
 def test_the_breaker_stays_open_twice_as_long_each_time_up_to_its_limit() -> None:
