@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,7 @@ from cli.output import Exit, fail, print_json, table, tell, told_errors
 from cli.site import HERE, Site
 
 if TYPE_CHECKING:
+    from broker.app.settings import SiteSettings
     from cli.client import BrokerClient
 
 Broker = Annotated[
@@ -103,7 +105,7 @@ def decisions(
 
 
 def models(broker: Broker = None, token: Token = None, site: Site = None, as_json: Json = False) -> None:
-    """List the models: targets, replicas by phase, overrides."""
+    """List the models: targets, replicas by phase, overrides; and what is paused."""
     with told_errors():
         body = _client(broker, token, site).get("v1", "models")
     if as_json:
@@ -116,6 +118,9 @@ def models(broker: Broker = None, token: Token = None, site: Site = None, as_jso
         whole=("model",),
         lesser=("policy", "last reason"),
     )
+    for pause in body.get("pauses", ()):
+        what = f"{pause['scope']} {pause['name']}".strip()
+        tell(f"paused: {what}, by {pause['author']} since {_time(pause['received_at'], '%F %T')}: {pause['because']}")
 
 
 def _model_row(model: dict[str, Any]) -> tuple[object, ...]:
@@ -168,6 +173,15 @@ def list_replicas(
         "Replicas", ("replica", "phase", "since", "pool", "tier", "url", "detail"), rows,
         whole=("replica", "phase", "since", "url"), lesser=("tier", "pool", "since"),
     )  # fmt: skip
+    for words in failures_told(body["replicas"]):
+        tell(words)
+
+
+def failures_told(replicas: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """A line for each failed replica of which more is known than the failure's name: too long for a table's cell."""
+    for replica in replicas:
+        if replica["failure"] and replica["detail"] not in ("", replica["failure"]):
+            yield f"{replica['replica_id']} failed ({replica['failure']}): {replica['detail']}"
 
 
 def _replica_row(replica: dict[str, Any], now: float) -> tuple[str, ...]:
@@ -189,17 +203,37 @@ def replica_logs(
     with told_errors():
         from broker.app.settings import load_site
 
-        folders = [pool.log_dir for pool in load_site(site).pools.values()]
+        settings = load_site(site)
+        folders = [pool.log_dir for pool in settings.pools.values()]
         written = [folder for folder in folders if log_path(folder, replica).exists()]
         if not written:
             looked = ", ".join(str(folder) for folder in folders)
-            raise fail(f"there is no log of {replica!r} in {looked}; `tidegate replicas` lists the replicas")
+            raise fail(f"there is no log of {replica!r} in {looked}; {_why_no_log(settings, replica)}")
         lines = read_log(written[0], replica, tail)
     if as_json:
         print_json({"replica_id": replica, "lines": lines})
         return
     for line in lines:
         tell(line)
+
+
+def _why_no_log(site: SiteSettings, replica_id: str) -> str:
+    """By the broker's record, which lies on the same machine as the replicas' logs: no broker need run for it."""
+    import asyncio
+
+    from broker.app.settings.site import SqliteLog as SqliteSettings
+    from broker.log.sqlite import SqliteLog
+
+    unknown = "`tidegate replicas` lists the replicas"
+    if not isinstance(site.log, SqliteSettings) or not site.log.path.exists():
+        return unknown
+    state = asyncio.run(SqliteLog(site.log.path).load()).state
+    record = next((found for members in state.replicas.values() if (found := members.get(replica_id))), None)
+    if record is None:
+        return unknown
+    if record.started_at is None and (record.detail or record.failure):
+        return f"it never started: {record.detail or record.failure}"
+    return f"the broker's record of it says {record.phase}" + (f": {record.detail}" if record.detail else "")
 
 
 def scale(

@@ -43,6 +43,7 @@ from broker.app.guard import BodyLimit, Problem, add_errors, guarded
 from broker.app.openapi import answers, document
 from broker.app.runtime import Runtime
 from broker.control.explain import Explanation
+from broker.control.standing import standing
 from broker.model import wire
 from broker.model.api import EndpointsSnapshot
 from broker.model.errors import LogError, WireError
@@ -217,11 +218,14 @@ async def _set_aside(runtime: Runtime, gateway_id: str, bad: Sequence[tuple[Any,
 def _reading(parts: ApiParts) -> APIRouter:
     runtime, router = parts.runtime, _router(parts, Scope.READ)
 
-    @router.get("/v1/models", summary="Models with target, phases, override, breaker", **answers(ModelList, 401, 403))
+    @router.get(
+        "/v1/models", summary="Models with target, phases, override, breaker; pauses", **answers(ModelList, 401, 403)
+    )
     async def models() -> JSONResponse:
         """Scope: read."""
-        found = tuple(_status(model, runtime) for model in runtime.core.loop.state.models.values())
-        return _json(ModelList(runtime.clock.now(), found))
+        state = runtime.core.loop.state
+        found = tuple(_status(model, runtime) for model in state.models.values())
+        return _json(ModelList(runtime.clock.now(), found, state.control.pauses))
 
     @router.get("/v1/replicas", summary="The broker's record of each replica", **answers(ReplicaList, *_ASKED))
     async def replicas(model: str | None = None) -> JSONResponse:
@@ -248,7 +252,8 @@ def _reading(parts: ApiParts) -> APIRouter:
         explanation = await parts.explain(model_id)
         if explanation is None:
             raise Problem(404, "no_decision", f"nothing has been decided for {model_id!r} yet")
-        return _json(_explained(explanation))
+        now = standing(runtime.core.loop.state, model_id, runtime.clock.now())
+        return _json(_explained(explanation, tuple(now)))
 
     @router.get("/v1/signals/{model_id}", summary="The latest snapshot of a model", **answers(LatestSnapshot, *_ASKED))
     async def signals(model_id: str) -> JSONResponse:
@@ -338,10 +343,10 @@ def _status(model: ModelState, runtime: Runtime) -> ModelStatus:
     )
 
 
-def _explained(explanation: Explanation) -> ExplainedDecision:
+def _explained(explanation: Explanation, now: tuple[str, ...]) -> ExplainedDecision:
     smallest = explanation.smallest
     change = None
     if smallest is not None:
         signal = None if smallest.signal is None else smallest.signal.value
         change = SmallestChange(smallest.words, smallest.target, signal, smallest.was, smallest.becomes)
-    return ExplainedDecision(explanation.decision, explanation.words, change)
+    return ExplainedDecision(explanation.decision, (*explanation.words, *now), change)

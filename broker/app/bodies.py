@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from broker.model.observation import Override
+from broker.model.observation import Override, PauseChanged
 from broker.model.plan import Decision
 from broker.model.replica import Replica
 from broker.model.signals import MOST_OPEN_REQUESTS
@@ -109,8 +109,11 @@ class ModelStatus:
 
 @dataclass(frozen=True, slots=True)
 class ModelList:
+    """``pauses`` are those in force, of whatever scope."""
+
     now: float
     models: tuple[ModelStatus, ...]
+    pauses: tuple[PauseChanged, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +143,8 @@ class SmallestChange:
 
 @dataclass(frozen=True, slots=True)
 class ExplainedDecision:
-    """``words`` are sentences for people. ``smallest_change`` is null if nothing tried would have changed it."""
+    """``words`` are sentences for people, the last of them on how the model stands now. ``smallest_change`` is null if
+    nothing tried would have changed the decision."""
 
     decision: Decision
     words: tuple[str, ...]

@@ -23,7 +23,7 @@ from broker.control.decide import Policies
 from broker.control.listing import POOL_INTERVAL_S, ListingFilter, first_listing_at
 from broker.control.loop import Ran
 from broker.model.errors import ActuatorError, LeadershipRefused, LogError
-from broker.model.observation import Observation, PoolSnapshot
+from broker.model.observation import Observation, Outcome, PoolSnapshot
 from broker.model.plan import Effect
 from broker.model.ports import Clock, Log, Runner
 from broker.model.replica import EndpointRecord
@@ -242,7 +242,8 @@ class Runtime:
 
     async def _carry_out(self, effect: Effect) -> None:
         receipt = await self._runner.execute(effect)
-        logger.info(
+        tell = logger.warning if receipt.outcome is Outcome.REJECTED else logger.info
+        tell(
             "effect_done", action_id=effect.action_id, replica_id=effect.replica_id, outcome=receipt.outcome.value,
             detail=receipt.detail,
         )  # fmt: skip

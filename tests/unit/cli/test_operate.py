@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from broker.log.sqlite import SqliteLog
+from broker.model.replica import ReplicaPhase
 from cli.output import Exit
+from tests.support.builders import replica, step_record
 from tests.support.command_line import CLEAN, CannedBroker, tidegate
 
 NOBODY = "http://127.0.0.1:1"
@@ -209,6 +214,26 @@ class TestAsking:
         for words in ("1..4", "1 loading, 2 ready", "3 by ada until"):
             assert words in output
 
+    def test_why_a_replica_failed_stands_below_the_table(self, broker: CannedBroker) -> None:
+        why = "cannot execute 'vllm': there is no such program"
+        broker.body = {"now": 9.0, "replicas": [failed_replica(why)]}
+        output = tidegate("replicas", "--broker", broker.url).output
+        assert f"chat-0-g1 failed (rejected): {why}\n" in output
+
+    def test_models_tell_what_is_paused(self, broker: CannedBroker) -> None:
+        pause = {"scope": "pool", "name": "local", "author": "ada", "because": "a new disk", "received_at": 2e9}
+        broker.body = {"models": [], "pauses": [pause]}
+        output = tidegate("models", "--broker", broker.url).output
+        assert "paused: pool local, by ada since 2033-05-18" in output
+        assert "a new disk" in output
+
+
+def failed_replica(why: str) -> dict[str, Any]:
+    return {
+        "replica_id": "chat-0-g1", "phase": "failed", "phase_since": 1.0, "pool_id": "local", "tier": "baseline",
+        "url": None, "failure": "rejected", "detail": why,
+    }  # fmt: skip
+
 
 class TestOrdering:
     def test_scale_sends_target_time_reason_and_author(self, broker: CannedBroker) -> None:
@@ -256,6 +281,14 @@ class TestOrdering:
         assert [asked[3]["paused"] for asked in broker.asked] == [True, False]
 
 
+async def record_a_rejected_start(path: Path) -> None:
+    record = replace(replica(), phase=ReplicaPhase.FAILED, failure="rejected", detail="rejected by its pool")
+    log = SqliteLog(path)
+    await log.acquire_leadership("broker-a")
+    await log.commit(step_record(changes={("replica", record.replica_id): record}))
+    await log.close()
+
+
 class TestLogs:
     def test_the_end_of_what_a_replica_wrote(self, tmp_path: Path) -> None:
         path = site(tmp_path)
@@ -271,6 +304,15 @@ class TestLogs:
     def test_no_log_of_that_name(self, tmp_path: Path, name: str) -> None:
         result = tidegate("replicas", "logs", name, "--site", site(tmp_path))
         assert (result.exit_code, "there is no log of" in result.output) == (Exit.FAILED, True)
+
+    def test_no_log_of_what_never_started_tells_why(self, tmp_path: Path) -> None:
+        log = tmp_path / "tidegate.sqlite"
+        path = site(tmp_path)
+        path.write_text(path.read_text() + f"log: {{kind: sqlite, path: {log.name}}}\n")
+        asyncio.run(record_a_rejected_start(log))
+        result = tidegate("replicas", "logs", "chat-0-g1", "--site", path)
+        assert result.exit_code == Exit.FAILED
+        assert "it never started: rejected" in result.output
 
     def test_a_log_that_cannot_be_read(self, tmp_path: Path) -> None:
         path = site(tmp_path)
