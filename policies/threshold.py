@@ -128,9 +128,7 @@ class ThresholdPolicy:
             baseline=snapshot.minimum,
             code=outcome.code,
             words=outcome.words,
-            inputs=tuple(
-                [Input(judged.rule.signal.value, judged.value, judged.freshness, judged.bound) for judged in judgements]
-            ),
+            inputs=tuple([_input(judged) for judged in judgements]),
             relative=True,
             shaped=True,
             hold=outcome.hold,
@@ -156,6 +154,15 @@ class _Outcome(NamedTuple):
     hold: bool = False
     disarms: Sequence[Judgement] = ()
     valid_until: float | None = None
+
+
+def _input(judged: Judgement) -> Input:
+    rule = judged.rule
+    declared = rule.bound if rule.projected else None
+    statistic = "" if not rule.for_s else "max" if rule.above is None else "min"
+    return Input(
+        rule.signal.value, judged.value, judged.freshness, judged.bound, statistic, rule.for_s, declared
+    )  # fmt: skip
 
 
 def _judge(rule: Rule, snapshot: FleetSnapshot) -> Judgement:

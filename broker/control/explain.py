@@ -353,7 +353,10 @@ def _stage_in_words(stage: DecisionStep, decision: Decision) -> str:
 
 
 def _input_in_words(given: Input) -> str:
+    name = f"{given.statistic}({given.name}, {format_duration(given.window_s)})" if given.statistic else given.name
     if given.value is None:
-        return f"It had no value of {given.name} to read ({given.freshness})."
+        return f"It had no value of {name} to read ({given.freshness})."
     bound = "" if given.bound is None else f", held against {given.bound:.6g}"
-    return f"It read {given.name} = {given.value:.6g} ({given.freshness}{bound})."
+    if given.declared_bound is not None:
+        bound += f", which is {given.declared_bound:.6g} scaled to the replicas that would remain"
+    return f"It read {name} = {given.value:.6g} ({given.freshness}{bound})."

@@ -61,12 +61,19 @@ Effect = Launch | Stop
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One value a recommendation rests on, with the bound it was held against, if any."""
+    """One value a recommendation rests on, with the bound it was held against, if any.
+
+    ``statistic`` (``min``, ``max``) of the last ``window_s`` seconds; of the latest value if that is 0.
+    ``declared_bound`` is what the policy declares where ``bound`` was projected from it.
+    """
 
     name: str
     value: float | None
     freshness: Freshness
     bound: float | None = None
+    statistic: str = ""
+    window_s: float = 0.0
+    declared_bound: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

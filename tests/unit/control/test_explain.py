@@ -89,7 +89,7 @@ def test_a_rule_that_fired_is_named_with_value_and_bound_and_flips_just_below_it
     assert explanation.words[:3] == (
         "chat went from 1 to 2 replicas: +1 by rule queue: min(queue_age_s, 30s) = 3.1 > 2.5 (rule_scale_out).",
         "The threshold policy asked for 2: +1 by rule queue: min(queue_age_s, 30s) = 3.1 > 2.5 (rule_scale_out).",
-        "It read queue_age_s = 3.1 (fresh, held against 2.5).",
+        "It read min(queue_age_s, 30s) = 3.1 (fresh, held against 2.5).",
     )
     assert explanation.words[3].startswith("What follows: launch chat-1-g2 in local")
     assert explanation.words[-1].startswith("It would have been 1 if queue_age_s had been 2.5 instead of 3.1.")
@@ -121,6 +121,8 @@ def test_a_projected_rule_flips_at_the_bound_scaled_to_what_remains() -> None:
     values = {Signal.QUEUE_AGE: (0.0, 0.0, 0.0), Signal.REQUESTS_PER_REPLICA: (1.0, 2.0, 3.5)}
     explanation, _ = explained(world, measured(world, values, *rules))
     assert world.target() == 4
+    scaled = "held against 3, which is 4 scaled to the replicas that would remain"
+    assert f"It read max(requests_per_replica, 1m) = 3.5 (fresh, {scaled})." in explanation.words
     assert (found(explanation).signal, found(explanation).target) == (Signal.REQUESTS_PER_REPLICA, 3)
     assert found(explanation).was == 3.5
     assert found(explanation).becomes == pytest.approx(3.0, rel=1e-6)  # 4.0 * 3 / 4
@@ -145,7 +147,7 @@ def test_a_missing_signal_is_told_as_missing() -> None:
     blind = ModelSnapshot("chat", 99, world.now, world.now, {Signal.QUEUE_AGE: ABSENT})
     explanation, _ = explained(world, blind)
     assert "nobody reports min(queue_age_s, 30s)" in explanation.words[0]
-    assert "It had no value of queue_age_s to read (absent)." in explanation.words
+    assert "It had no value of min(queue_age_s, 30s) to read (absent)." in explanation.words
     assert_true(explanation, world.policies)
 
 

@@ -239,8 +239,8 @@ def test_inputs_carry_each_rules_value_with_its_bound_and_freshness() -> None:
     snapshot = fleet(window(AGE, 30, 9, 11), window(LOAD, 300, 1, 2, freshness=STALE), target=4)
     recommendation, _ = ask((QUEUE, CALM), snapshot, {})
     assert recommendation.inputs == (
-        Input("queue_age_s", 9, Freshness.FRESH, 5),
-        Input("requests_per_replica", 2, Freshness.STALE, 3),
+        Input("queue_age_s", 9, Freshness.FRESH, 5, "min", 30),
+        Input("requests_per_replica", 2, Freshness.STALE, 3, "max", 300, 4),
     )
 
 
