@@ -19,11 +19,12 @@ def lock_path(path: Path) -> Path:
 
 
 class LeaderLock:
-    """``flock`` on ``PATH.lock``. The file says who leads and is never removed: a process that waits on a removed
-    file would lead beside one that locked its successor."""
+    """``flock`` on ``PATH.lock``. The file says who leads. Whoever locks it looks whether it is still the one that lies
+    there: a process that had opened a removed file would lead beside one that locked its successor."""
 
     def __init__(self, path: Path, holder: str) -> None:
         """Raises ``LeadershipRefused`` naming who leads."""
+        self._path = path
         self._descriptor = _locked(path)
         told = json.dumps({"holder": holder, "host": socket.gethostname(), "pid": os.getpid()})
         try:
@@ -35,6 +36,11 @@ class LeaderLock:
 
     def release(self) -> None:
         os.close(self._descriptor)
+
+    def remove(self) -> None:
+        """Release it and leave no file: for who has led for a moment only, and is done with the log."""
+        lock_path(self._path).unlink(missing_ok=True)
+        self.release()
 
 
 def _locked(path: Path) -> int:

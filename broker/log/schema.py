@@ -251,7 +251,14 @@ def beside(path: Path, suffix: str) -> Path:
 
 def discard(path: Path) -> None:
     """Remove a database and what SQLite keeps beside it."""
-    for suffix in ("", "-wal", "-shm", "-journal"):
+    path.unlink(missing_ok=True)
+    discard_companions(path)
+
+
+def discard_companions(path: Path) -> None:
+    """Remove what SQLite keeps beside a database: a read-only connection leaves it there. The caller knows that all
+    of it stands in the database itself."""
+    for suffix in ("-wal", "-shm", "-journal"):
         beside(path, suffix).unlink(missing_ok=True)
 
 

@@ -18,7 +18,7 @@ from typing import Any, TextIO
 from broker.log import tables
 from broker.log.codec import from_text, to_text
 from broker.log.leadership import LeaderLock
-from broker.log.schema import SCHEMA_VERSION, TABLES, beside, create, discard, translated
+from broker.log.schema import SCHEMA_VERSION, TABLES, beside, create, discard, discard_companions, translated
 from broker.log.sqlite import reading
 from broker.model.errors import LogDamaged, LogError, SchemaTooNew, WireError
 
@@ -64,10 +64,11 @@ def import_state(path: str | PathLike[str], stream: Iterable[str], *, force: boo
             aside = beside(target, ".importing")
             create(aside, lambda connection: _fill(connection, stream))
             step = _last_step(aside)
+            discard_companions(aside)
             _set_aside(target)
             os.replace(aside, target)
     finally:
-        lock.release()
+        lock.remove()
     return step
 
 
@@ -162,9 +163,12 @@ def _bad(line: int, problem: str) -> LogDamaged:
 
 
 def _set_aside(target: Path) -> None:
-    """Move a replaced log away, the file itself first: a file without its ``-wal`` would pass for an older state."""
-    for suffix in ("", "-wal", "-shm"):
-        beside(beside(target, ".replaced"), suffix).unlink(missing_ok=True)
+    """Move a replaced log away as one file. Of a damaged one whatever there is goes, the file itself first: a file
+    without its ``-wal`` would pass for an older state."""
+    discard(beside(target, ".replaced"))
+    if target.exists():
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(target)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # closing the last connection then removes the rest
     for suffix in ("", "-wal", "-shm"):
         with contextlib.suppress(FileNotFoundError):
             os.replace(beside(target, suffix), beside(beside(target, ".replaced"), suffix))

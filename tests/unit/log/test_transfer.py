@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import errno
 import io
@@ -108,6 +109,27 @@ async def test_a_target_that_is_there_is_left_alone_unless_forced(log: SqliteLog
     assert (await SqliteLog(tmp_path / "target.db.replaced").load()).number == 1
 
 
+async def test_an_import_leaves_the_log_and_a_replaced_one_as_one_file_with_all_its_steps(tmp_path: Path) -> None:
+    source, target = tmp_path / "log.db", tmp_path / "target" / "copy.db"
+    target.parent.mkdir()
+    async with contextlib.AsyncExitStack() as stack:
+        for path in (source, target):
+            made = SqliteLog(path)
+            await made.acquire_leadership("broker")
+            stack.push_async_callback(made.close)
+            await made.commit(step_record(1))
+        kept = {path.name: path.read_bytes() for path in target.parent.iterdir() if path.suffix != ".lock"}
+    for name, content in kept.items():  # as a broker leaves it that was killed
+        (target.parent / name).write_bytes(content)
+    assert "copy.db-wal" in kept
+    restore(target, backup_of(source), force=True)
+    assert sorted(path.name for path in target.parent.iterdir()) == ["copy.db", "copy.db.replaced"]
+    with pytest.raises(LogError, match="is there already"):
+        restore(target, backup_of(source))
+    assert sorted(path.name for path in target.parent.iterdir()) == ["copy.db", "copy.db.replaced"]
+    assert (await SqliteLog(tmp_path / "target" / "copy.db.replaced").load()).number == 1
+
+
 async def test_a_damaged_log_can_be_replaced_by_its_backup(log: SqliteLog) -> None:
     backup, before = backup_of(log.path), await log.load()
     await log.close()
@@ -128,7 +150,7 @@ async def test_wherever_a_backup_is_cut_off_it_is_refused_and_nothing_is_left(lo
     for end in [*ends, len(backup) - 5, len(backup) // 2]:
         with pytest.raises(LogDamaged, match=r"line [0-9]+ of the backup: .*use another copy"):
             restore(target, backup[:end])
-    assert [name for name in os.listdir(tmp_path) if name.startswith("copy")] == ["copy.db.lock"]
+    assert [name for name in os.listdir(tmp_path) if name.startswith("copy")] == []
 
 
 @pytest.mark.parametrize(
