@@ -19,8 +19,9 @@ from broker.app.settings.policies import (
     SchedulePolicy,
     ThresholdPolicy,
 )
-from broker.app.settings.secrets import secret_files
+from broker.app.settings.secrets import as_seen_here, how_to_make, secret_files
 from broker.app.settings.site import MemoryLog, SiteSettings
+from broker.app.settings.words import fields_by_alias
 from broker.model.errors import ConfigError, ConfigErrors
 from broker.model.replica import Tier
 from broker.model.spec import Mode
@@ -37,7 +38,7 @@ class Lint:
 
 
 def lint(*paths: Path) -> Lint:
-    """Look at site and policy files, in any order; a file with ``models`` holds policies.
+    """Look at site and policy files, in any order; a file with ``models``, or with no field of a site, holds policies.
 
     Policies are held against the site's pools if the site is among the files and has no problem itself.
     """
@@ -48,7 +49,7 @@ def lint(*paths: Path) -> Lint:
     for path in paths:
         try:
             document = read_document(path)
-            if isinstance(document.data, dict) and "models" in document.data:
+            if _holds_policies(document.data):
                 policies.append((document, read_section(PoliciesSettings, document)))
             else:
                 site = read_section(SiteSettings, document)
@@ -61,6 +62,13 @@ def lint(*paths: Path) -> Lint:
             found = [*_of_model(model), *(_of_fit(model, site) if site is not None else ())]
             warnings += [document.problem(("models", model_id, *at), words) for at, words in found]
     return Lint(tuple(problems), tuple(sorted(warnings, key=lambda warning: (warning.path or "", warning.line or 0))))
+
+
+def _holds_policies(data: object) -> bool:
+    """Also with ``models`` misspelt, which is then told as such and not as a site without all its fields."""
+    return (
+        isinstance(data, dict) and bool(data) and ("models" in data or not data.keys() & fields_by_alias(SiteSettings))
+    )
 
 
 def _of_site(site: SiteSettings) -> Warnings:
@@ -77,9 +85,9 @@ def _of_site(site: SiteSettings) -> Warnings:
         if path is None:
             continue
         if not path.exists():
-            yield at, f"{path.name} does not exist yet"
+            yield at, f"{as_seen_here(path)} does not exist yet; {how_to_make(path)}"
         elif path.stat().st_mode & stat.S_IROTH:
-            yield at, f"{path.name} can be read by every user of this machine; chmod 600 it"
+            yield at, f"{as_seen_here(path)} can be read by every user of this machine; chmod 600 it"
 
 
 def _of_model(model: ModelSettings) -> Warnings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from itertools import combinations
 from pathlib import Path
 
@@ -69,12 +70,26 @@ def secret_files(site: SiteSettings) -> dict[str, Path | None]:
     }
 
 
+def how_to_make(path: Path) -> str:
+    """The command that makes this secret, for its owner alone, as one types it in the present folder."""
+    file = shlex.quote(str(as_seen_here(path)))
+    folder = shlex.quote(str(as_seen_here(path.parent)))
+    making = "" if path.parent.exists() else f"mkdir -p {folder} && "
+    return f"make one with: (umask 077; {making}openssl rand -hex 32 > {file})"
+
+
+def as_seen_here(path: Path) -> Path:
+    """Relative to the present folder where it lies below it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
 def _read(path: Path, name: str) -> str:
     try:
         with path.open("rb") as file:
             return file.read(LARGEST_BYTES).decode("ascii").strip()
     except FileNotFoundError:
-        raise ConfigError(f"there is no such file; {_HOW} > {path.name}", path=str(path), field=name) from None
+        raise ConfigError(f"there is no such file; {how_to_make(path)}", path=str(path), field=name) from None
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror or error}", path=str(path), field=name) from None
     except UnicodeDecodeError:

@@ -107,14 +107,21 @@ def test_a_model_that_its_pools_cannot_hold_is_a_warning(tmp_path: Path) -> None
         pytest.param("api: {host: localhost}", "", id="localhost is this machine"),
         pytest.param("log: {kind: memory}", "log.kind: after a restart", id="a broker that forgets"),
         pytest.param("scrape: {interval: 10s}", "limits.signal_patience: is less than three scrape", id="impatient"),
-        pytest.param("secret_file: none", "secret_file: none does not exist yet", id="no secret yet"),
+        pytest.param(
+            "secret_file: none",
+            "secret_file: none does not exist yet; make one with: (umask 077; openssl",
+            id="no secret yet",
+        ),
         pytest.param(
             "api: {read_token_file: open}", "api.read_token_file: open can be read by every", id="known to all"
         ),
         pytest.param("api: {read_token_file: closed}", "", id="a token of one's own"),
     ],
 )
-def test_a_site_that_is_seldom_meant_is_a_warning(tmp_path: Path, line: str, warning: str) -> None:
+def test_a_site_that_is_seldom_meant_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, warning: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
     written(tmp_path, "x", "open").chmod(0o644)
     written(tmp_path, "x", "closed").chmod(0o600)
     found = warnings(written(tmp_path, SITE + " " * 4 + line))
@@ -136,6 +143,13 @@ def test_the_problems_of_all_files_are_told_and_policies_are_judged_alone_then(t
         ("broken.yaml", "models.chat"),
         ("none.yaml", None),
     ]
+
+
+def test_policies_with_models_misspelt_are_no_site(tmp_path: Path) -> None:
+    path = written(tmp_path, "model:\n  chat: {engine: {command: [serve]}}\n")
+    told = [str(problem) for problem in lint(path).problems]
+    assert any("did you mean models?" in problem for problem in told)
+    assert not any("cluster" in problem for problem in told)
 
 
 def test_an_unknown_pool_is_a_problem_when_the_site_is_known(tmp_path: Path) -> None:

@@ -79,7 +79,19 @@ def test_all_files_that_are_missing_are_told(tmp_path: Path) -> None:
         load_secrets(site)
     read, secret = caught.value.problems
     assert (read.field, read.problem) == ("read_token", "cannot be read: Is a directory")
-    assert secret.problem == "there is no such file; make one with: openssl rand -hex 32 > a"
+    command = f"(umask 077; openssl rand -hex 32 > {tmp_path / 'a'})"
+    assert secret.problem == f"there is no such file; make one with: {command}"
+
+
+def test_the_command_that_makes_a_secret_makes_its_folder_and_is_typed_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = site_with(tmp_path / "secrets" / "read")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigErrors) as caught:
+        load_secrets(site)
+    command = caught.value.problems[0].problem.partition("make one with: ")[2]
+    assert command == "(umask 077; mkdir -p secrets && openssl rand -hex 32 > secrets/read)"
 
 
 def test_one_token_cannot_stand_for_two_scopes(monkeypatch: pytest.MonkeyPatch) -> None:
