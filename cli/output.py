@@ -30,11 +30,14 @@ class Exit(IntEnum):
 
 MEANINGS = {
     Exit.OK: "Done. Also when the reader of the output went away (`| head`).",
-    Exit.FAILED: "It was tried and failed; `demo` and `simulate` also when a request failed or nothing was served.",
-    Exit.USAGE: "The command line, or a file named on it, cannot be used as it is.",
+    Exit.FAILED: "It was tried and failed: a request of `demo` or `simulate` failed or nothing was served, `policy lint` found a "
+    "problem, a log or a backup is damaged.",
+    Exit.USAGE: "The command line cannot be used as it is, or a file named on it: it is missing, or is no such file; a row of a "
+    "trace is malformed.",
     Exit.UNREACHABLE: "No broker answers.",
     Exit.REFUSED: "The broker refused (token, unknown model), or another broker leads.",
-    Exit.INTERRUPTED: "Ctrl-C. `run` and `gateway` end in order instead, with 0.",
+    Exit.INTERRUPTED: "Ctrl-C, SIGTERM or a closed terminal ended it early. `run` and `gateway`, once they have begun to serve, end in "
+    "order by Ctrl-C and SIGTERM, with 0.",
 }
 
 

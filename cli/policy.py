@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from cli.output import Exit, errors, fail, print_json, tell, told_errors
+from cli.output import Exit, console, fail, print_json, tell, told_errors
 
 policy = typer.Typer(help="Check site and policy files; print their JSON Schemas.", no_args_is_help=True)
 
@@ -22,6 +22,9 @@ def lint(
     """Tell every problem of the files with file, line, field and what would be right."""
     from broker.app.settings import lint as look
 
+    for path in files:
+        if not path.exists() or path.is_dir():
+            raise fail(f"there is no file {path}", Exit.USAGE)
     with told_errors():
         found = look(*files)
     if as_json:
@@ -33,9 +36,9 @@ def lint(
         )
     else:
         for problem in found.problems:
-            errors.print(f"[red]problem[/] {escape(str(problem))}", soft_wrap=True, highlight=False)
+            console.print(f"[red]problem[/] {escape(str(problem))}", soft_wrap=True, highlight=False)
         for warning in found.warnings:
-            errors.print(f"[yellow]warning[/] {escape(str(warning))}", soft_wrap=True, highlight=False)
+            console.print(f"[yellow]warning[/] {escape(str(warning))}", soft_wrap=True, highlight=False)
         if not (found.problems or found.warnings):
             tell("nothing to say against " + ", ".join(str(path) for path in files))
     if found.problems or (strict and found.warnings):

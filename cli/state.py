@@ -32,6 +32,12 @@ def _log_of(log: Path | None, site: Path | None) -> Path:
     return settings.log.path
 
 
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise fail(f"there is no log {path}; no broker has run with it yet, or the path is wrong", Exit.USAGE)
+    return path
+
+
 @state.command("export")
 def export(
     target: Annotated[str, typer.Argument(help="The backup's file, - for standard output.")] = "-",
@@ -47,7 +53,7 @@ def export(
             Exit.USAGE,
         )
     with told_errors():
-        path = _log_of(log, site)
+        path = _existing(_log_of(log, site))
         number = export_state(path, sys.stdout) if target == "-" else _export_to(path, Path(target))
     errors.print(f"exported as of step {number}")
 
@@ -101,9 +107,7 @@ def prove(
 ) -> None:
     """Decide every kept step again from its recorded observations, and compare."""
     with told_errors():
-        path = _log_of(log, site)
-        if not path.exists():
-            raise fail(f"there is no log {path}", Exit.USAGE)
+        path = _existing(_log_of(log, site))
         import asyncio
 
         steps, different = asyncio.run(_replay(path))
