@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -92,7 +93,10 @@ class RegistryClient:
             except (aiohttp.ClientError, OSError, TidegateError) as error:
                 problem = _words(error)
             self._failures += 1
-            polled = await self._poll()
+            unpolled = await self._poll()
+            polled = not unpolled
+            if unpolled and unpolled != problem:
+                problem = f"{problem}; asked once more: {unpolled}"
             log.warning("registry_stream_lost", problem=problem, failures=self._failures, polled=polled)
             await asyncio.sleep(self._delay_s(POLL_DELAY_S if polled else LONGEST_DELAY_S))
 
@@ -135,16 +139,16 @@ class RegistryClient:
             self._leased_revision = lease.revision
         return True
 
-    async def _poll(self) -> bool:
+    async def _poll(self) -> str:
+        """Apply a snapshot; the problem, empty if there was none."""
         timeout = aiohttp.ClientTimeout(total=self._patience_s)
         try:
             async with self._client.get(self._url, headers=self._headers, timeout=timeout) as response:
                 _refuse(response)
                 self._replace(decode(EndpointsSnapshot, _json(await response.text())))
         except (aiohttp.ClientError, OSError, UnicodeDecodeError, TidegateError) as error:
-            log.warning("registry_poll_failed", problem=_words(error))
-            return False
-        return True
+            return _words(error)
+        return ""
 
     def _replace(self, snapshot: EndpointsSnapshot) -> None:
         if self._cluster is None:
@@ -183,4 +187,7 @@ def _json(text: str) -> Any:
 
 
 def _words(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorError):
+        reason = os.strerror(error.errno) if error.errno else str(error.os_error)
+        return f"no broker answers at {error.host}:{error.port} ({reason}); is `tidegate run` up?"
     return str(error) or type(error).__name__
