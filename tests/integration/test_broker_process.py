@@ -224,6 +224,14 @@ def test_ctrl_c_ends_the_broker_in_order(folder: Path, broker: tuple[subprocess.
     assert "broker_stopping" in err
 
 
+def test_more_than_one_ctrl_c_ends_the_broker_no_differently(broker: tuple[subprocess.Popen[str], str]) -> None:
+    for _ in range(5):
+        broker[0].send_signal(signal.SIGINT)
+        time.sleep(0.1)  # through its end, the interpreter's own included
+    status, err = ended(broker[0], signal.SIGINT)
+    assert (status, "Traceback" in err) == (0, False), err
+
+
 def test_a_reader_that_goes_away_is_no_failure(folder: Path, broker: tuple[subprocess.Popen[str], str]) -> None:
     for words in (["policy", "schema"], ["models"], ["models", "--json"]):
         environment = {"TIDEGATE_BROKER": broker[1], "TIDEGATE_SITE": "site.yaml"}
