@@ -6,6 +6,9 @@ import json
 import os
 import re
 import secrets
+import shlex
+import shutil
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -68,18 +71,23 @@ models:
     max: {maximum}
     load_timeout: {load_timeout}           # from the start to the first answer
     drain_limit: 20m            # longer than the longest answer that must not be cut
+"""
+
+_POLICY = """\
     policy:
       kind: threshold
       rules:
         # Someone has waited for more than two seconds, for ten seconds on end: one replica more.
-        - {{name: queue, signal: queue_age_s, above: 2s, for: 10s, change: +1}}
+        - {name: queue, signal: queue_age_s, above: 2s, for: 10s, change: +1}
         # One replica less, if those that remain would still have fewer than eight requests each.
-        - {{name: calm, signal: requests_per_replica, below: 8, for: 5m, projected: true, change: -1}}
+        - {name: calm, signal: requests_per_replica, below: 8, for: 5m, projected: true, change: -1}
 """
+
+_NOTHING_TO_DECIDE = "    # With room for one replica there is nothing to decide. With a larger max take the # away:\n"
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to make the site.", show_default="this folder")] = Path("."),
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to make the site.", show_default="this folder")] = Path("."),
     engine: Annotated[Engine, typer.Option("--engine", help="What serves: the emulator needs no GPU.")] = Engine.EMULATOR,
     model: Annotated[str | None, typer.Option("--model", help="The emulator's model name, or what vLLM loads (default: chat, Qwen/Qwen2.5-0.5B-Instruct).", show_default=False)] = None,
     gpus: Annotated[int | None, typer.Option("--gpus", min=1, help="GPUs that replicas may hold together (default: 8 pretended ones, or 1).", show_default=False)] = None,
@@ -113,11 +121,18 @@ def init(
 def _policies(engine: Engine, loaded: str, model_id: str, room: int) -> str:
     if engine is Engine.EMULATOR:
         command = ["{python}", "-m", "simulator.emulator", "--model", "{model}", "--host", "{host}", "--port", "{port}"]
-        return _POLICIES.format(
-            model_id=model_id, command=json.dumps(command), maximum=min(4, room), load_timeout="5m "
-        )
+        return _declared(model_id, command, min(4, room), "5m ")
     command = ["vllm", "serve", loaded, "--served-model-name={model}", "--host={host}", "--port={port}"]
-    return _POLICIES.format(model_id=model_id, command=json.dumps(command), maximum=room, load_timeout="15m")
+    return _declared(model_id, command, room, "15m")
+
+
+def _declared(model_id: str, command: list[str], maximum: int, load_timeout: str) -> str:
+    text = _POLICIES.format(
+        model_id=model_id, command=json.dumps(command), maximum=maximum, load_timeout=load_timeout
+    )  # fmt: skip
+    if maximum > 1:
+        return text + _POLICY
+    return text + _NOTHING_TO_DECIDE + "".join(f"    # {line[4:]}" for line in _POLICY.splitlines(keepends=True))
 
 
 def _model_id(loaded: str, engine: Engine) -> str:
@@ -152,8 +167,17 @@ def _tell_next(folder: Path, model_id: str) -> None:
     tell("")
     if folder.resolve() != Path.cwd():
         tell(f"  cd {folder}")
-    tell("  tidegate run                # the broker; starts and watches the replicas")
-    tell("  tidegate gateway            # in a second terminal: the OpenAI-compatible gateway")
+    tidegate = _command()
+    tell(f"  {tidegate} run                # the broker; starts and watches the replicas")
+    tell(f"  {tidegate} gateway            # in a second terminal: the OpenAI-compatible gateway")
     tell("  curl http://127.0.0.1:8700/v1/chat/completions \\")
     tell(f"       -H 'Content-Type: application/json' -d '{question}'")
-    tell(f"  tidegate explain {model_id}       # why it runs as many replicas as it does")
+    tell(f"  {tidegate} explain {model_id}       # why it runs as many replicas as it does")
+
+
+def _command() -> str:
+    """How to call us from another folder: `make` puts nothing on the PATH."""
+    if shutil.which("tidegate"):
+        return "tidegate"
+    script = Path(sys.executable).with_name("tidegate")
+    return shlex.quote(str(script)) if script.exists() else f"{shlex.quote(sys.executable)} -m cli"

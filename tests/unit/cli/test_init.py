@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
+import sys
 from pathlib import Path
 
 import pytest
 
-from broker.app.settings import lint, load_policies, load_secrets, load_site
+from broker.app.settings import Lint, lint, load_policies, load_secrets, load_site
 from cli.output import Exit
 from tests.support.command_line import CLEAN, tidegate
 
@@ -99,13 +101,36 @@ def test_a_name_that_cannot_be_one_is_refused(tmp_path: Path, engine: str, name:
         assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("engine", ["emulator", "vllm"])
+def test_with_room_for_one_replica_the_policy_is_a_comment_that_can_be_taken_up(tmp_path: Path, engine: str) -> None:
+    assert tidegate("init", tmp_path, "--engine", engine, "--gpus", "1").exit_code == 0
+    site, policies = tmp_path / "site.yaml", tmp_path / "policies.yaml"
+    assert lint(site, policies) == Lint()
+    text = policies.read_text()
+    head, comment, rest = text.partition("take the # away:\n")
+    policies.write_text(head + comment + re.sub("(?m)^    # ", "    ", rest))
+    site.write_text(site.read_text().replace("gpus: 1", "gpus: 2"))
+    policies.write_text(policies.read_text().replace("max: 1", "max: 2"))
+    assert lint(site, policies) == Lint()
+
+
+def test_it_names_itself_as_it_can_be_called(tmp_path: Path) -> None:
+    program = tmp_path / "tidegate"
+    program.write_text("")
+    program.chmod(0o755)
+    on_path = tidegate("init", tmp_path / "one", environment={"PATH": str(tmp_path)}).output
+    assert "\n  tidegate run " in on_path
+    off_path = tidegate("init", tmp_path / "two", environment={"PATH": ""}).output
+    assert f"\n  {Path(sys.executable).parent}/" in off_path
+
+
 def test_it_says_what_to_do_next(tmp_path: Path) -> None:
     output = tidegate("init", tmp_path / "here", "--model", "mine").output
     for words in (
-        "tidegate run",
-        "tidegate gateway",
+        " run ",
+        " gateway ",
         '"model": "mine"',
-        "tidegate explain mine",
+        " explain mine",
         f"cd {tmp_path}/here",
     ):
         assert words in output
