@@ -11,7 +11,7 @@ from cli.output import told_errors
 
 
 def calibrate(
-    files: Annotated[list[Path], typer.Argument(help="What was measured, of one set-up: results of `vllm bench serve --save-result`, a request log with pages or a history of /metrics, or a table of set-ups; plain or .gz.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILES", help="What was measured, of one set-up: results of `vllm bench serve --save-result`, a request log with pages or a history of /metrics, or a table of set-ups; plain or .gz.")],
     name: Annotated[str, typer.Option("--name", help="The profile's name.")] = "calibrated",
     out: Annotated[Path | None, typer.Option("--out", help="Write the profile to this file, for `engine.profile` in the policies.", show_default=False)] = None,
     like: Annotated[str | None, typer.Option("--like", help="A profile, by name or file, for what the measurements do not tell.", show_default=False)] = None,

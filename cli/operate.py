@@ -70,7 +70,7 @@ def _duration(text: str) -> float:
 
 
 def explain(
-    model: Annotated[str, typer.Argument(help="The model to explain.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model to explain.")],
     broker: Broker = None, token: Token = None, site: Site = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Tell why the last decision on a model was taken, and what would have changed it."""
@@ -84,7 +84,7 @@ def explain(
 
 
 def decisions(
-    model: Annotated[str | None, typer.Argument(help="Only of this model.", show_default=False)] = None,
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="Only of this model.", show_default=False)] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="How many, newest first.")] = 20,
     broker: Broker = None, token: Token = None, site: Site = None, as_json: Json = False,
 ) -> None:  # fmt: skip
@@ -194,7 +194,7 @@ def _replica_row(replica: dict[str, Any], now: float) -> tuple[str, ...]:
 
 @replicas.command("logs")
 def replica_logs(
-    replica: Annotated[str, typer.Argument(help="The replica's id, as `tidegate replicas` shows it.")],
+    replica: Annotated[str, typer.Argument(metavar="REPLICA", help="The replica's id, as `tidegate replicas` shows it.")],
     tail: Annotated[int, typer.Option("--tail", "-n", min=1, help="How many of the last lines.")] = 100,
     site: Annotated[Path, typer.Option("--site", envvar="TIDEGATE_SITE", help="The site file, whose pools say where logs lie.")] = HERE,
     as_json: Json = False,
@@ -237,8 +237,8 @@ def _why_no_log(site: SiteSettings, replica_id: str) -> str:
 
 
 def scale(
-    model: Annotated[str, typer.Argument(help="The model.")],
-    target: Annotated[int, typer.Argument(min=0, help="Replicas wanted; bounds and limits still hold.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model.")],
+    target: Annotated[int, typer.Argument(metavar="TARGET", min=0, help="Replicas wanted; bounds and limits still hold.")],
     for_: For,
     because: Annotated[str, typer.Option("--because", help="Why; kept with every decision it causes.")],
     author: Author = None, broker: Broker = None, token: Token = None, site: Site = None, as_json: Json = False,
@@ -257,7 +257,7 @@ def scale(
 
 
 def hold(
-    model: Annotated[str, typer.Argument(help="The model.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model.")],
     for_: For = "1h",
     because: Annotated[str, typer.Option("--because", help="Why.")] = "held by an operator",
     release: Annotated[bool, typer.Option("--release", help="Take an override or hold back instead.")] = False,
@@ -285,8 +285,10 @@ def _order(model: str, target: int | None, for_: str, because: str, author: str 
     }  # fmt: skip
 
 
-Scope = Annotated[str, typer.Argument(help="What: `all`, or `pool` or `model` with its NAME.", show_default=False)]
-Name = Annotated[str, typer.Argument(help="The pool's or model's name.", show_default=False)]
+Scope = Annotated[
+    str, typer.Argument(metavar="SCOPE", help="What: `all`, or `pool` or `model` with its NAME.", show_default=False)
+]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The pool's or model's name.", show_default=False)]
 
 
 def pause(

@@ -40,7 +40,7 @@ def _existing(path: Path) -> Path:
 
 @state.command("export")
 def export(
-    target: Annotated[str, typer.Argument(help="The backup's file, - for standard output.")] = "-",
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="The backup's file, - for standard output.")] = "-",
     log: LogPath = None,
     site: Site = None,
 ) -> None:
@@ -78,7 +78,7 @@ def _export_to(log: Path, target: Path) -> int:
 
 @state.command("import")
 def restore(
-    source: Annotated[str, typer.Argument(help="The backup's file, - for standard input.")],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="The backup's file, - for standard input.")],
     log: LogPath = None,
     site: Site = None,
     force: Annotated[bool, typer.Option("--force", help="Set an existing log aside as PATH.replaced.")] = False,

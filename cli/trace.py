@@ -27,7 +27,8 @@ def root() -> None:
 @trace.command("info")
 def info(
     path: Annotated[
-        Path, typer.Argument(help="BurstGPT, Azure, Mooncake, request log or ServeGen shape; plain or .gz.")
+        Path,
+        typer.Argument(metavar="PATH", help="BurstGPT, Azure, Mooncake, request log or ServeGen shape; plain or .gz."),
     ],
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Count malformed rows instead of stopping.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
@@ -83,7 +84,7 @@ def _tell_shape(shape: ShapeInfo, *, as_json: bool) -> None:
 
 @trace.command("fit")
 def fit(
-    path: Annotated[Path, typer.Argument(help="The trace, or your gateway's request log; plain or .gz.")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="The trace, or your gateway's request log; plain or .gz.")],
     name: Annotated[str, typer.Option("--name", help="What the profile is called.")],
     provenance: Annotated[str, typer.Option("--provenance", help="What it was fitted to, in words.")],
     kind: Annotated[RequestKind | None, typer.Option("--kind", help="Fit requests of this kind only.", show_default=False)] = None,

@@ -144,7 +144,7 @@ def _decisions(state: LiveState, count: int) -> Table:
         moved = decision.target != decision.before
         style = "bold green" if decision.target > decision.before else "bold magenta" if moved else "dim"
         shown = f"{decision.before} -> {decision.target}" if moved else f"{decision.target}"
-        more = f" ({alike} before it left it so too)" if alike else ""
+        more = f" (and so {alike} earlier {'decisions' if alike > 1 else 'decision'})" if alike else ""
         table.add_row(Text(shown, style=style), Text(decision.code), Text(decision.words + more))
     return table
 

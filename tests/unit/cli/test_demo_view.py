@@ -57,4 +57,4 @@ def test_decisions_that_change_nothing_do_not_hide_the_last_changes() -> None:
     text = shown(state)
     assert "2 -> 3" in text
     assert "1 -> 2" in text
-    assert "19 before it left it so too" in text
+    assert "and so 19 earlier decisions" in text
