@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,12 +11,20 @@ from rich.markup import escape
 
 from cli.output import Exit, console, fail, print_json, tell, told_errors
 
+
+class Schema(StrEnum):
+    POLICIES = "policies"
+    SITE = "site"
+
+
 policy = typer.Typer(help="Check site and policy files; print their JSON Schemas.", no_args_is_help=True)
 
 
 @policy.command("lint")
 def lint(
-    files: Annotated[list[Path], typer.Argument(help="policies.yaml, and site.yaml to check pools against.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILES", help="policies.yaml, and site.yaml to check pools against.")
+    ],
     strict: Annotated[bool, typer.Option("--strict", help="Warnings fail too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
@@ -47,12 +56,9 @@ def lint(
 
 @policy.command("schema")
 def schema(
-    which: Annotated[str, typer.Argument(help="policies or site.")] = "policies",
+    which: Annotated[Schema, typer.Argument(metavar="WHICH", help="Of which file.")] = Schema.POLICIES,
 ) -> None:
     """Print the JSON Schema that editors complete and check with."""
     from broker.app.settings import policies_json_schema, site_json_schema
 
-    schemas = {"policies": policies_json_schema, "site": site_json_schema}
-    if which not in schemas:
-        raise fail(f"{which!r} is neither policies nor site", Exit.USAGE)
-    print_json(schemas[which]())
+    print_json(policies_json_schema() if which is Schema.POLICIES else site_json_schema())

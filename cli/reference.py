@@ -31,7 +31,8 @@ the present folder. The token is `--token`, else `TIDEGATE_TOKEN`, else the site
 file that happens to lie in the present folder.
 
 Results go to standard output, everything else to standard error. `--json` prints one JSON document. Logs of `run` and
-`gateway` are lines for people on a terminal, JSON otherwise. A duration is `30s`, `5m`, `1h30m` or `7d`.
+`gateway` are lines for people on a terminal, JSON otherwise. A duration is `30s`, `5m`, `1h30m` or `7d`;
+on the command line it needs its unit, in files a plain number is of seconds.
 
 ## Exit statuses
 

@@ -51,6 +51,8 @@ def demo(
 @contextmanager
 def _folder(keep: Path | None) -> Iterator[Path]:
     if keep is not None:
+        if keep.exists() and not keep.is_dir():
+            raise ConfigError(f"{keep} is a file; --keep wants a new folder")
         keep.mkdir(parents=True, exist_ok=True)
         if any(keep.iterdir()):
             raise ConfigError(f"{keep} is not empty; --keep wants a new folder")

@@ -234,3 +234,9 @@ class TestServing:
 def test_demo_refuses_what_it_cannot_play(words: list[str]) -> None:
     result = tidegate("demo", "--headless", *words)
     assert (result.exit_code, "error:" in result.output) == (Exit.USAGE, True)
+
+
+def test_demo_keeps_nothing_in_what_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    result = tidegate("demo", "--headless", "--keep", tmp_path / "README.md")
+    assert (result.exit_code, "is a file; --keep wants a new folder" in result.output) == (Exit.USAGE, True)
