@@ -169,7 +169,7 @@ def cost_at(
     found = _interpolated(values[::2], values[1::2], half, targets)[:, 0]
     drawn = _resampled(metrics, resampling)
     resampled = _interpolated(drawn[::2], drawn[1::2], half, targets)
-    least = min(kept, key=lambda metric: costs[kept.index(metric)].value)
+    least = kept[int(np.argmin([metric.value for metric in costs]))]
     return tuple(
         CostAt(
             attainment=attainment,

@@ -51,7 +51,7 @@ def fluid_demand(
     """
     steps = max(1, math.ceil(horizon_s / step_s - 1e-9))
     if not len(arrival_s):
-        return Demand(step_s, np.zeros((1, steps)), np.ones(1), 0, deadline_s)
+        return Demand(step_s, np.zeros((0, steps)), np.zeros(0), 0, deadline_s)
     quantiles = 1 - 10 ** np.linspace(0, -4, groups + 1)[1:]
     quantiles[-1] = 1.0
     edges = np.unique(np.quantile(work_s, quantiles))
@@ -59,13 +59,11 @@ def fluid_demand(
     step = np.floor(arrival_s / step_s).astype(np.int64)
     if step.min() < 0 or step.max() >= steps:
         raise ValueError(f"arrivals lie between 0 and the horizon of {horizon_s} s")
-    flat = np.bincount(group * steps + step, weights=work_s, minlength=len(edges) * steps)
+    flat = np.bincount(group * steps + step, weights=work_s, minlength=len(edges) * steps).astype(np.float64)
     heaviest = np.zeros(len(edges))
     np.maximum.at(heaviest, group, work_s)
-    # A group may be left without requests, where values repeat; it then holds no work, and any weight will do.
-    return Demand(
-        step_s, flat.reshape(len(edges), steps), np.where(heaviest > 0, heaviest, 1.0), len(work_s), deadline_s
-    )
+    some = heaviest > 0  # where values repeat, quantiles leave groups empty
+    return Demand(step_s, flat.reshape(len(edges), steps)[some], heaviest[some], len(work_s), deadline_s)
 
 
 def least_work_s(
@@ -73,15 +71,15 @@ def least_work_s(
 ) -> Floats:
     """Seconds of one replica that each request takes at the very least.
 
-    An iteration with D decoding sequences lasts at least ``D * base_s / max_num_seqs`` plus what its tokens cost, so a
+    An iteration with D sequences lasts at least ``D * base_s / max_num_seqs`` plus what its tokens cost, so a
     request's share of all its iterations adds up to this, however they are batched. The first token comes with the
-    last prompt token's iteration; the k-th decoding iteration reads the prompt and k tokens more. Of the prompt
-    ``cached_tokens`` cost nothing; at least one is computed.
+    last prompt token's iteration; the k-th decoding iteration reads the prompt and the k - 1 tokens computed since.
+    Of the prompt ``cached_tokens`` cost nothing; at least one is computed.
     """
     prompt, output = np.maximum(1.0, prompt_tokens), np.maximum(1.0, output_tokens)
     computed = np.maximum(1.0, prompt - cached_tokens)
     decodes = output - 1
-    read_tokens = decodes * prompt + decodes * output / 2
+    read_tokens = decodes * prompt + decodes * (decodes - 1) / 2
     share_s = profile.base_s / profile.max_num_seqs
     work: Floats = (
         share_s * output

@@ -63,7 +63,7 @@ def whole_replicas(needed: Counts, pool: OraclePool, lead_steps: int) -> Counts:
         for begin, end in stretches(needed >= level, longest_gap=lead_steps):
             asked[begin : end + lead_steps] += 1
     room = np.floor(capacity_of(pool, len(needed)) + 1e-9).astype(np.int64)
-    return np.minimum(asked, np.concatenate((np.full(lead_steps, room[0]), room)))
+    return np.asarray(np.minimum(asked, np.concatenate((np.full(lead_steps, room[0]), room))))
 
 
 def _steps(lead: Lead, step_s: float) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import inf, isfinite
 
 import numpy as np
@@ -114,9 +115,7 @@ def daily_gpu_hours(
 ) -> tuple[GpuHours, ...]:
     """By day of the run; what was allocated before its second 0 belongs to the first day, what after to the last."""
     edges = [-inf, *(day * 24 * _HOUR_S for day in range(1, days)), inf]
-    return tuple(
-        gpu_hours(intervals, holdings, begin_s=begin, end_s=end) for begin, end in zip(edges, edges[1:], strict=False)
-    )
+    return tuple(gpu_hours(intervals, holdings, begin_s=begin, end_s=end) for begin, end in pairwise(edges))
 
 
 def _check(interval: PhaseInterval) -> None:
