@@ -1,0 +1,175 @@
+"""Service levels over all arrivals, as ``docs/evaluation.md`` defines them. Pure functions over arrays of requests.
+
+A request is in time if it was answered in full, its first token came within its class's limit for its prompt length,
+and its mean time per further token is within the class's limit. Whatever else became of it is a miss: rejected, failed,
+cut, abandoned, or still waiting at the run's end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Booleans = NDArray[np.bool_]
+
+HOUR_S = 3600.0
+FIVE_MINUTES_S = 300.0
+WINDOW_STRIDE_S = 60.0
+"""The worst windows begin on whole minutes of the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class FirstTokenLimit:
+    """For prompts of up to ``up_to_tokens`` tokens."""
+
+    up_to_tokens: float
+    limit_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceLevel:
+    """One class: limits of the time to first token by prompt length (rising; the last holds beyond), and of the mean
+    time per output token after the first."""
+
+    name: str
+    first_token: tuple[FirstTokenLimit, ...]
+    per_token_s: float
+
+    def __post_init__(self) -> None:
+        lengths = [limit.up_to_tokens for limit in self.first_token]
+        if not lengths or lengths != sorted(set(lengths)):
+            raise ValueError(f"{self.name}: limits of the first token are given by rising prompt lengths, at least one")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestTable:
+    """Every arrival, one row each. Times are seconds from the run's start as the client saw them at the gateway, with
+    the wait for a cold model in them; NaN: never. ``level`` and ``tenant`` are indices."""
+
+    arrival_s: Floats
+    first_token_s: Floats
+    end_s: Floats
+    prompt_tokens: Integers
+    output_tokens: Integers
+    finished: Booleans
+    level: Integers
+    tenant: Integers
+
+    def __len__(self) -> int:
+        return len(self.arrival_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """``kept`` of ``arrivals`` in time."""
+
+    kept: int
+    arrivals: int
+
+    @property
+    def value(self) -> float | None:
+        """None where nothing arrived."""
+        return self.kept / self.arrivals if self.arrivals else None
+
+
+@dataclass(frozen=True, slots=True)
+class WorstWindow:
+    """The stretch with the least share in time, the first of equals; with its count, since few arrivals say little."""
+
+    begin_s: float
+    length_s: float
+    share: Share
+
+
+@dataclass(frozen=True, slots=True)
+class Attainment:
+    """Jointly kept limits: overall, by class and tenant, and at the worst (None where nothing arrived)."""
+
+    overall: Share
+    by_level: tuple[tuple[str, Share], ...]
+    by_tenant: tuple[tuple[str, Share], ...]
+    worst_hour: WorstWindow | None
+    worst_five_minutes: WorstWindow | None
+
+
+def kept_in_time(requests: RequestTable, levels: Sequence[ServiceLevel]) -> Booleans:
+    """For each arrival, whether both limits held."""
+    kept = np.zeros(len(requests), dtype=np.bool_)
+    for index, level in enumerate(levels):
+        rows = np.flatnonzero((requests.level == index) & requests.finished)
+        lengths = np.array([limit.up_to_tokens for limit in level.first_token])
+        limits = np.array([limit.limit_s for limit in level.first_token])
+        which = np.minimum(np.searchsorted(lengths, requests.prompt_tokens[rows]), len(limits) - 1)
+        first = requests.first_token_s[rows]
+        further = np.maximum(1, requests.output_tokens[rows] - 1)
+        # A single token has no pace; its end is its first token.
+        pace_s = np.where(requests.output_tokens[rows] > 1, (requests.end_s[rows] - first) / further, 0.0)
+        kept[rows] = (first - requests.arrival_s[rows] <= limits[which]) & (pace_s <= level.per_token_s)
+    return kept
+
+
+def attainment(requests: RequestTable, levels: Sequence[ServiceLevel], tenants: Sequence[str] = ()) -> Attainment:
+    """``tenants`` names the indices of ``requests.tenant``; without names no tenant is told apart.
+
+    Raises ``ValueError`` for a request whose class or tenant has no name: it would be in no part of the whole.
+    """
+    for what, indices, count in (("class", requests.level, len(levels)), ("tenant", requests.tenant, len(tenants))):
+        if count and len(indices) and not (indices.min() >= 0 and indices.max() < count):
+            raise ValueError(f"a request is of {what} {indices.max()}, and there are {count}, from 0")
+    if not levels and len(requests):
+        raise ValueError("a service level is needed to judge requests by")
+    kept = kept_in_time(requests, levels)
+    return Attainment(
+        overall=Share(int(kept.sum()), len(kept)),
+        by_level=_by(requests.level, [level.name for level in levels], kept),
+        by_tenant=_by(requests.tenant, tenants, kept),
+        worst_hour=worst_window(requests.arrival_s, kept, HOUR_S),
+        worst_five_minutes=worst_window(requests.arrival_s, kept, FIVE_MINUTES_S),
+    )
+
+
+def worst_window(arrival_s: Floats, kept: Booleans, length_s: float) -> WorstWindow | None:
+    """By arrival, over windows of ``length_s`` that begin on whole minutes up to the one that holds the last arrival; a
+    run that is shorter is one window. Windows without arrivals say nothing and are left out."""
+    if not len(arrival_s):
+        return None
+    bins = np.floor(arrival_s / WINDOW_STRIDE_S).astype(np.int64)
+    width = max(1, round(length_s / WINDOW_STRIDE_S))
+    count = max(int(bins.max()) + 1, width)
+    arrived, in_time = (_sliding(np.bincount(bins[rows], minlength=count), width) for rows in (slice(None), kept))
+    shares = np.where(arrived > 0, in_time / np.maximum(1, arrived), np.inf)
+    worst = int(np.argmin(shares))
+    return WorstWindow(worst * WINDOW_STRIDE_S, length_s, Share(int(in_time[worst]), int(arrived[worst])))
+
+
+def daily(arrival_s: Floats, kept: Booleans, days: int) -> tuple[Floats, Floats]:
+    """In time and arrived by day of the run: one row of ``simulator.statistics.Metric``."""
+    day = np.floor(arrival_s / (24 * HOUR_S)).astype(np.int64)
+    if len(day) and not (day.min() >= 0 and day.max() < days):
+        raise ValueError(f"a request arrives outside the {days} days of the run")
+    in_time, arrived = (np.bincount(day[rows], minlength=days).astype(np.float64) for rows in (kept, slice(None)))
+    return in_time, arrived
+
+
+def goodput_per_gpu(kept: int, gpu_hours: float) -> float:
+    """Requests in time, per second and average GPU allocated: the run's length cancels out. NaN without GPUs."""
+    return kept / (gpu_hours * HOUR_S) if gpu_hours > 0 else math.nan
+
+
+def _by(indices: Integers, names: Sequence[str], kept: Booleans) -> tuple[tuple[str, Share], ...]:
+    if not names:
+        return ()
+    arrived = np.bincount(indices, minlength=len(names))
+    in_time = np.bincount(indices[kept], minlength=len(names))
+    return tuple((name, Share(int(in_time[i]), int(arrived[i]))) for i, name in enumerate(names))
+
+
+def _sliding(counts: Integers, width: int) -> Integers:
+    sums = np.concatenate(([0], np.cumsum(counts)))
+    return np.asarray(sums[width:] - sums[:-width])

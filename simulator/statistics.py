@@ -1,0 +1,282 @@
+"""What runs over several seeds say, and how surely: intervals, paired differences, cost at equal SLO. Pure.
+
+Every figure is a ratio of sums over blocks (requests in time over requests; GPU-hours over days), so that it can be
+resampled without the runs. Runs of different policies use common random numbers: the same seed means the same arrivals,
+the same queue and the same failures, and a difference is taken within seed and day. Blocks are whole days, because
+hours of a day are alike; what a block is hangs on what the seed changes (``Days``).
+
+Intervals are bootstrap percentiles, widened for few blocks as in T. Hesterberg, "What Teachers Should Know About the
+Bootstrap", The American Statistician 69 (2015), section 3.2 and following ("expanded percentiles"): the plain ones of
+seven days would be a fifth too narrow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+_CHUNK = 500
+"""Resamples at once, so that 20 seeds of two months take megabytes."""
+
+
+class Days(StrEnum):
+    """What a block is. SHARED: all seeds replay one recorded trace, so a day is one block over all seeds. OWN: each
+    seed draws its own demand, so each day of each seed is a block. SEEDS: each seed is a block (runs within a day)."""
+
+    SHARED = "shared"
+    OWN = "own"
+    SEEDS = "seeds"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One figure of one policy: the sum of ``numerator`` over the sum of ``denominator``, both (seeds, days)."""
+
+    seeds: tuple[int, ...]
+    numerator: Floats
+    denominator: Floats
+
+    def __post_init__(self) -> None:
+        shape = (len(self.seeds), self.numerator.shape[-1])
+        if self.numerator.shape != shape or self.denominator.shape != shape:
+            raise ValueError(f"a metric of {len(self.seeds)} seeds has one row for each, in both parts")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("a seed stands twice in one metric")
+
+    @property
+    def value(self) -> float:
+        return float(_ratio(self.numerator.sum(), self.denominator.sum()))
+
+
+@dataclass(frozen=True, slots=True)
+class Resampling:
+    """How intervals are made; it travels with each of them."""
+
+    days: Days = Days.SHARED
+    level: float = 0.95
+    resamples: int = 4000
+    seed: int = 1
+
+
+DEFAULT_RESAMPLING = Resampling()
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure with its interval. ``n`` counts seeds, ``blocks`` what was resampled; with a single block nothing is
+    known of the spread, and the interval is infinite. ``p`` is of "this is 0", for differences only."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    blocks: int
+    resampling: Resampling
+    p: float | None = None
+
+    def words(self, digits: int = 4) -> str:
+        """As tables print it."""
+        kind = self.resampling
+        return (
+            f"{self.value:.{digits}g} [{self.low:.{digits}g}, {self.high:.{digits}g}] ({kind.level:.0%}, n = {self.n} "
+            f"seeds, {self.blocks} blocks, seed {kind.seed})"
+        )
+
+
+def estimate(metric: Metric, resampling: Resampling = DEFAULT_RESAMPLING) -> Estimate:
+    """The figure over all seeds with its interval."""
+    return _estimate(metric.value, _resampled([metric], resampling)[0], [metric], resampling)
+
+
+def difference(first: Metric, second: Metric, resampling: Resampling = DEFAULT_RESAMPLING) -> Estimate:
+    """``second`` less ``first`` over the seeds that both have, resampled together."""
+    one, other = paired([first, second])
+    drawn = _resampled([one, other], resampling)
+    return _estimate(other.value - one.value, drawn[1] - drawn[0], [one, other], resampling, tested=True)
+
+
+def paired(metrics: Sequence[Metric]) -> list[Metric]:
+    """The metrics over their common seeds, in one order: a cell of a sweep may have failed.
+
+    Raises ``ValueError`` if they have none in common, or differ in days: such runs cannot be compared.
+    """
+    common = set(metrics[0].seeds).intersection(*(metric.seeds for metric in metrics))
+    if not common:
+        raise ValueError("no seed was run for all that is to be compared")
+    if len({metric.numerator.shape[1] for metric in metrics}) > 1:
+        raise ValueError("runs over different numbers of days cannot be paired")
+    seeds = tuple(sorted(common))
+    rows = [[metric.seeds.index(seed) for seed in seeds] for metric in metrics]
+    return [
+        Metric(seeds, metric.numerator[row], metric.denominator[row]) for metric, row in zip(metrics, rows, strict=True)
+    ]
+
+
+def holm(p_values: Sequence[float]) -> tuple[float, ...]:
+    """Holm's adjusted p-values (S. Holm, Scandinavian Journal of Statistics 6, 1979), in the order given: those at most
+    alpha may be called different with one false claim in all of them at a chance of at most alpha."""
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p, kind="stable")
+    stepped = np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order])
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(1.0, stepped)
+    return tuple(float(value) for value in adjusted)
+
+
+@dataclass(frozen=True, slots=True)
+class SweepPoint:
+    """One setting of a policy's aggressiveness: its attainment (of 1) and its cost (say GPU-hours a day)."""
+
+    knob: float
+    attainment: Metric
+    cost: Metric
+
+
+@dataclass(frozen=True, slots=True)
+class CostAt:
+    """What a policy costs at one attainment. ``cost`` is None if the sweep does not reach it; its upper end is infinite
+    if too many resamples do not. ``reached``: the share of resamples that do. ``at_most``: even the cheapest setting
+    attains more, so that the cost is only known not to be higher."""
+
+    attainment: float
+    cost: Estimate | None
+    reached: float
+    at_most: bool
+
+
+def cost_at(
+    sweep: Sequence[SweepPoint], attainments: Sequence[float] = (0.95, 0.99, 0.999),
+    resampling: Resampling = DEFAULT_RESAMPLING,
+) -> tuple[CostAt, ...]:  # fmt: skip
+    """Cost at equal SLO, by interpolation between neighbours in cost, linear in the logarithm of the missed share.
+
+    That share falls about exponentially with spare capacity, so that a line in the share itself would flatter coarse
+    sweeps. Settings that cost more and attain less than another are left out. No misses count as half a request.
+    """
+    metrics = paired([metric for point in sweep for metric in (point.attainment, point.cost)])
+    kept, costs = metrics[::2], metrics[1::2]
+    half = np.array([0.5 / max(1.0, metric.denominator.sum()) for metric in kept])
+    targets = np.log(1 - np.asarray(attainments, dtype=np.float64))
+    values = np.array([[metric.value] for metric in metrics])
+    found = _interpolated(values[::2], values[1::2], half, targets)[:, 0]
+    drawn = _resampled(metrics, resampling)
+    resampled = _interpolated(drawn[::2], drawn[1::2], half, targets)
+    least = kept[int(np.argmin([metric.value for metric in costs]))]
+    return tuple(
+        CostAt(
+            attainment=attainment,
+            cost=_estimate(float(value), draws, metrics, resampling) if math.isfinite(value) else None,
+            reached=float(np.isfinite(draws).mean()),
+            at_most=least.value >= attainment,
+        )
+        for attainment, value, draws in zip(attainments, found, resampled, strict=True)
+    )
+
+
+def _interpolated(kept: Floats, cost: Floats, half: Floats, targets: Floats) -> Floats:
+    """(targets, resamples) cost; ``kept`` and ``cost`` are (settings, resamples). Infinite where it is not reached."""
+    order = np.argsort(cost, axis=0, kind="stable")
+    missed = np.log(np.maximum(1 - np.take_along_axis(kept, order, 0), half[order]))
+    best = np.minimum.accumulate(missed, axis=0)
+    cost = np.take_along_axis(cost, order, 0)
+    columns = np.arange(cost.shape[1])
+    answers = np.full((len(targets), cost.shape[1]), np.inf)
+    for row, target in enumerate(targets):
+        enough = best <= target + 1e-12
+        after = np.argmax(enough, axis=0)
+        # The setting that attains this much, and the dearest before it that no cheaper one dominates.
+        before = np.maximum(after - 1, 0)
+        before = np.argmax(best == best[before, columns], axis=0)
+        span = best[before, columns] - best[after, columns]
+        share = np.where(after > 0, (best[before, columns] - target) / np.where(span > 0, span, 1.0), 1.0)
+        value = cost[before, columns] + share * (cost[after, columns] - cost[before, columns])
+        value = np.where(after > 0, value, cost[0])
+        answers[row] = np.where(enough.any(axis=0), value, np.inf)
+    return answers
+
+
+def _resampled(metrics: Sequence[Metric], resampling: Resampling) -> Floats:
+    """(metrics, resamples) values; all metrics see the same draws."""
+    parts = np.array(
+        [[_blocks(m.numerator, resampling.days), _blocks(m.denominator, resampling.days)] for m in metrics]
+    )
+    blocks = parts.shape[2]
+    generator = np.random.default_rng(resampling.seed)
+    drawn = []
+    for begin in range(0, resampling.resamples, _CHUNK):
+        count = min(_CHUNK, resampling.resamples - begin)
+        times = generator.multinomial(blocks, np.full(blocks, 1 / blocks), size=count).astype(np.float64)
+        sums = parts @ times.T
+        drawn.append(_ratio(sums[:, 0], sums[:, 1]))
+    return np.concatenate(drawn, axis=1)
+
+
+def _blocks(values: Floats, days: Days) -> Floats:
+    match days:
+        case Days.SHARED:
+            return np.asarray(values.sum(axis=0))
+        case Days.SEEDS:
+            return np.asarray(values.sum(axis=1))
+        case Days.OWN:
+            return values.ravel()
+
+
+def _ratio(numerator: Floats, denominator: Floats) -> Floats:
+    """NaN where there is nothing to divide by."""
+    return np.asarray(numerator) / np.where(np.asarray(denominator) > 0, denominator, np.nan)
+
+
+def _estimate(
+    value: float, drawn: Floats, metrics: Sequence[Metric], resampling: Resampling, *, tested: bool = False
+) -> Estimate:
+    blocks = len(_blocks(metrics[0].numerator, resampling.days))
+    drawn = drawn[~np.isnan(drawn)]
+    low, high = -math.inf, math.inf
+    if blocks > 1 and len(drawn):
+        tail = expanded_tail((1 - resampling.level) / 2, blocks)
+        low, high = (float(end) for end in np.quantile(drawn, (tail, 1 - tail), method="closest_observation"))
+    p = None
+    if tested:
+        at_most_half = min(np.count_nonzero(drawn <= 0), np.count_nonzero(drawn >= 0))
+        p = min(1.0, 2 * (1 + float(at_most_half)) / (1 + len(drawn))) if blocks > 1 else 1.0
+    return Estimate(value, low, high, len(metrics[0].seeds), blocks, resampling, p)
+
+
+def expanded_tail(tail: float, blocks: int) -> float:
+    """The percentile that gives ``blocks`` independent normal blocks a tail of ``tail`` (Hesterberg, see above)."""
+    wide = math.sqrt(blocks / (blocks - 1)) * student_quantile(1 - tail, blocks - 1)
+    return NormalDist().cdf(-wide)
+
+
+def student_quantile(q: float, freedom: int) -> float:
+    """Student's t at ``q`` (from 0.5 on) for a whole number of degrees of freedom, by bisection of the finite series of
+    Abramowitz and Stegun 26.7.3 and 26.7.4."""
+    low, high = 0.0, 1.0
+    while _student_within(high, freedom) < 2 * q - 1:
+        high *= 2
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _student_within(middle, freedom) < 2 * q - 1 else (low, middle)
+    return (low + high) / 2
+
+
+def _student_within(t: float, freedom: int) -> float:
+    """The chance of a value between -t and t."""
+    angle = math.atan(t / math.sqrt(freedom))
+    cosine, sine = math.cos(angle), math.sin(angle)
+    odd = freedom % 2
+    term, total = (cosine, cosine) if odd else (1.0, 1.0)
+    if freedom == 1:
+        return 2 * angle / math.pi
+    for k in range(2 + odd, freedom - 1, 2):
+        term *= cosine**2 * (k - 1) / k
+        total += term
+    return 2 / math.pi * (angle + sine * total) if odd else sine * total
