@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from broker.model.observation import GatewayReport
 from broker.model.replica import EndpointRecord, ReplicaPhase
 from broker.model.signals import RequestSummary
+from broker.model.sketch import Sketch
 from simulator.engine.fleet import EngineFleet
 from simulator.engine.profile import EngineProfile
-from simulator.ledger import CUT, FINISHED, OPEN, REJECTED, Floats, Ledger, Rows
+from simulator.ledger import CUT, FINISHED, OPEN, REJECTED, Ledger, Rows
 from simulator.sketches import sketches_of
 
 _NAME, _BOOT = "simulated", "0"
@@ -110,8 +110,8 @@ class FrontDoor:
         self._since[0].append(told.request)
 
     def _take_completions(self) -> None:
-        told = self._fleet.take_completions()
-        self._close(told.request, told.at, FINISHED)
+        rows, at = self._fleet.take_ends()
+        self._close(rows, at, FINISHED)
 
     def _take_refusals(self) -> None:
         told = self._fleet.take_refusals()
@@ -242,7 +242,7 @@ class FrontDoor:
                 held=len(self._held[pool]),
                 in_flight=int(self._open[pool]),
                 waiting=counts[3][pool],
-                oldest_waiting_since=oldest.get(pool),
+                oldest_waiting_since=oldest[pool] if counts[3][pool] else None,
                 queue_age=sketches[0][pool],
                 time_to_first_token=sketches[1][pool],
                 inter_token=sketches[2][pool],
@@ -256,21 +256,26 @@ class FrontDoor:
         counts: list[int] = np.bincount(self._ledger.model[rows], minlength=len(self._pools)).tolist()
         return counts
 
-    def _oldest_waiting(self) -> dict[int, float]:
-        """By model; rows are in order of arrival, so the first of each model is its oldest."""
-        models, first = np.unique(self._ledger.model[self._waiting], return_index=True)
-        return dict(zip(models.tolist(), self._ledger.arrival_at[self._waiting[first]].tolist(), strict=True))
+    def _oldest_waiting(self) -> list[float]:
+        """By model, NaN for none. Rows are in order of arrival, and what is written last stays: each model's oldest."""
+        oldest = np.full(len(self._pools), np.nan)
+        latest_first = self._waiting[::-1]
+        oldest[self._ledger.model[latest_first]] = self._ledger.arrival_at[latest_first]
+        times: list[float] = oldest.tolist()
+        return times
 
-    def _sketches(self, now: float, arrived: Rows, since: _Interval) -> Sequence[Any]:
-        ledger = self._ledger
-        streamed = since.finished[ledger.output_tokens[since.finished] > 1]
+    def _sketches(self, now: float, arrived: Rows, since: _Interval) -> list[list[Sketch]]:
+        """Queue age, time to first token, time between tokens, prompt and output tokens, each by model."""
+        ledger, waiting, begun, finished = self._ledger, self._waiting, since.first_tokens, since.finished
+        streamed = finished[ledger.output_tokens[finished] > 1]
         streaming_s = ledger.ended_at[streamed] - ledger.first_token_at[streamed]
-        values: tuple[tuple[Rows, Floats | NDArray[np.int32]], ...] = (
-            (self._waiting, now - ledger.arrival_at[self._waiting]),
-            (since.first_tokens, ledger.first_token_at[since.first_tokens] - ledger.arrival_at[since.first_tokens]),
-            (streamed, streaming_s / (ledger.output_tokens[streamed] - 1)),
-            (arrived, ledger.prompt_tokens[arrived]),
-            (since.finished, ledger.output_tokens[since.finished]),
+        return sketches_of(
+            [
+                (ledger.model[waiting], now - ledger.arrival_at[waiting]),
+                (ledger.model[begun], ledger.first_token_at[begun] - ledger.arrival_at[begun]),
+                (ledger.model[streamed], streaming_s / (ledger.output_tokens[streamed] - 1)),
+                (ledger.model[arrived], ledger.prompt_tokens[arrived]),
+                (ledger.model[finished], ledger.output_tokens[finished]),
+            ],
+            len(self._pools),
         )
-        groups = [ledger.model[rows] for rows, _ in values]
-        return sketches_of([each for _, each in values], groups, len(self._pools))

@@ -71,6 +71,9 @@ class Ledger:
         self.ended_at[rows] = at
         self.status[rows] = status
 
+    def count(self, status: int) -> int:
+        return int(np.count_nonzero(self.status[: self._length] == status))
+
     def outcomes(self, start_at: float) -> Outcomes:
         """All requests as their clients saw them, in seconds from ``start_at``.
 

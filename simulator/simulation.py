@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from broker.control.decide import Policies
 from broker.control.loop import Ran
 from broker.model.errors import InvariantViolated
@@ -23,11 +25,14 @@ from simulator.engine.fleet import EngineFleet
 from simulator.engine.profile import EngineProfile
 from simulator.fleet import SimulatedPool, SimulatedReplica
 from simulator.front_door import FrontDoor
-from simulator.ledger import Ledger
+from simulator.ledger import OPEN, Ledger
 from simulator.profiles.document import load_profile
 from simulator.report.summary import Outcomes, ReplicaPoint, RunSummary, TraceCounts, summarise
 from traces.blocks import RequestBlock
 from traces.schema import TraceRequest, as_requests
+
+_SPAN_S = 86_400.0
+"""Of the arrivals that the fleet is told ahead of: it counts them only for some months."""
 
 _PROBE_INTERVAL_S = 0.5
 _REPORT_DELAY_S = 0.01
@@ -59,6 +64,15 @@ def profile_of_launch(launch: Launch) -> EngineProfile:
     return load_profile(launch.model.engine.profile or "demo").engine
 
 
+def _within(span_s: float, block: RequestBlock) -> Iterator[RequestBlock]:
+    """The block in parts that last no longer."""
+    begin = 0
+    while begin < len(block):
+        end = int(np.searchsorted(block.arrival_s, block.arrival_s[begin] + span_s, side="right"))
+        yield block.take(slice(begin, end))
+        begin = end
+
+
 class Simulation:
     """One run. ``model_id`` gets the trace; every model of the site is served.
 
@@ -86,6 +100,7 @@ class Simulation:
         self._points: list[ReplicaPoint] = []
         self._watched: set[str] = set()
         self._replicas: Mapping[str, Replica] | None = None
+        self._awaited: dict[str, tuple[Mapping[str, Replica], tuple[str, ...]]] = {}
         for cluster in self.clusters.values():
             cluster.catch_up()
         self._driver.listen(self._on_step)
@@ -115,14 +130,19 @@ class Simulation:
             self._driver.listen(lambda ran: progress(self._driver.now - self.settings.start_at, self._door.arrived))
         last_arrival_at = self.settings.start_at
         for block in as_requests(requests).blocks():
-            last_arrival_at = self._expect(block)
-            # Just before: the next block may begin at the same instant, and arrivals come before all else.
-            self._driver.run_until(math.nextafter(last_arrival_at, -math.inf))
+            for part in _within(_SPAN_S, block):
+                self._run_before(self.settings.start_at + float(part.arrival_s[0]))
+                last_arrival_at = self._expect(part)
+                self._run_before(last_arrival_at)
         end_at = last_arrival_at + self.settings.tail_s
         self._driver.run_until(end_at)
         while self._open_requests() and self._driver.now < end_at + 3600.0:
             self._driver.run_until(self._driver.now + 1.0)
         return self._summary(trace)
+
+    def _run_before(self, at: float) -> None:
+        """Up to an arrival: others may come at the same instant that are not known yet, and they all come first."""
+        self._driver.run_until(math.nextafter(at, -math.inf))
 
     # -- requests
 
@@ -254,10 +274,23 @@ class Simulation:
 
     def _probe(self) -> None:
         now = self._driver.now
-        for replica in self._serving():
-            record = self.state.replicas_of(replica.launch.model.model_id).get(replica.replica_id)
-            if record is not None and record.phase in ON_ITS_WAY:
-                self._driver.offer(Probe(replica.replica_id, record.model_id, ProbeVerdict.READY, now, now))
+        for name, model_id in self._on_their_way():
+            replica = self._replica(name)
+            if replica is not None and replica.serves(now):
+                self._driver.offer(Probe(name, model_id, ProbeVerdict.READY, now, now))
+
+    def _on_their_way(self) -> Iterator[tuple[str, str]]:
+        """Replicas, with their models, that the broker waits for. It looks only at what changed since it looked last:
+        the state shares what did not."""
+        state = self.state
+        for model_id in state.models:
+            replicas = state.replicas_of(model_id)
+            known = self._awaited.get(model_id)
+            if known is None or known[0] is not replicas:
+                names = tuple(name for name, record in replicas.items() if record.phase in ON_ITS_WAY)
+                known = self._awaited[model_id] = (replicas, names)
+            for name in known[1]:
+                yield name, model_id
 
     # -- what is told
 
@@ -288,8 +321,7 @@ class Simulation:
                 self._watch(replica)
 
     def _summary(self, trace: Callable[[], TraceCounts] | None) -> RunSummary:
-        if self._door.arrived != len(self._ledger):
-            raise InvariantViolated(9, f"{self._door.arrived} requests arrived, {len(self._ledger)} are accounted for")
+        self._check_accounts()
         return summarise(
             source="simulate",
             started_at=self.settings.start_at,
@@ -299,3 +331,14 @@ class Simulation:
             decisions=self._decisions,
             trace=trace() if trace is not None else None,
         )
+
+    def _check_accounts(self) -> None:
+        """Raises ``InvariantViolated`` if a request was lost, or counted twice."""
+        self._catch_up()
+        unfinished = self._ledger.count(OPEN)
+        if self._door.arrived != len(self._ledger) or self._door.open_requests != unfinished:
+            raise InvariantViolated(
+                9,
+                f"of {len(self._ledger)} requests {self._door.arrived} arrived; the gateway has "
+                f"{self._door.open_requests} open, and {unfinished} have not ended",
+            )

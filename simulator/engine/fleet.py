@@ -466,6 +466,12 @@ class EngineFleet:
         }
         return Completions(**columns)
 
+    def take_ends(self) -> tuple[Integers, Floats]:
+        """As ``take_completions``, only which requests and when: for who takes a hundred at a time, the other columns
+        cost more than the rest of it."""
+        events = self._take("completions", self._state.completions)
+        return events["request"].copy(), self._seconds(events["at"])
+
     def take_refusals(self) -> Refusals:
         """Requests refused since the last call."""
         events = self._take("refusals", self._state.refusals)
