@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import numpy as np
 from hypothesis import given, settings
 
 from broker.control.draft import endpoint_record
@@ -161,13 +160,3 @@ def test_the_blocks_in_which_a_trace_is_read_change_nothing() -> None:
     parts = Requests(lambda: (next(as_requests(rows[n : n + 7]).blocks()) for n in range(0, 60, 7)))
     assert wire.dumps(whole.run(rows)) == wire.dumps(parted.run(parts))
     assert [wire.dumps(record) for record in whole.store.steps] == [wire.dumps(record) for record in parted.store.steps]
-
-
-def test_every_requests_times_are_arrays() -> None:
-    run = SmallRun()
-    run.run([small_request(float(n), output_tokens=n + 1) for n in range(5)])
-    found = run.simulation.outcomes
-    assert found.arrival_s.tolist() == [0.0, 1.0, 2.0, 3.0, 4.0]
-    assert np.all((found.arrival_s < found.first_token_s) & (found.first_token_s <= found.end_s))
-    assert found.output_tokens.tolist() == [1, 2, 3, 4, 5]
-    assert found.token_gap_counts.tolist() == [1, 2, 3, 4]
