@@ -9,6 +9,9 @@ import sys
 
 import benchmarks
 
+ON_REQUEST = frozenset({"sim_memory"})
+"""Takes minutes: runs only when named."""
+
 
 def names() -> list[str]:
     return sorted(
@@ -20,7 +23,7 @@ def names() -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="which to run (default: all)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="which to run (default: all but the longest)")
     parser.add_argument("--list", action="store_true", help="name all benchmarks, run none")
     parser.add_argument("--check", action="store_true", help="exit with status 1 if a figure misses its target")
     arguments = parser.parse_args()
@@ -28,7 +31,8 @@ def main() -> int:
     if unknown:
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(names())}")
     missed: list[str] = []
-    for name in arguments.names or names():
+    chosen = arguments.names or [name for name in names() if arguments.list or name not in ON_REQUEST]
+    for name in chosen:
         module = importlib.import_module(f"benchmarks.bench_{name}")
         if arguments.list:
             print(f"{name:20} {(module.__doc__ or '').strip().splitlines()[0]}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Protocol
 
 from broker.model.errors import CapacityUnavailable
 from broker.model.observation import Outcome, PoolSnapshot, Receipt
@@ -11,20 +12,19 @@ from broker.model.plan import Launch, Stop
 from broker.model.replica import ENDED, ObservedReplica, ReplicaPhase, StopMode
 from broker.model.spec import PoolSpec
 from simulator.engine.profile import EngineProfile
-from simulator.engine.single import CompiledEngine
 
 ENDED_KEPT_S = 3600.0
 
 
 @dataclass(slots=True)
 class SimulatedReplica:
-    """One engine with its life around it. ``loaded_at``: when it begins to serve; infinity while that is not known.
+    """An engine's life. ``loaded_at``: when it begins to serve; infinity while that is not known.
 
     ``not_after``, ``exit_code`` and ``detail`` are what its pool's listing says of it.
     """
 
     launch: Launch
-    engine: CompiledEngine
+    profile: EngineProfile
     started_at: float | None
     loaded_at: float
     phase: ReplicaPhase = ReplicaPhase.STARTING
@@ -32,7 +32,6 @@ class SimulatedReplica:
     exit_code: int | None = None
     detail: str = ""
     ended_at: float | None = None
-    open_requests: set[str] = field(default_factory=set)
     shown: ObservedReplica | None = None
 
     @property
@@ -55,18 +54,33 @@ class SimulatedReplica:
         return shown
 
 
+class Service(Protocol):
+    """Where the requests are that replicas serve."""
+
+    def leaves(self, replica: SimulatedReplica) -> bool:
+        """It was told to exit and takes no more requests; whether some are in flight, which it still serves."""
+        ...
+
+    def ended(self, replica: SimulatedReplica) -> None:
+        """It has exited; what was in flight is unserved."""
+        ...
+
+
 class SimulatedPool:
-    """An ``Actuator`` that never waits. ``ended`` is called with each replica that ends, its open requests unserved."""
+    """An ``Actuator`` that never waits."""
 
     def __init__(
-        self, pool: PoolSpec, profile_of: Callable[[Launch], EngineProfile], ended: Callable[[SimulatedReplica], None],
+        self,
+        pool: PoolSpec,
+        profile_of: Callable[[Launch], EngineProfile],
+        service: Service,
         clock: Callable[[], float],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.pool_id = pool.pool_id
         self.replicas: dict[str, SimulatedReplica] = {}
         self._pool = pool
         self._profile_of = profile_of
-        self._ended = ended
+        self._service = service
         self._now = clock
         self._actions: set[str] = set()
 
@@ -84,9 +98,7 @@ class SimulatedPool:
             if used + launch.model.gpus > self._pool.gpus:
                 raise CapacityUnavailable(f"{self.pool_id} has {self._pool.gpus - used} GPUs left")
             profile = self._profile_of(launch)
-            self.replicas[launch.replica_id] = SimulatedReplica(
-                launch, CompiledEngine(profile, now), now, now + profile.load_time_s
-            )
+            self.replicas[launch.replica_id] = SimulatedReplica(launch, profile, now, now + profile.load_time_s)
             self._actions.add(launch.action_id)
         return self._accepted(launch.action_id, launch.replica_id, launch.model.model_id)
 
@@ -94,7 +106,8 @@ class SimulatedPool:
         replica = self.replicas.get(order.replica_id)
         if replica is not None and replica.launch.generation == order.generation and replica.phase not in ENDED:
             replica.phase = ReplicaPhase.STOPPING
-            if order.mode is StopMode.KILL or not replica.open_requests:
+            busy = self._service.leaves(replica)
+            if order.mode is StopMode.KILL or not busy:
                 self.end(replica, exit_code=0)
         return self._accepted(order.action_id, order.replica_id, order.model_id)
 
@@ -107,7 +120,7 @@ class SimulatedPool:
         replica.phase = ReplicaPhase.GONE if wanted else ReplicaPhase.FAILED
         replica.exit_code = exit_code
         replica.ended_at = self._now()
-        self._ended(replica)
+        self._service.ended(replica)
 
     def _forget_before(self, horizon: float) -> None:
         """Ended replicas stay in the listing as long as a real actuator shows them: a run of weeks must not list all

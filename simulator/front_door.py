@@ -1,166 +1,281 @@
-"""The gateway in simulated time: follows the registry, routes to the least loaded, reports like the real one."""
+"""The gateway in simulated time: follows the registry, has the fleet route, reports like the real one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from broker.model.observation import GatewayReport
 from broker.model.replica import EndpointRecord, ReplicaPhase
 from broker.model.signals import RequestSummary
 from broker.model.sketch import Sketch
+from simulator.engine.fleet import EngineFleet
+from simulator.engine.profile import EngineProfile
+from simulator.ledger import CUT, FINISHED, OPEN, REJECTED, Ledger, Rows
+from simulator.sketches import sketches_of
 
 _NAME, _BOOT = "simulated", "0"
+_NOWHERE = -1
+_NO_ROWS: Rows = np.zeros(0, np.int64)
 
 
-@dataclass(slots=True)
-class OpenRequest:
-    """A request on its way through. ``endpoint`` is empty while it is held for want of one."""
+@dataclass(frozen=True, slots=True)
+class _Interval:
+    """Rows of the ledger by what happened to them since the last summary."""
 
-    request_id: str
-    model_id: str
-    index: int
-    arrival_at: float
-    prompt_tokens: int
-    output_tokens: int
-    endpoint: str = ""
-    first_token_at: float | None = None
-    refused_by: set[str] = field(default_factory=set)
-
-
-@dataclass(slots=True)
-class _Second:
-    """What one model saw since the last summary."""
-
-    arrived: int = 0
-    finished: int = 0
-    failed: int = 0
-    first_token_times_s: list[float] = field(default_factory=list)
-    inter_token_times_s: list[float] = field(default_factory=list)
-    prompt_tokens: list[float] = field(default_factory=list)
-    output_tokens: list[float] = field(default_factory=list)
+    first_tokens: Rows
+    finished: Rows
+    failed: Rows
 
 
 class FrontDoor:
-    """One simulated gateway for all models."""
+    """One simulated gateway for all models, each of which is a pool of the fleet.
 
-    def __init__(self, model_ids: Iterable[str]) -> None:
-        self._ready: dict[str, dict[str, int]] = {model_id: {} for model_id in model_ids}
-        self._in_flight: dict[str, int] = {}
-        self._waiting: dict[str, dict[str, OpenRequest]] = {model_id: {} for model_id in self._ready}
-        self._held: dict[str, dict[str, OpenRequest]] = {model_id: {} for model_id in self._ready}
-        self._seconds = {model_id: _Second() for model_id in self._ready}
-        self._open = dict.fromkeys(self._ready, 0)
+    All that is read is as of the last ``catch_up``. Endpoints are tried in order of name: among equals the first that
+    was never chosen takes a request.
+    """
+
+    def __init__(self, model_ids: Iterable[str], fleet: EngineFleet, ledger: Ledger) -> None:
+        self._pools = {model_id: pool for pool, model_id in enumerate(model_ids)}
+        self._fleet = fleet
+        self._ledger = ledger
+        self._published: list[set[str]] = [set() for _ in self._pools]
+        self._places: dict[str, int] = {}
+        self._leaving: set[str] = set()
+        self._held: list[list[int]] = [[] for _ in self._pools]
+        self._waiting = _NO_ROWS
+        self._arrived = self._summarised = 0
+        self._open = np.zeros(len(self._pools), np.int64)
+        self._since = ([_NO_ROWS], [_NO_ROWS], [_NO_ROWS])
+        self._caught_up_at = -np.inf
         self._revision = 0
         self._sequence = 0
-        self._chosen = 0
+        for pool in self._pools.values():
+            self._fleet.route(pool, ())
 
-    def apply(self, records: Iterable[EndpointRecord]) -> list[OpenRequest]:
-        """Take changes of the registry; returns held requests that can be routed now."""
-        released: list[OpenRequest] = []
+    # -- requests
+
+    @property
+    def arrived(self) -> int:
+        return self._arrived
+
+    @property
+    def open_requests(self) -> int:
+        return int(self._open.sum())
+
+    def pool_of(self, model_id: str) -> int:
+        """The number by which ledger and fleet know a model."""
+        return self._pools[model_id]
+
+    def expect(self, rows: Rows) -> None:
+        """Requests of the ledger that will arrive, each at its time."""
+        self._submit(rows, self._ledger.arrival_at[rows])
+
+    def _submit(self, rows: Rows, at: Any) -> None:
+        if len(rows):
+            ledger = self._ledger
+            self._fleet.submit(
+                np.broadcast_to(at, rows.shape), ledger.prompt_tokens[rows], ledger.output_tokens[rows], rows,
+                pool=ledger.model[rows],
+            )  # fmt: skip
+
+    def _send_again(self, rows: Rows, now: float) -> None:
+        """Requests that had arrived before are routed now."""
+        self._submit(rows, now)
+        self._caught_up_at = -np.inf
+
+    def catch_up(self, now: float) -> None:
+        """Let everything up to and including ``now`` happen, arrivals first."""
+        if now <= self._caught_up_at:
+            return
+        self._caught_up_at = now
+        self._fleet.run_until(now)
+        ledger = self._ledger
+        arrived = ledger.arrived_by(now)
+        if arrived > self._arrived:
+            self._open += np.bincount(ledger.model[self._arrived : arrived], minlength=len(self._open))
+            self._arrived = arrived
+        elif not self._open.any():
+            return
+        self._take_first_tokens()
+        self._take_completions()
+        self._take_refusals()
+
+    def _take_first_tokens(self) -> None:
+        told = self._fleet.take_first_tokens()
+        self._ledger.first_token_at[told.request] = told.at
+        self._since[0].append(told.request)
+
+    def _take_completions(self) -> None:
+        rows, at = self._fleet.take_ends()
+        self._close(rows, at, FINISHED)
+
+    def _take_refusals(self) -> None:
+        told = self._fleet.take_refusals()
+        if not len(told.request):
+            return
+        no_endpoint = told.replica == _NOWHERE
+        for row in told.request[no_endpoint].tolist():
+            self._held[self._ledger.model[row]].append(row)
+        self._close(told.request[~no_endpoint], told.at[~no_endpoint], REJECTED)
+
+    def _close(self, rows: Rows, at: Any, status: int) -> None:
+        self._ledger.close(rows, at, status)
+        self._open -= np.bincount(self._ledger.model[rows], minlength=len(self._open))
+        self._since[1 if status == FINISHED else 2].append(rows)
+
+    # -- endpoints
+
+    def admit(self, name: str, profile: EngineProfile) -> None:
+        """A replica takes connections from now on, if it is published; others refuse them."""
+        if name not in self._places:
+            self._places[name] = self._fleet.start(profile)
+
+    def place(self, name: str) -> int | None:
+        """Where in the fleet a replica is; None if it never took a connection."""
+        return self._places.get(name)
+
+    def apply(self, records: Iterable[EndpointRecord], now: float) -> None:
+        """Take changes of the registry at ``now``, to which it has caught up; requests held for want of an endpoint are
+        routed."""
         for record in records:
             self._revision = max(self._revision, record.revision)
-            ready = self._ready[record.model_id]
+            pool = self._pools[record.model_id]
+            name = record.endpoint_id
             if record.phase is ReplicaPhase.READY:
-                ready.setdefault(record.endpoint_id, 0)
-                released.extend(self._held[record.model_id].values())
-                self._held[record.model_id].clear()
+                self._published[pool].add(name)
             else:
-                ready.pop(record.endpoint_id, None)
-        return released
+                self._published[pool].discard(name)
+            self._route(pool)
+            if record.phase is ReplicaPhase.READY:
+                held, self._held[pool] = self._held[pool], []
+                self._send_again(np.array(held, np.int64), now)
 
-    def arrive(self, request: OpenRequest) -> None:
-        second = self._seconds[request.model_id]
-        second.arrived += 1
-        second.prompt_tokens.append(request.prompt_tokens)
-        self._open[request.model_id] += 1
-        self._waiting[request.model_id][request.request_id] = request
+    def _route(self, pool: int) -> None:
+        taking = sorted(self._published[pool] & (self._places.keys() - self._leaving))
+        self._fleet.route(pool, [self._places[name] for name in taking])
 
-    def route(self, request: OpenRequest) -> str | None:
-        """The endpoint with the fewest requests in flight, the least recently chosen among equals; None: held.
-
-        One that refused this request is not asked again.
-        """
-        ready = self._ready[request.model_id].keys() - request.refused_by
-        if not ready:
-            self._held[request.model_id][request.request_id] = request
+    def empties_at(self, name: str) -> float | None:
+        """For a replica that has requests in flight and gets no more: a time before which it still has some."""
+        if self._is_routed(name) or not self.is_busy(name):
             return None
-        endpoint = min(
-            ready, key=lambda name: (self._in_flight.get(name, 0), self._ready[request.model_id][name], name)
-        )
-        self._chosen += 1
-        self._ready[request.model_id][endpoint] = self._chosen
-        self._in_flight[endpoint] = self._in_flight.get(endpoint, 0) + 1
-        request.endpoint = endpoint
-        return endpoint
+        return self._fleet.changes_at(self._places[name])
 
-    def first_token(self, request: OpenRequest, at: float) -> None:
-        request.first_token_at = at
-        self._waiting[request.model_id].pop(request.request_id, None)
-        self._seconds[request.model_id].first_token_times_s.append(at - request.arrival_at)
+    def _is_routed(self, name: str) -> bool:
+        return name not in self._leaving and any(name in published for published in self._published)
 
-    def leave(self, request: OpenRequest, at: float, *, finished: bool) -> bool:
-        """The request is over; True if its endpoint has nothing in flight any more."""
-        second = self._seconds[request.model_id]
-        self._open[request.model_id] -= 1
-        self._waiting[request.model_id].pop(request.request_id, None)
-        self._held[request.model_id].pop(request.request_id, None)
-        if finished:
-            second.finished += 1
-            second.output_tokens.append(request.output_tokens)
-            if request.first_token_at is not None and request.output_tokens > 1:
-                second.inter_token_times_s.append((at - request.first_token_at) / (request.output_tokens - 1))
-        else:
-            second.failed += 1
-        return self._release(request)
+    def is_busy(self, name: str) -> bool:
+        """Whether a replica has requests in flight."""
+        return name in self._places and self._requests_at(name) > 0
 
-    def _release(self, request: OpenRequest) -> bool:
-        if not request.endpoint:
+    def refuse_connections(self, name: str) -> None:
+        """A replica was told to exit: what is sent to it goes elsewhere."""
+        if name in self._places:
+            self._leaving.add(name)
+            self._route_where_published(name)
+
+    def _requests_at(self, name: str) -> int:
+        return int(self._fleet.in_flight()[self._places[name]])
+
+    def _route_where_published(self, name: str) -> None:
+        for pool, published in enumerate(self._published):
+            if name in published:
+                self._route(pool)
+
+    def gone(self, name: str, now: float) -> bool:
+        """A replica has exited at ``now``, to which it has caught up. Streams that had begun are cut, requests without
+        a token are routed again. Whether any was cut."""
+        if name not in self._places:
             return False
-        self._in_flight[request.endpoint] -= 1
-        if self._in_flight[request.endpoint]:
-            return False
-        del self._in_flight[request.endpoint]
-        return True
+        place = self._places.pop(name)
+        self._leaving.discard(name)
+        self._route_where_published(name)
+        rows = self._fleet.stop(place)
+        begun = ~np.isnan(self._ledger.first_token_at[rows])
+        self._close(rows[begun], now, CUT)
+        self._send_again(rows[~begun], now)
+        return bool(begun.any())
 
-    def refused(self, request: OpenRequest) -> None:
-        """Its replica is gone, and no token had come: it is to be routed once more, elsewhere."""
-        request.refused_by.add(request.endpoint)
-        self._release(request)
-        request.endpoint = ""
+    # -- what it tells
 
     def report(self, now: float) -> GatewayReport:
         """The session's heartbeat: what was applied, what is in flight."""
         self._sequence += 1
-        return GatewayReport(_NAME, _BOOT, self._sequence, self._revision, now, now, dict(self._in_flight))
+        counts = self._fleet.in_flight().tolist()
+        in_flight = {name: counts[place] for name, place in self._places.items() if counts[place]}
+        return GatewayReport(_NAME, _BOOT, self._sequence, self._revision, now, now, in_flight)
 
     def summaries(self, now: float, interval_s: float) -> list[RequestSummary]:
         """One summary for each model, and a new interval."""
         self._sequence += 1
-        made = [self._summary(model_id, second, now, interval_s) for model_id, second in self._seconds.items()]
-        self._seconds = {model_id: _Second() for model_id in self._seconds}
-        return made
+        arrived = np.arange(self._summarised, self._arrived)
+        self._summarised = self._arrived
+        self._forget_served(arrived)
+        since = _Interval(*(np.concatenate(parts) for parts in self._since))
+        self._since = ([_NO_ROWS], [_NO_ROWS], [_NO_ROWS])
+        return self._told(now, interval_s, arrived, since)
 
-    def _summary(self, model_id: str, second: _Second, now: float, interval_s: float) -> RequestSummary:
-        waiting = self._waiting[model_id]
-        return RequestSummary(
-            model_id=model_id,
-            gateway_id=_NAME,
-            boot_id=_BOOT,
-            sequence=self._sequence,
-            observed_at=now,
-            received_at=now,
-            interval_s=interval_s,
-            arrived=second.arrived,
-            finished=second.finished,
-            failed=second.failed,
-            held=len(self._held[model_id]),
-            in_flight=self._open[model_id],
-            waiting=len(waiting),
-            oldest_waiting_since=min((request.arrival_at for request in waiting.values()), default=None),
-            queue_age=Sketch.of(now - request.arrival_at for request in waiting.values()),
-            time_to_first_token=Sketch.of(second.first_token_times_s),
-            inter_token=Sketch.of(second.inter_token_times_s),
-            prompt_tokens=Sketch.of(second.prompt_tokens),
-            output_tokens=Sketch.of(second.output_tokens),
+    def _forget_served(self, arrived: Rows) -> None:
+        waiting = np.concatenate([self._waiting, arrived])
+        waits = np.isnan(self._ledger.first_token_at[waiting]) & (self._ledger.status[waiting] == OPEN)
+        self._waiting = waiting[waits]
+
+    def _told(self, now: float, interval_s: float, arrived: Rows, since: _Interval) -> list[RequestSummary]:
+        counts = [self._by_model(rows) for rows in (arrived, since.finished, since.failed, self._waiting)]
+        sketches = self._sketches(now, arrived, since)
+        oldest = self._oldest_waiting()
+        return [
+            RequestSummary(
+                model_id=model_id,
+                gateway_id=_NAME,
+                boot_id=_BOOT,
+                sequence=self._sequence,
+                observed_at=now,
+                received_at=now,
+                interval_s=interval_s,
+                arrived=counts[0][pool],
+                finished=counts[1][pool],
+                failed=counts[2][pool],
+                held=len(self._held[pool]),
+                in_flight=int(self._open[pool]),
+                waiting=counts[3][pool],
+                oldest_waiting_since=oldest[pool] if counts[3][pool] else None,
+                queue_age=sketches[0][pool],
+                time_to_first_token=sketches[1][pool],
+                inter_token=sketches[2][pool],
+                prompt_tokens=sketches[3][pool],
+                output_tokens=sketches[4][pool],
+            )
+            for model_id, pool in self._pools.items()
+        ]
+
+    def _by_model(self, rows: Rows) -> list[int]:
+        counts: list[int] = np.bincount(self._ledger.model[rows], minlength=len(self._pools)).tolist()
+        return counts
+
+    def _oldest_waiting(self) -> list[float]:
+        """By model, NaN for none. Rows are in order of arrival, and what is written last stays: each model's oldest."""
+        oldest = np.full(len(self._pools), np.nan)
+        latest_first = self._waiting[::-1]
+        oldest[self._ledger.model[latest_first]] = self._ledger.arrival_at[latest_first]
+        times: list[float] = oldest.tolist()
+        return times
+
+    def _sketches(self, now: float, arrived: Rows, since: _Interval) -> list[list[Sketch]]:
+        """Queue age, time to first token, time between tokens, prompt and output tokens, each by model."""
+        ledger, waiting, begun, finished = self._ledger, self._waiting, since.first_tokens, since.finished
+        streamed = finished[ledger.output_tokens[finished] > 1]
+        streaming_s = ledger.ended_at[streamed] - ledger.first_token_at[streamed]
+        return sketches_of(
+            [
+                (ledger.model[waiting], now - ledger.arrival_at[waiting]),
+                (ledger.model[begun], ledger.first_token_at[begun] - ledger.arrival_at[begun]),
+                (ledger.model[streamed], streaming_s / (ledger.output_tokens[streamed] - 1)),
+                (ledger.model[arrived], ledger.prompt_tokens[arrived]),
+                (ledger.model[finished], ledger.output_tokens[finished]),
+            ],
+            len(self._pools),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -13,23 +14,26 @@ from broker.model.errors import InvariantViolated
 from broker.model.observation import Probe, ProbeVerdict, SpecChanged
 from broker.model.plan import Decision, Launch
 from broker.model.ports import Log
-from broker.model.replica import ON_ITS_WAY, Replica, ReplicaPhase
+from broker.model.replica import ON_ITS_WAY, EndpointRecord, Replica, ReplicaPhase
 from broker.model.signals import MetricSample
 from broker.model.spec import ModelSpec, PoolSpec, SiteSpec
 from broker.model.state import BrokerState
 from simulator.cluster.host import ClusterHost
 from simulator.cluster.pool import SlurmPlace, SlurmPool
 from simulator.driver import Driver, Priority
+from simulator.engine.fleet import EngineFleet
 from simulator.engine.profile import EngineProfile
-from simulator.engine.requests import EngineEvent, EngineRequest, Finished, FirstToken
 from simulator.fleet import SimulatedPool, SimulatedReplica
-from simulator.front_door import FrontDoor, OpenRequest
+from simulator.front_door import FrontDoor
+from simulator.ledger import OPEN, Ledger
 from simulator.profiles.document import load_profile
-from simulator.report.summary import Outcome, ReplicaPoint, RequestOutcome, RunSummary, TraceCounts, summarise
-from traces.schema import TraceRequest
+from simulator.report.summary import Outcomes, ReplicaPoint, RunSummary, TraceCounts, summarise
+from traces.blocks import RequestBlock
+from traces.schema import TraceRequest, as_requests
 
-_SCRAPE_INTERVAL_S = 1.0
-_SUMMARY_INTERVAL_S = 1.0
+_SPAN_S = 86_400.0
+"""Of the arrivals that the fleet is told ahead of: it counts them only for some months."""
+
 _PROBE_INTERVAL_S = 0.5
 _REPORT_DELAY_S = 0.01
 """How long a gateway takes to apply a change of the registry and say so (one event, one request on loopback)."""
@@ -38,12 +42,18 @@ _REPORT_DELAY_S = 0.01
 @dataclass(frozen=True, slots=True)
 class SimulationSettings:
     """``tail_s`` runs on after the last arrival, so that scale-in is seen. ``start_at``: the trace's second 0 as epoch
-    seconds, which matters to schedules. ``warm_up_s`` lets the first replicas load before the trace begins."""
+    seconds, which matters to schedules. ``warm_up_s`` lets the first replicas load before the trace begins.
+    ``scrape_interval_s`` and ``summary_interval_s``: how often replicas and the gateway are asked."""
 
     tail_s: float = 60.0
     start_at: float = 1_700_000_000.0
     warm_up_s: float = 0.0
+    scrape_interval_s: float = 1.0
+    summary_interval_s: float = 1.0
 
+
+_IDLE = (0.0,) * 7
+"""What a replica tells of itself that nobody has sent a request yet."""
 
 Progress = Callable[[float, int], None]
 """Told the simulated second (negative while warming up) and the number of requests so far, at every step."""
@@ -52,6 +62,15 @@ Progress = Callable[[float, int], None]
 def profile_of_launch(launch: Launch) -> EngineProfile:
     """The profile that the model's engine names. Raises ``ConfigError`` if there is none of that name."""
     return load_profile(launch.model.engine.profile or "demo").engine
+
+
+def _within(span_s: float, block: RequestBlock) -> Iterator[RequestBlock]:
+    """The block in parts that last no longer."""
+    begin = 0
+    while begin < len(block):
+        end = int(np.searchsorted(block.arrival_s, block.arrival_s[begin] + span_s, side="right"))
+        yield block.take(slice(begin, end))
+        begin = end
 
 
 class Simulation:
@@ -74,26 +93,31 @@ class Simulation:
             pool.pool_id: self._make_pool(pool, profile_of, (slurm or {}).get(pool.pool_id)) for pool in site.pools
         }
         self._driver = Driver(log, policies, self.pools, start_at=self._began_at)
-        self._door = FrontDoor(model.model_id for model in models)
-        self._open: dict[str, OpenRequest] = {}
-        self.outcomes: list[RequestOutcome | None] = []
+        self._fleet = EngineFleet(self._began_at)
+        self._ledger = Ledger()
+        self._door = FrontDoor((model.model_id for model in models), self._fleet, self._ledger)
         self._decisions: list[Decision] = []
         self._points: list[ReplicaPoint] = []
-        self._engine_due: dict[str, float] = {}
+        self._watched: set[str] = set()
         self._replicas: Mapping[str, Replica] | None = None
-        self._seen = 0
+        self._awaited: dict[str, tuple[Mapping[str, Replica], tuple[str, ...]]] = {}
         for cluster in self.clusters.values():
             cluster.catch_up()
         self._driver.listen(self._on_step)
         self._driver.open("simulator", SpecChanged(site, models, self._began_at))
-        self._driver.every(_SCRAPE_INTERVAL_S, self._scrape, first_at=self._began_at + 0.3)
-        self._driver.every(_SUMMARY_INTERVAL_S, self._summarise, first_at=self._began_at + 0.5)
+        self._driver.every(self.settings.scrape_interval_s, self._scrape, first_at=self._began_at + 0.3)
+        self._driver.every(self.settings.summary_interval_s, self._summarise, first_at=self._began_at + 0.5)
         self._driver.every(_PROBE_INTERVAL_S, self._probe, first_at=self._began_at + 0.4)
 
     @property
     def state(self) -> BrokerState:
         """The broker's state after the last step."""
         return self._driver.core.loop.state
+
+    @property
+    def outcomes(self) -> Outcomes:
+        """Every request that came so far."""
+        return self._ledger.outcomes(self.settings.start_at)
 
     def run(
         self, requests: Iterable[TraceRequest], *, trace: Callable[[], TraceCounts] | None = None,
@@ -103,111 +127,38 @@ class Simulation:
         ``unfinished``."""
         if progress is not None:
             # At steps, not at arrivals: a trace may be silent for hours.
-            self._driver.listen(lambda ran: progress(self._driver.now - self.settings.start_at, self._seen))
+            self._driver.listen(lambda ran: progress(self._driver.now - self.settings.start_at, self._door.arrived))
         last_arrival_at = self.settings.start_at
-        for request in requests:
-            last_arrival_at = self.settings.start_at + request.arrival_s
-            self._driver.run_until(last_arrival_at)
-            self._arrive(request, last_arrival_at)
+        for block in as_requests(requests).blocks():
+            for part in _within(_SPAN_S, block):
+                self._run_before(self.settings.start_at + float(part.arrival_s[0]))
+                last_arrival_at = self._expect(part)
+                self._run_before(last_arrival_at)
         end_at = last_arrival_at + self.settings.tail_s
         self._driver.run_until(end_at)
-        while self._open and self._driver.now < end_at + 3600.0:
+        while self._open_requests() and self._driver.now < end_at + 3600.0:
             self._driver.run_until(self._driver.now + 1.0)
         return self._summary(trace)
 
+    def _run_before(self, at: float) -> None:
+        """Up to an arrival: others may come at the same instant that are not known yet, and they all come first."""
+        self._driver.run_until(math.nextafter(at, -math.inf))
+
     # -- requests
 
-    def _arrive(self, request: TraceRequest, at: float) -> None:
-        name = f"r{self._seen}"
-        self._seen += 1
-        self.outcomes.append(None)
-        opened = OpenRequest(
-            name, self._model_id, self._seen - 1, at, max(1, request.prompt_tokens), max(1, request.output_tokens)
-        )
-        self._door.arrive(opened)
-        self._open[name] = opened
-        self._hand_over(opened)
+    def _expect(self, block: RequestBlock) -> float:
+        """Take a block's requests in, each to come at its time; when the last one does."""
+        arrival_at = self.settings.start_at + block.arrival_s
+        model = self._door.pool_of(self._model_id)
+        self._door.expect(self._ledger.append(arrival_at, block.prompt_tokens, block.output_tokens, model))
+        return float(arrival_at[-1])
 
-    def _hand_over(self, request: OpenRequest) -> None:
-        replica = self._route(request)
-        if replica is None:
-            return
-        now = self._driver.now
-        engine = replica.engine
-        self._take_events(replica, engine.advance(now))
-        try:
-            engine.add(EngineRequest(request.request_id, now, request.prompt_tokens, request.output_tokens))
-        except ValueError:
-            self._close(request, now, Outcome.REJECTED)
-            return
-        replica.open_requests.add(request.request_id)
-        self._schedule(replica)
+    def _open_requests(self) -> int:
+        self._catch_up()
+        return self._door.open_requests
 
-    def _route(self, request: OpenRequest) -> SimulatedReplica | None:
-        """The replica that takes it. None if it is held; until the registry catches up some refuse connections."""
-        while (endpoint := self._door.route(request)) is not None:
-            replica = self._replica(endpoint)
-            if replica is not None and replica.phase is ReplicaPhase.STARTING:
-                return replica
-            self._door.refused(request)
-        return None
-
-    def _replica(self, replica_id: str) -> SimulatedReplica | None:
-        return next((pool.replicas[replica_id] for pool in self.pools.values() if replica_id in pool.replicas), None)
-
-    def _schedule(self, replica: SimulatedReplica) -> None:
-        """One heap entry for each change of an engine's next event; those overtaken do nothing."""
-        at = replica.engine.next_event_at()
-        if at is None or self._engine_due.get(replica.replica_id) == at:
-            return
-        self._engine_due[replica.replica_id] = at
-        self._driver.at(at, lambda: self._engine_event(replica, at), Priority.ENGINE)
-
-    def _engine_event(self, replica: SimulatedReplica, at: float) -> None:
-        if self._engine_due.get(replica.replica_id) != at:
-            return
-        self._engine_due.pop(replica.replica_id)
-        self._take_events(replica, replica.engine.advance(self._driver.now))
-        self._schedule(replica)
-
-    def _take_events(self, replica: SimulatedReplica, events: Iterable[EngineEvent]) -> None:
-        for event in events:
-            request = self._open.get(event.request_id)
-            if request is None:
-                continue
-            match event:
-                case FirstToken(at=at):
-                    self._door.first_token(request, at)
-                case Finished(at=at):
-                    replica.open_requests.discard(request.request_id)
-                    self._close(request, at, Outcome.FINISHED)
-        if replica.phase is ReplicaPhase.STOPPING and not replica.open_requests:
-            self._pool_of(replica).end(replica, exit_code=0)
-
-    def _close(self, request: OpenRequest, at: float, outcome: Outcome) -> None:
-        del self._open[request.request_id]
-        idle = self._door.leave(request, at, finished=outcome is Outcome.FINISHED)
-        self.outcomes[request.index] = self._outcome(request, at, outcome)
-        if idle:
-            self._driver.at(self._driver.now + _REPORT_DELAY_S, self._report_if_draining)
-
-    def _outcome(self, request: OpenRequest, at: float | None, outcome: Outcome) -> RequestOutcome:
-        """Token gaps are the request's mean: the engine gives first and last token, not each."""
-        first = request.first_token_at
-        start = self.settings.start_at
-        gaps = np.zeros(0)
-        if outcome is Outcome.FINISHED and first is not None and at is not None and request.output_tokens > 1:
-            count = request.output_tokens - 1
-            gaps = np.full(count, (at - first) / count)
-        return RequestOutcome(
-            arrival_s=request.arrival_at - start,
-            prompt_tokens=request.prompt_tokens,
-            output_tokens=request.output_tokens if outcome is Outcome.FINISHED else 0,
-            status=outcome,
-            first_token_s=None if first is None else first - start,
-            end_s=None if at is None else at - start,
-            token_gaps_s=gaps,  # type: ignore[arg-type]  # an array is a sequence of floats in all that matters here
-        )
+    def _catch_up(self) -> None:
+        self._door.catch_up(self._driver.now)
 
     # -- replicas
 
@@ -218,7 +169,7 @@ class Simulation:
             return self._driver.now
 
         if place is None:
-            return SimulatedPool(pool, profile_of, self._replica_ended, clock)
+            return SimulatedPool(pool, profile_of, self, clock)
         key = id(place.cluster)
         if key not in self.clusters:
             self.clusters[key] = ClusterHost(
@@ -227,7 +178,7 @@ class Simulation:
         return SlurmPool(
             pool,
             profile_of,
-            self._replica_ended,
+            self,
             clock,
             host=self.clusters[key],
             jobs=place.jobs,
@@ -237,18 +188,38 @@ class Simulation:
     def _pool_of(self, replica: SimulatedReplica) -> SimulatedPool:
         return self.pools[replica.launch.pool_id]
 
-    def _replica_ended(self, replica: SimulatedReplica) -> None:
-        """Open requests of a replica that exits: cut if tokens had come, else routed again."""
-        now = self._driver.now
-        self._engine_due.pop(replica.replica_id, None)
-        for name in sorted(replica.open_requests):
-            request = self._open[name]
-            if request.first_token_at is None:
-                self._door.refused(request)
-                self._hand_over(request)
-            else:
-                self._close(request, now, Outcome.CUT)
-        replica.open_requests.clear()
+    def _replica(self, replica_id: str) -> SimulatedReplica | None:
+        return next((pool.replicas[replica_id] for pool in self.pools.values() if replica_id in pool.replicas), None)
+
+    def leaves(self, replica: SimulatedReplica) -> bool:
+        """See ``Service``."""
+        self._catch_up()
+        self._door.refuse_connections(replica.replica_id)
+        self._watch(replica)
+        return self._door.is_busy(replica.replica_id)
+
+    def ended(self, replica: SimulatedReplica) -> None:
+        """See ``Service``. Open requests are cut if tokens had come, else routed again."""
+        self._catch_up()
+        if self._door.gone(replica.replica_id, self._driver.now):
+            self._driver.at(self._driver.now + _REPORT_DELAY_S, self._report_if_draining)
+
+    def _watch(self, replica: SimulatedReplica) -> None:
+        """Be there when the last request of a replica ends that gets no more: somebody waits for that."""
+        at = self._door.empties_at(replica.replica_id)
+        if at is not None and replica.replica_id not in self._watched:
+            self._watched.add(replica.replica_id)
+            self._driver.at(at, lambda: self._look(replica), Priority.ENGINE)
+
+    def _look(self, replica: SimulatedReplica) -> None:
+        self._watched.discard(replica.replica_id)
+        self._catch_up()
+        if self._door.place(replica.replica_id) is None or self._door.is_busy(replica.replica_id):
+            self._watch(replica)
+            return
+        self._driver.at(self._driver.now + _REPORT_DELAY_S, self._report_if_draining)
+        if replica.phase is ReplicaPhase.STOPPING:
+            self._pool_of(replica).end(replica, exit_code=0)
 
     def crash(self, replica_id: str) -> None:
         """A replica dies by itself, now."""
@@ -264,39 +235,62 @@ class Simulation:
 
     def _scrape(self) -> None:
         now = self._driver.now
-        for replica in list(self._serving()):
-            engine = replica.engine
-            self._take_events(replica, engine.advance(now))
-            counters = engine.counters
+        self._catch_up()
+        fleet = self._fleet
+        gauges = (
+            fleet.running(), fleet.waiting(), fleet.kv_use(), fleet.total("prompt_tokens"),
+            fleet.total("generation_tokens"), fleet.total("preemptions"), fleet.total("finished"),
+        )  # fmt: skip
+        by_place = list(zip(*(gauge.astype(float).tolist() for gauge in gauges), strict=True))
+        for replica in self._serving():
+            place = self._door.place(replica.replica_id)
+            running, waiting, kv_use, prompt, generation, preemptions, finished = (
+                _IDLE if place is None else by_place[place]
+            )
             self._driver.observe(
                 MetricSample(
                     replica.launch.model.model_id, replica.replica_id, now, now,
-                    requests_running=float(engine.running),
-                    requests_waiting=float(engine.waiting),
-                    kv_cache_use=engine.kv_use,
-                    prompt_tokens_total=float(counters.prompt_tokens),
-                    generation_tokens_total=float(counters.generation_tokens),
-                    preemptions_total=float(counters.preemptions),
-                    requests_finished_total=float(counters.finished),
+                    requests_running=running,
+                    requests_waiting=waiting,
+                    kv_cache_use=kv_use,
+                    prompt_tokens_total=prompt,
+                    generation_tokens_total=generation,
+                    preemptions_total=preemptions,
+                    requests_finished_total=finished,
                 )
             )  # fmt: skip
 
     def _summarise(self) -> None:
         now = self._driver.now
-        for summary in self._door.summaries(now, _SUMMARY_INTERVAL_S):
+        self._catch_up()
+        for summary in self._door.summaries(now, self.settings.summary_interval_s):
             self._driver.observe(summary)
         self._driver.offer(self._door.report(now))
 
     def _report_if_draining(self) -> None:
         if any(model.draining for model in self.state.models.values()):
+            self._catch_up()
             self._driver.offer(self._door.report(self._driver.now))
 
     def _probe(self) -> None:
         now = self._driver.now
-        for replica in self._serving():
-            record = self.state.replicas_of(replica.launch.model.model_id).get(replica.replica_id)
-            if record is not None and record.phase in ON_ITS_WAY:
-                self._driver.offer(Probe(replica.replica_id, record.model_id, ProbeVerdict.READY, now, now))
+        for name, model_id in self._on_their_way():
+            replica = self._replica(name)
+            if replica is not None and replica.serves(now):
+                self._driver.offer(Probe(name, model_id, ProbeVerdict.READY, now, now))
+
+    def _on_their_way(self) -> Iterator[tuple[str, str]]:
+        """Replicas, with their models, that the broker waits for. It looks only at what changed since it looked last:
+        the state shares what did not."""
+        state = self.state
+        for model_id in state.models:
+            replicas = state.replicas_of(model_id)
+            known = self._awaited.get(model_id)
+            if known is None or known[0] is not replicas:
+                names = tuple(name for name, record in replicas.items() if record.phase in ON_ITS_WAY)
+                known = self._awaited[model_id] = (replicas, names)
+            for name in known[1]:
+                yield name, model_id
 
     # -- what is told
 
@@ -311,22 +305,40 @@ class Simulation:
             if not self._points or self._points[-1].phases != point.phases:
                 self._points.append(point)
         if ran.registry:
-            for request in self._door.apply(ran.registry):
-                self._hand_over(request)
+            self._follow(ran.registry)
             self._driver.at(now + _REPORT_DELAY_S, self._report_if_draining)
 
+    def _follow(self, registry: Iterable[EndpointRecord]) -> None:
+        """The gateway takes changes of the registry."""
+        self._catch_up()
+        replicas = [self._replica(record.endpoint_id) for record in registry]
+        for replica in replicas:
+            if replica is not None and replica.phase is ReplicaPhase.STARTING:
+                self._door.admit(replica.replica_id, replica.profile)
+        self._door.apply(registry, self._driver.now)
+        for replica in replicas:
+            if replica is not None:
+                self._watch(replica)
+
     def _summary(self, trace: Callable[[], TraceCounts] | None) -> RunSummary:
-        for request in self._open.values():
-            self.outcomes[request.index] = self._outcome(request, None, Outcome.UNFINISHED)
-        outcomes = [outcome for outcome in self.outcomes if outcome is not None]
-        if len(outcomes) != self._seen:
-            raise InvariantViolated(9, f"{self._seen} requests arrived, {len(outcomes)} are accounted for")
+        self._check_accounts()
         return summarise(
             source="simulate",
             started_at=self.settings.start_at,
             duration_s=self._driver.now - self.settings.start_at,
-            outcomes=outcomes,
+            outcomes=self.outcomes,
             replicas=self._points,
             decisions=self._decisions,
             trace=trace() if trace is not None else None,
         )
+
+    def _check_accounts(self) -> None:
+        """Raises ``InvariantViolated`` if a request was lost, or counted twice."""
+        self._catch_up()
+        unfinished = self._ledger.count(OPEN)
+        if self._door.arrived != len(self._ledger) or self._door.open_requests != unfinished:
+            raise InvariantViolated(
+                9,
+                f"of {len(self._ledger)} requests {self._door.arrived} arrived; the gateway has "
+                f"{self._door.open_requests} open, and {unfinished} have not ended",
+            )

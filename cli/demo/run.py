@@ -25,7 +25,7 @@ from cli.demo.verdict import DrainSeen, drains_seen, problems_of, replay_problem
 from cli.demo.view import LiveState, render_live
 from cli.output import Exit, console, errors, print_json
 from simulator.report.render import render
-from simulator.report.summary import ReplicaPoint, RunSummary, summarise
+from simulator.report.summary import Outcomes, ReplicaPoint, RunSummary, summarise
 
 _POLL_S = 0.5
 
@@ -116,7 +116,7 @@ class Demo:
             source="demo",
             started_at=player.began_at,
             duration_s=player.elapsed_s,
-            outcomes=player.outcomes,
+            outcomes=Outcomes.of(player.outcomes),
             replicas=self._points,
             decisions=decisions,
             trace=self._scenario.counts,

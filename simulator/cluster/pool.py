@@ -17,8 +17,7 @@ from simulator.cluster.model import SlurmModel
 from simulator.cluster.nodes import members
 from simulator.cold_start import ColdStarts
 from simulator.engine.profile import EngineProfile
-from simulator.engine.single import CompiledEngine
-from simulator.fleet import SimulatedPool, SimulatedReplica
+from simulator.fleet import Service, SimulatedPool, SimulatedReplica
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +50,10 @@ class SlurmPool(SimulatedPool):
     """
 
     def __init__(
-        self, pool: PoolSpec, profile_of: Callable[[Launch], EngineProfile], ended: Callable[[SimulatedReplica], None],
+        self, pool: PoolSpec, profile_of: Callable[[Launch], EngineProfile], service: Service,
         clock: Callable[[], float], *, host: ClusterHost, jobs: ReplicaJobs, cold_starts: ColdStarts | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(pool, profile_of, ended, clock)
+        super().__init__(pool, profile_of, service, clock)
         self._host = host
         self._asks = jobs
         self._cold_starts = cold_starts
@@ -77,14 +76,9 @@ class SlurmPool(SimulatedPool):
             request = self._request(launch)
             self._check_room(launch)
             self._actions.add(launch.action_id)
-            profile = self._profile_of(launch)
-            replica = SimulatedReplica(
-                launch, CompiledEngine(profile, self._now()), None, math.inf, ReplicaPhase.PENDING
-            )
+            replica = SimulatedReplica(launch, self._profile_of(launch), None, math.inf, ReplicaPhase.PENDING)
             self.replicas[launch.replica_id] = replica
-            self._job_ids[launch.replica_id] = self._host.submit(
-                request, lambda event: self._happened(replica, profile, event)
-            )
+            self._job_ids[launch.replica_id] = self._host.submit(request, lambda event: self._happened(replica, event))
         return self._accepted(launch.action_id, launch.replica_id, launch.model.model_id)
 
     async def stop(self, order: Stop) -> Receipt:
@@ -94,9 +88,10 @@ class SlurmPool(SimulatedPool):
         if replica is not None and replica.launch.generation == order.generation and replica.phase not in ENDED:
             waits = replica.phase is ReplicaPhase.PENDING
             replica.phase = ReplicaPhase.STOPPING
+            busy = self._service.leaves(replica)
             if waits or order.mode is StopMode.KILL:
                 self._host.cancel(self._job_ids[order.replica_id])
-            elif not replica.open_requests:
+            elif not busy:
                 self.end(replica, exit_code=0)
         return self._accepted(order.action_id, order.replica_id, order.model_id)
 
@@ -135,12 +130,12 @@ class SlurmPool(SimulatedPool):
                 f"{launch.replica_id} needs {launch.model.gpus}"
             )
 
-    def _happened(self, replica: SimulatedReplica, profile: EngineProfile, event: JobEvent) -> None:
+    def _happened(self, replica: SimulatedReplica, event: JobEvent) -> None:
         match event:
             case Started():
                 replica.phase = ReplicaPhase.STARTING
                 replica.started_at = event.at
-                replica.loaded_at = event.at + self._load_s(replica.launch, profile, event)
+                replica.loaded_at = event.at + self._load_s(replica, event)
                 replica.not_after = event.ends_at
             case PreemptionWarned():
                 replica.not_after = event.ends_at
@@ -149,9 +144,10 @@ class SlurmPool(SimulatedPool):
             case _:
                 raise AssertionError(f"a replica's job is never requeued: {event}")
 
-    def _load_s(self, launch: Launch, profile: EngineProfile, event: Started) -> float:
+    def _load_s(self, replica: SimulatedReplica, event: Started) -> float:
         if self._cold_starts is None:
-            return profile.load_time_s
+            return replica.profile.load_time_s
+        launch = replica.launch
         return self._cold_starts.begin(launch.replica_id, launch.model_id, members(event.nodes), event.at).total_s
 
     def _over(self, replica: SimulatedReplica, record: JobRecord) -> None:
@@ -163,7 +159,7 @@ class SlurmPool(SimulatedPool):
         replica.ended_at = record.ended_at
         del self._job_ids[replica.replica_id]
         self._exiting.discard(replica.replica_id)
-        self._ended(replica)
+        self._service.ended(replica)
 
 
 _WORDS = {

@@ -224,7 +224,8 @@ class EngineFleet:
         self, at: Numbers, prompt_tokens: Numbers, output_tokens: Numbers, requests: Numbers, *, pool: Numbers = 0,
         cached_tokens: Numbers = 0, group: Numbers = NO_GROUP, prefix_tokens: Numbers = 0,
     ) -> None:  # fmt: skip
-        """Requests that will arrive, in order of ``at``, none before what was submitted or run to already.
+        """Requests that will arrive, in order of ``at``, none before what was run to already. They come in between what
+        was submitted earlier, after what has the same time.
 
         Each argument is an array or one value for all; see ``EngineRequest`` for their meaning. ``requests`` are the
         caller's numbers of them, from 0. Groups are numbered from 0 too, and one ``group`` has one prefix; what comes
@@ -234,12 +235,14 @@ class EngineFleet:
         if np.any(np.asarray(at) < self._now):
             raise ValueError(f"requests arrive before {self._now}, to which the fleet has run")
         given = self._made(at, prompt_tokens, output_tokens, requests, pool, cached_tokens, group, prefix_tokens)
-        queued = self._arrivals[self._next_arrival :]
-        arrivals = np.concatenate([queued, given]) if len(queued) else given
-        if np.any(np.diff(arrivals["at"]) < 0):
+        if np.any(np.diff(given["at"]) < 0):
             raise ValueError("requests are submitted in order of their arrival")
-        self._arrivals, self._next_arrival = arrivals, 0
-        self._arrival_ticks = arrivals["at"].copy()
+        queued = self._arrivals[self._next_arrival :]
+        if len(queued):
+            places = np.searchsorted(queued["at"], given["at"], side="right")
+            given = np.insert(queued, places, given)
+        self._arrivals, self._next_arrival = given, 0
+        self._arrival_ticks = given["at"].copy()
 
     def add(
         self, replica: int, at: float, prompt_tokens: int, output_tokens: int, request: int, *,
@@ -415,6 +418,11 @@ class EngineFleet:
         use: Floats = 1 - (replicas["free_blocks"] - wanted) / replicas["num_blocks"]
         return use
 
+    def total(self, name: str) -> Integers:
+        """One field of ``EngineCounters``, by replica."""
+        totals: Integers = self._state.replicas[name][: self._count].copy()
+        return totals
+
     def counters(self, replica: int) -> EngineCounters:
         record: Record = self._state.replicas[replica]
         return EngineCounters(
@@ -457,6 +465,12 @@ class EngineFleet:
             for name in Completions.__slots__
         }
         return Completions(**columns)
+
+    def take_ends(self) -> tuple[Integers, Floats]:
+        """As ``take_completions``, only which requests and when: for who takes a hundred at a time, the other columns
+        cost more than the rest of it."""
+        events = self._take("completions", self._state.completions)
+        return events["request"].copy(), self._seconds(events["at"])
 
     def take_refusals(self) -> Refusals:
         """Requests refused since the last call."""

@@ -6,11 +6,13 @@ seconds from the run's start, absent figures are null. ``wire.decode(RunSummary,
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,7 @@ from broker.model.plan import Decision
 from broker.model.replica import ENDED, ReplicaPhase
 
 Floats = NDArray[np.float64]
+Integers = NDArray[np.integer[Any]]
 
 
 class Outcome(StrEnum):
@@ -52,6 +55,46 @@ class RequestOutcome:
     token_gaps_s: Sequence[float] = ()
 
 
+OUTCOMES = tuple(Outcome)
+"""A column of outcomes holds indexes of these."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcomes:
+    """Requests as their clients saw them, one row each in all columns but the last two; times are seconds from the
+    run's start, NaN for what did not happen.
+
+    ``output_tokens`` is what was received, ``status`` the index in ``OUTCOMES``. ``token_gaps_s`` are times between
+    consecutive tokens, of all requests, each of them ``token_gap_counts`` times.
+    """
+
+    arrival_s: Floats
+    first_token_s: Floats
+    end_s: Floats
+    prompt_tokens: Integers
+    output_tokens: Integers
+    status: Integers
+    token_gaps_s: Floats
+    token_gap_counts: Integers
+
+    def __len__(self) -> int:
+        return len(self.arrival_s)
+
+    @staticmethod
+    def of(requests: Sequence[RequestOutcome]) -> Outcomes:
+        gaps_s = np.concatenate([np.zeros(0), *(np.asarray(r.token_gaps_s, dtype=float) for r in requests)])
+        return Outcomes(
+            arrival_s=np.array([request.arrival_s for request in requests], dtype=float),
+            first_token_s=np.array([request.first_token_s for request in requests], dtype=float),
+            end_s=np.array([request.end_s for request in requests], dtype=float),
+            prompt_tokens=np.array([request.prompt_tokens for request in requests], dtype=np.int64),
+            output_tokens=np.array([request.output_tokens for request in requests], dtype=np.int64),
+            status=np.array([OUTCOMES.index(request.status) for request in requests], dtype=np.int8),
+            token_gaps_s=gaps_s,
+            token_gap_counts=np.ones(len(gaps_s), np.int64),
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class ReplicaPoint:
     """From ``t_s`` on, so many replicas are in each phase (ended ones are left out, and phases with none)."""
@@ -81,8 +124,34 @@ class Latency:
     def of(values: Floats) -> Latency:
         if not len(values):
             return Latency(0)
-        p50, p95, p99 = (float(value) for value in np.quantile(values, (0.5, 0.95, 0.99)))
+        p50, p95, p99 = (float(value) for value in np.quantile(values, _QUANTILES))
         return Latency(len(values), float(values.mean()), p50, p95, p99, float(values.max()))
+
+    @staticmethod
+    def of_counted(values: Floats, counts: Integers) -> Latency:
+        """As ``of`` the array that holds each value ``counts`` times (at least once): ten million answers have a
+        billion gaps between tokens."""
+        if not len(values):
+            return Latency(0)
+        order = np.argsort(values)
+        values, ends = values[order], np.cumsum(counts[order], dtype=np.int64)
+        total = int(ends[-1])
+        p50, p95, p99 = (_counted_quantile(values, ends, q) for q in _QUANTILES)
+        mean_s = float(np.dot(values, counts[order]) / total)
+        return Latency(total, mean_s, p50, p95, p99, float(values[-1]))
+
+
+_QUANTILES = (0.5, 0.95, 0.99)
+
+
+def _counted_quantile(values: Floats, ends: NDArray[np.int64], q: float) -> float:
+    """``numpy.quantile`` of rising values, of which each is repeated up to the rank in ``ends``."""
+    rank = q * (int(ends[-1]) - 1)
+    low = math.floor(rank)
+    share = rank - low
+    below, above = (float(values[np.searchsorted(ends, at, side="right")]) for at in (low, math.ceil(rank)))
+    # From the nearer end, as numpy does it.
+    return below + (above - below) * share if share < 0.5 else above - (above - below) * (1 - share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,31 +224,29 @@ def summarise(
     source: str,
     started_at: float,
     duration_s: float,
-    outcomes: Sequence[RequestOutcome],
+    outcomes: Outcomes,
     replicas: Iterable[ReplicaPoint],
     decisions: Iterable[Decision],
     trace: TraceCounts | None = None,
     problems: Iterable[str] = (),
 ) -> RunSummary:
     """The summary of a run of ``duration_s``. ``replicas`` are points in order of time; repeated ones are dropped."""
-    statuses = Counter(outcome.status for outcome in outcomes)
+    statuses = np.bincount(outcomes.status, minlength=len(OUTCOMES)).tolist()
+    finished = outcomes.status == OUTCOMES.index(Outcome.FINISHED)
+    answered = ~np.isnan(outcomes.first_token_s)
     timeline = compact(replicas)
     return RunSummary(
         source=source,
         started_at=started_at,
         duration_s=duration_s,
-        requests=RequestCounts(sent=len(outcomes), **{status.value: statuses[status] for status in Outcome}),
-        prompt_tokens=sum(outcome.prompt_tokens for outcome in outcomes),
-        output_tokens=sum(outcome.output_tokens for outcome in outcomes),
-        time_to_first_token=Latency.of(
-            np.array([o.first_token_s - o.arrival_s for o in outcomes if o.first_token_s is not None])
+        requests=RequestCounts(
+            sent=len(outcomes), **{outcome.value: statuses[code] for code, outcome in enumerate(OUTCOMES)}
         ),
-        inter_token=Latency.of(
-            np.concatenate([np.zeros(0), *(np.asarray(o.token_gaps_s, dtype=float) for o in outcomes)])
-        ),
-        end_to_end=Latency.of(
-            np.array([o.end_s - o.arrival_s for o in outcomes if o.status is Outcome.FINISHED and o.end_s is not None])
-        ),
+        prompt_tokens=int(outcomes.prompt_tokens.sum(dtype=np.int64)),
+        output_tokens=int(outcomes.output_tokens.sum(dtype=np.int64)),
+        time_to_first_token=Latency.of((outcomes.first_token_s - outcomes.arrival_s)[answered]),
+        inter_token=Latency.of_counted(outcomes.token_gaps_s, outcomes.token_gap_counts),
+        end_to_end=Latency.of((outcomes.end_s - outcomes.arrival_s)[finished]),
         load=load_series(outcomes, duration_s),
         replicas=timeline,
         replica_seconds=replica_seconds(timeline, duration_s),
@@ -211,12 +278,12 @@ def replica_seconds(timeline: Sequence[ReplicaPoint], duration_s: float) -> dict
     return {phase: totals[phase] for phase in ReplicaPhase if phase in totals}
 
 
-def load_series(outcomes: Sequence[RequestOutcome], duration_s: float) -> LoadSeries:
+def load_series(outcomes: Outcomes, duration_s: float) -> LoadSeries:
     """Arrivals and mean requests under way in each of ``LOAD_BINS`` equal bins."""
     bin_s = max(duration_s, 1e-9) / LOAD_BINS
     edges = np.linspace(0.0, bin_s * LOAD_BINS, LOAD_BINS + 1)
-    arrivals = np.array([outcome.arrival_s for outcome in outcomes], dtype=float)
-    ends = np.array([duration_s if outcome.end_s is None else outcome.end_s for outcome in outcomes], dtype=float)
+    arrivals = outcomes.arrival_s
+    ends = np.where(np.isnan(outcomes.end_s), duration_s, outcomes.end_s)
     arrived = np.bincount(np.clip(arrivals / bin_s, 0, LOAD_BINS - 1).astype(int), minlength=LOAD_BINS)
     # Time under way before each edge: what has elapsed since the arrivals, less what has elapsed since the ends.
     under_way_s = _elapsed_before(edges, arrivals) - _elapsed_before(edges, ends)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -24,8 +25,8 @@ def simulated(requests: Iterable[TraceRequest]) -> tuple[SmallRun, dict[int, flo
     """The run, and when each request had its last token (in seconds of the trace)."""
     run = SmallRun(tail_s=TAIL_S)
     run.run(requests)
-    ends = run.simulation.outcomes
-    return run, {index: outcome.end_s for index, outcome in enumerate(ends) if outcome and outcome.end_s is not None}
+    ends = run.simulation.outcomes.end_s.tolist()
+    return run, {index: end_s for index, end_s in enumerate(ends) if not math.isnan(end_s)}
 
 
 def steps_until(run: SmallRun, second: float) -> list[str]:

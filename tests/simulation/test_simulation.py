@@ -14,7 +14,7 @@ from broker.model.ports import StepRecord
 from broker.model.replica import EndpointRecord, Replica, ReplicaPhase
 from simulator.report.summary import RunSummary
 from tests.support.simulated import ELASTIC, SLOW_ENGINE, SmallRun, small_request, workloads
-from traces.schema import TraceRequest
+from traces.schema import Requests, TraceRequest, as_requests
 
 BURST_THEN_CALM = [small_request(0.05 * n, output_tokens=40) for n in range(80)] + [
     small_request(60.0 + n) for n in range(9)
@@ -151,3 +151,12 @@ def test_what_can_never_fit_into_an_engine_is_rejected_and_counted() -> None:
     huge = SLOW_ENGINE.kv_capacity_tokens + 1
     summary = SmallRun().run([small_request(0.0), small_request(1.0, prompt_tokens=huge)])
     assert (summary.requests.finished, summary.requests.rejected) == (1, 1)
+
+
+def test_the_blocks_in_which_a_trace_is_read_change_nothing() -> None:
+    """Also where one ends at the very instant at which the next begins."""
+    rows = [small_request(0.5 * (n // 3)) for n in range(60)]
+    whole, parted = SmallRun(), SmallRun()
+    parts = Requests(lambda: (next(as_requests(rows[n : n + 7]).blocks()) for n in range(0, 60, 7)))
+    assert wire.dumps(whole.run(rows)) == wire.dumps(parted.run(parts))
+    assert [wire.dumps(record) for record in whole.store.steps] == [wire.dumps(record) for record in parted.store.steps]

@@ -32,6 +32,7 @@ from simulator.cluster.model import Arrival, SlurmModel
 from simulator.cluster.pool import ReplicaJobs, SlurmPool
 from simulator.cluster.spec import ClusterSpec, NodeGroup, Partition
 from simulator.engine.profile import EngineProfile
+from simulator.fleet import SimulatedReplica
 from tests.support.simulated import SLOW_ENGINE
 
 REPLICA_SERVER = Path(__file__).with_name("replica_server.py")
@@ -187,6 +188,19 @@ class FakeWorld:
         self.clock.at += 0.5
 
 
+@dataclass
+class FakeService:
+    """Nobody sends requests to the replicas; notes those that end."""
+
+    gone: list[SimulatedReplica] = field(default_factory=list)
+
+    def leaves(self, replica: SimulatedReplica) -> bool:
+        return False
+
+    def ended(self, replica: SimulatedReplica) -> None:
+        self.gone.append(replica)
+
+
 class SlurmWorld:
     """A ``SlurmPool`` on a cluster of one node, whose queue takes a moment because another job is on the node."""
 
@@ -202,7 +216,7 @@ class SlurmWorld:
         self.host.catch_up()
         self.ran: Counter[str] = Counter()
         self._pool = SlurmPool(
-            PoolSpec("pool", "slurm", gpus=2), self._profile_of, lambda replica: None, self.clock.now,
+            PoolSpec("pool", "slurm", gpus=2), self._profile_of, FakeService(), self.clock.now,
             host=self.host, jobs=ReplicaJobs("gpu", limit_s=3600.0, exit_s=3.0),
         )  # fmt: skip
 

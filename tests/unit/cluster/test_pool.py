@@ -17,8 +17,7 @@ from simulator.cluster.model import Arrival, SlurmModel
 from simulator.cluster.pool import ReplicaJobs, SlurmPool
 from simulator.cluster.spec import ClusterSpec, NodeFailure, NodeGroup, Partition, PreemptMode
 from simulator.driver import drive
-from simulator.fleet import SimulatedReplica
-from tests.support.actuator_worlds import SetClock, launch_of, stop_of
+from tests.support.actuator_worlds import FakeService, SetClock, launch_of, stop_of
 from tests.support.simulated import SLOW_ENGINE
 
 NOW = 1_700_000_000.0
@@ -38,9 +37,9 @@ class World:
         model = SlurmModel(spec, starts_at=NOW, background=background, failures=failing)
         self.wakes: list[float] = []
         self.host = ClusterHost(model, self.clock.now, self._wake)
-        self.ended: list[SimulatedReplica] = []
+        self.service = FakeService()
         self.pool = SlurmPool(
-            PoolSpec("pool", "slurm", gpus=8), lambda launch: SLOW_ENGINE, self.ended.append, self.clock.now,
+            PoolSpec("pool", "slurm", gpus=8), lambda launch: SLOW_ENGINE, self.service, self.clock.now,
             host=self.host, jobs=ReplicaJobs("gpu", limit_s, exit_s=exit_s),
         )  # fmt: skip
         self.host.catch_up()
@@ -83,7 +82,7 @@ def test_at_its_time_limit_a_replica_has_failed_without_an_exit_code() -> None:
     ended = world.seen(301.0)
     assert (ended.phase, ended.exit_code, ended.url) == (ReplicaPhase.FAILED, None, None)
     assert ended.detail == "TIMEOUT: the job reached its time limit of 300 s"
-    assert [replica.ended_at for replica in world.ended] == [NOW + 300.0]
+    assert [replica.ended_at for replica in world.service.gone] == [NOW + 300.0]
 
 
 def test_its_end_comes_nearer_when_it_is_being_preempted() -> None:

@@ -221,6 +221,19 @@ def test_more_requests_at_once_than_there_was_room_for_are_all_served() -> None:
     assert len(fleet.take_completions().request) == 0
 
 
+def test_what_is_submitted_later_comes_in_between_and_after_what_has_the_same_time() -> None:
+    fleet = one_second_fleet(1)
+    fleet.submit([1.0, 2.0, 3.0], 1, 1, [0, 1, 2])
+    fleet.run_until(1.5)
+    fleet.submit([2.0, 2.5], 1, 1, [3, 4])
+    fleet.run_until(math.inf)
+    assert fleet.take_completions().request.tolist() == [0, 1, 3, 4, 2]
+    fleet.submit([9.0, 9.0], 1, 1, [5, 6])
+    fleet.run_until(math.inf)
+    requests, at = fleet.take_ends()
+    assert (requests.tolist(), at.tolist()) == ([5, 6], [10.0, 11.0])
+
+
 def test_a_fleet_runs_for_years() -> None:
     fleet = one_second_fleet(1)
     day_s = 86_400.0

@@ -13,7 +13,7 @@ from rich.console import Console
 from broker.model.replica import ReplicaPhase
 from simulator.report.compare import compare
 from simulator.report.render import render, render_comparison, sparkline
-from simulator.report.summary import RunSummary, summarise
+from simulator.report.summary import Outcomes, RunSummary, summarise
 from tests.unit.report.test_summary import decision, summary_of
 
 
@@ -107,7 +107,13 @@ def test_a_long_list_of_decisions_is_cut_with_a_word() -> None:
 @pytest.mark.parametrize("duration_s", [0.0, 10.0])
 def test_an_empty_run_can_be_printed(duration_s: float) -> None:
     empty = summarise(
-        source="demo", started_at=0.0, duration_s=duration_s, outcomes=[], replicas=[], decisions=[], trace=None
+        source="demo",
+        started_at=0.0,
+        duration_s=duration_s,
+        outcomes=Outcomes.of([]),
+        replicas=[],
+        decisions=[],
+        trace=None,
     )
     assert "0 requests sent" in printed(empty)
 

@@ -20,6 +20,7 @@ from simulator.report.summary import (
     LOAD_BINS,
     Latency,
     Outcome,
+    Outcomes,
     ReplicaPoint,
     RequestOutcome,
     RunSummary,
@@ -33,7 +34,7 @@ from simulator.report.summary import (
 STARTED_AT = 1_700_000_000.0
 READY, LOADING, DRAINING = ReplicaPhase.READY, ReplicaPhase.LOADING, ReplicaPhase.DRAINING
 
-OUTCOMES = [
+REQUESTS = [
     RequestOutcome(0.0, 100, 3, Outcome.FINISHED, 0.5, 2.0, array("d", [0.5, 1.0])),
     RequestOutcome(1.0, 200, 1, Outcome.CUT, 1.25, 3.0),
     RequestOutcome(2.0, 300, 0, Outcome.FAILED, None, 2.5),
@@ -61,7 +62,7 @@ def summary_of(**changes: object) -> RunSummary:
         source="demo",
         started_at=STARTED_AT,
         duration_s=10.0,
-        outcomes=OUTCOMES,
+        outcomes=Outcomes.of(REQUESTS),
         replicas=POINTS,
         decisions=DECISIONS,
         trace=TraceCounts(rows=7, failed=2, bad=1, window="..10m"),
@@ -90,6 +91,16 @@ def test_quantiles_are_exact(values: list[float]) -> None:
     latency = Latency.of(np.array(values))
     assert (latency.p50_s, latency.p95_s, latency.p99_s) == tuple(np.quantile(values, [0.5, 0.95, 0.99]))
     assert latency.max_s == max(values)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 1e6), st.integers(1, 5)), min_size=1))
+def test_figures_of_counted_values_are_those_of_the_values_repeated(pairs: list[tuple[float, int]]) -> None:
+    values, counts = np.array([value for value, _ in pairs]), np.array([count for _, count in pairs])
+    counted, repeated = Latency.of_counted(values, counts), Latency.of(np.repeat(values, counts))
+    assert (counted.count, counted.max_s) == (repeated.count, repeated.max_s)
+    for name in ("mean_s", "p50_s", "p95_s", "p99_s"):
+        assert getattr(counted, name) == pytest.approx(getattr(repeated, name), rel=1e-12)
 
 
 def test_replicas_are_counted_by_phase_over_time() -> None:
@@ -126,7 +137,7 @@ spans = st.lists(st.tuples(st.floats(0, 50), st.floats(0, 50)), max_size=30)
 @given(spans)
 def test_the_load_series_conserves_requests_and_their_time(times: list[tuple[float, float]]) -> None:
     outcomes = [RequestOutcome(at, 1, 1, Outcome.FINISHED, at, at + lasting) for at, lasting in times]
-    series = load_series(outcomes, 100.0)
+    series = load_series(Outcomes.of(outcomes), 100.0)
     assert sum(series.arrived) == len(outcomes)
     assert len(series.arrived) == len(series.in_flight) == LOAD_BINS
     under_way_s = sum(series.in_flight) * series.bin_s
@@ -135,7 +146,13 @@ def test_the_load_series_conserves_requests_and_their_time(times: list[tuple[flo
 
 def test_an_empty_run_has_a_summary() -> None:
     summary = summarise(
-        source="simulate", started_at=0.0, duration_s=0.0, outcomes=[], replicas=[], decisions=[], trace=None
+        source="simulate",
+        started_at=0.0,
+        duration_s=0.0,
+        outcomes=Outcomes.of([]),
+        replicas=[],
+        decisions=[],
+        trace=None,
     )
     assert summary.requests.sent == 0
     assert summary.time_to_first_token == Latency(0)
