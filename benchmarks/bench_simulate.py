@@ -1,4 +1,4 @@
-"""Requests and seconds simulated per second of processor time: a generated trace through the whole core, on one core."""
+"""Requests and seconds simulated per second of processor time: a generated trace through the whole core, one core."""
 
 from __future__ import annotations
 
