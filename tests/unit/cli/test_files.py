@@ -83,6 +83,36 @@ def test_what_is_counted_is_the_window_and_not_what_the_reader_read(tmp_path: Pa
     assert summary["requests"]["sent"] == 2
 
 
+def absurd_trace(folder: Path) -> Path:
+    path = folder / "trace.csv"
+    rows = ("2023-11-16 18:17:03.0,50,10", "9999-12-31 23:59:59.0,50,10")
+    path.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + "\n".join(rows) + "\n")
+    return path
+
+
+def test_a_trace_of_millennia_is_told_and_not_replayed(tmp_path: Path) -> None:
+    """Two rows, one with a mistaken year, were simulated without an end."""
+    path = absurd_trace(tmp_path)
+    for words in (["simulate", "--policies", POLICIES], ["demo", "--headless"], ["demo", "--rate-scale", "2"]):
+        result = tidegate(*words, "--trace", path)
+        assert result.exit_code == Exit.USAGE, result.output
+        assert "the date of a row before or after that is wrong" in result.output
+    result = tidegate("trace", "info", path)
+    assert (result.exit_code, "not to be replayed: it spans" in result.output) == (Exit.OK, True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--tail", "1e308"], ["--tail", "inf"], ["--tail", "nan"], ["--rate-scale", "1e308"], ["--rate-scale", "nan"]],
+    ids=" ".join,
+)
+def test_simulate_refuses_figures_without_bounds(words: list[str], tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text(BURST + "0,ChatGPT,50,10,60,Conversation log\n")
+    result = tidegate("simulate", "--trace", trace, "--policies", POLICIES, *words)
+    assert result.exit_code == Exit.USAGE, result.output
+
+
 class TestProgress:
     def test_it_is_shown_by_the_clock_also_while_no_request_comes(self) -> None:
         """The bar moved with every two hundredth request only: not once in ten idle hours."""
