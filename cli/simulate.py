@@ -52,5 +52,5 @@ def simulate(
         if other is not None:
             render_comparison(compare(other, summary), console)
         errors.print(f"simulated in {wall_s:.2f} s: {summary.duration_s / max(wall_s, 1e-9):,.0f} times real time")
-    if not summary.requests.sent:
-        raise fail("; ".join(summary.problems))
+    if summary.requests.failed or not summary.requests.finished:
+        raise fail("; ".join(summary.problems) or "no request was served")

@@ -113,6 +113,19 @@ def test_simulate_refuses_figures_without_bounds(words: list[str], tmp_path: Pat
     assert result.exit_code == Exit.USAGE, result.output
 
 
+def test_a_simulation_that_served_nothing_is_a_failure_and_waits_for_nobody(tmp_path: Path) -> None:
+    trace, policies = tmp_path / "trace.csv", tmp_path / "policies.yaml"
+    trace.write_text(BURST + "0,ChatGPT,50,10,60,Conversation log\n")
+    policies.write_text(
+        "models: {chat: {engine: {command: [serve, '{port}']}, min: 0, max: 0, policy: {kind: threshold, "
+        "rules: [{signal: queue_age_s, above: 2s, for: 10s, change: +1}]}}}"
+    )
+    result = tidegate("simulate", "--trace", trace, "--policies", policies, "--json")
+    assert result.exit_code == Exit.FAILED, result.output
+    summary = json.loads(result.stdout)
+    assert (summary["requests"]["unfinished"], summary["duration_s"]) == (1, 60.0)
+
+
 class TestProgress:
     def test_it_is_shown_by_the_clock_also_while_no_request_comes(self) -> None:
         """The bar moved with every two hundredth request only: not once in ten idle hours."""
