@@ -12,7 +12,7 @@ import typer
 from broker.log_lines import configure_logging
 from broker.model.units import parse_duration_s
 from cli.output import Exit, fail, told_errors
-from cli.serve import write_address
+from cli.serve import require_place, write_address
 from cli.site import DEFAULT_BROKER, Site, broker_address, chosen_site, token_of
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def gateway(
     configure_logging(sys.stderr)
     limits, shutdown_s = ProxyLimits(hold_s=_duration("--hold", hold)), _duration("--shutdown", shutdown)
     with told_errors():
+        require_place(address_file)
         declared = chosen_site(site, needed=broker is None)
         settings = GatewaySettings(
             broker_url=broker or (broker_address(declared) if declared is not None else DEFAULT_BROKER),

@@ -26,6 +26,12 @@ def write_address(path: Path | None, address: str) -> None:
         raise ConfigError(f"cannot be written: {error.strerror or error}", path=str(path)) from None
 
 
+def require_place(path: Path | None) -> None:
+    """Raises ``ConfigError`` before anything begins, if an address could not be written there."""
+    if path is not None and not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+        raise ConfigError("cannot be written: its folder is not there, or is not yours to write to", path=str(path))
+
+
 def run(
     site: Annotated[Path, typer.Option("--site", envvar="TIDEGATE_SITE", help="The site file.")] = Path("site.yaml"),
     policies: Annotated[Path, typer.Option("--policies", help="The policies file; hot-reloaded.")] = Path("policies.yaml"),
@@ -38,6 +44,7 @@ def run(
     if not site.exists():
         raise fail(f"there is no {site}; `tidegate init` makes a site, --site names yours", Exit.USAGE)
     with told_errors():
+        require_place(address_file)
         asyncio.run(_run(site, policies, address_file))
 
 

@@ -283,3 +283,16 @@ def test_demo_keeps_nothing_in_what_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("mine")
     result = tidegate("demo", "--headless", "--keep", tmp_path / "README.md")
     assert (result.exit_code, "is a file; --keep wants a new folder" in result.output) == (Exit.USAGE, True)
+
+
+@pytest.mark.parametrize(
+    "command", [["run"], ["gateway", "--broker", "http://127.0.0.1:1"]], ids=lambda words: words[0]
+)
+def test_an_address_file_that_cannot_be_written_is_told_before_anything_begins(
+    command: list[str], tmp_path: Path
+) -> None:
+    assert tidegate("init", tmp_path / "site").exit_code == 0
+    site = tmp_path / "site" / "site.yaml"
+    result = tidegate(*command, "--site", site, "--address-file", "/nonexistent/x")
+    assert (result.exit_code, "/nonexistent/x: cannot be written" in result.output) == (Exit.USAGE, True)
+    assert not list((tmp_path / "site").rglob("*.sqlite*"))
