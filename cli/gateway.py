@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from broker.log_lines import configure_logging
 from broker.model.units import parse_duration_s
 from cli.output import Exit, fail, told_errors
-from cli.serve import configure_logging, write_address
+from cli.serve import require_place, write_address
 from cli.site import DEFAULT_BROKER, Site, broker_address, chosen_site, token_of
 
 if TYPE_CHECKING:
@@ -39,9 +41,10 @@ def gateway(
     from gateway.app import run_gateway
     from gateway.settings import GatewaySettings, ProxyLimits
 
-    configure_logging()
+    configure_logging(sys.stderr)
     limits, shutdown_s = ProxyLimits(hold_s=_duration("--hold", hold)), _duration("--shutdown", shutdown)
     with told_errors():
+        require_place(address_file)
         declared = chosen_site(site, needed=broker is None)
         settings = GatewaySettings(
             broker_url=broker or (broker_address(declared) if declared is not None else DEFAULT_BROKER),

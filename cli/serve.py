@@ -9,25 +9,9 @@ from typing import Annotated
 
 import typer
 
+from broker.log_lines import configure_logging
 from broker.model.errors import ConfigError
 from cli.output import Exit, fail, tell, told_errors
-
-
-def configure_logging() -> None:
-    """Lines for people on a terminal, JSON for machines otherwise; always on standard error."""
-    import structlog
-
-    human = sys.stderr.isatty()
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.dev.ConsoleRenderer() if human else structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
 
 
 def write_address(path: Path | None, address: str) -> None:
@@ -42,6 +26,12 @@ def write_address(path: Path | None, address: str) -> None:
         raise ConfigError(f"cannot be written: {error.strerror or error}", path=str(path)) from None
 
 
+def require_place(path: Path | None) -> None:
+    """Raises ``ConfigError`` before anything begins, if an address could not be written there."""
+    if path is not None and not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+        raise ConfigError("cannot be written: its folder is not there, or is not yours to write to", path=str(path))
+
+
 def run(
     site: Annotated[Path, typer.Option("--site", envvar="TIDEGATE_SITE", help="The site file.")] = Path("site.yaml"),
     policies: Annotated[Path, typer.Option("--policies", help="The policies file; hot-reloaded.")] = Path("policies.yaml"),
@@ -50,10 +40,11 @@ def run(
     """Run the broker until SIGTERM or SIGINT. Replicas live on and are found again by the next one."""
     import asyncio
 
-    configure_logging()
+    configure_logging(sys.stderr)
     if not site.exists():
         raise fail(f"there is no {site}; `tidegate init` makes a site, --site names yours", Exit.USAGE)
     with told_errors():
+        require_place(address_file)
         asyncio.run(_run(site, policies, address_file))
 
 

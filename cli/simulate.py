@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cli.output import console, errors, fail, print_json, told_errors
-from traces.options import ScaleMethod
+from cli.output import Exit, console, errors, fail, print_json, told_errors
+from traces.options import LARGEST_RATE_SCALE, ScaleMethod
+
+LONGEST_TAIL_S = 30 * 86_400.0
 
 
 def simulate(
@@ -17,9 +20,9 @@ def simulate(
     site: Annotated[Path | None, typer.Option("--site", help="The site file (default: one pool with room for all).", show_default=False)] = None,
     model: Annotated[str | None, typer.Option("--model", help="Which model gets the trace (default: the first).", show_default=False)] = None,
     span: Annotated[str | None, typer.Option("--window", help="Part of the trace, such as 10m..1h.")] = None,
-    rate_scale: Annotated[float, typer.Option("--rate-scale", min=1e-6, help="Times the trace's rate.")] = 1.0,
+    rate_scale: Annotated[float, typer.Option("--rate-scale", min=1e-6, max=LARGEST_RATE_SCALE, help="Times the trace's rate.")] = 1.0,
     scale_method: Annotated[ScaleMethod, typer.Option("--scale-method", help="How a rate is raised.")] = ScaleMethod.SUPERPOSE,
-    tail: Annotated[float, typer.Option("--tail", min=0, help="Seconds to run on after the last arrival.")] = 60.0,
+    tail: Annotated[float, typer.Option("--tail", min=0, max=LONGEST_TAIL_S, help="Seconds to run on after the last arrival.")] = 60.0,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Count malformed rows instead of stopping.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the scaling.")] = 1,
     against: Annotated[Path | None, typer.Option("--against", help="Stand beside this run: the JSON of a demo or simulation.", show_default=False)] = None,
@@ -32,6 +35,8 @@ def simulate(
     from simulator.report.compare import compare
     from simulator.report.render import render, render_comparison
 
+    if math.isnan(tail):
+        raise fail("--tail: nan is not a number of seconds", Exit.USAGE)
     with told_errors():
         other = read_summary(against) if against is not None else None
         summary, wall_s = simulate_trace(
@@ -47,5 +52,5 @@ def simulate(
         if other is not None:
             render_comparison(compare(other, summary), console)
         errors.print(f"simulated in {wall_s:.2f} s: {summary.duration_s / max(wall_s, 1e-9):,.0f} times real time")
-    if not summary.requests.sent:
-        raise fail("; ".join(summary.problems))
+    if summary.requests.failed or not summary.requests.finished:
+        raise fail("; ".join(summary.problems) or "no request was served")

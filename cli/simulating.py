@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from broker.app.settings import load_policies, load_site
 from broker.log.memory import MemoryLog, MemoryStore
 from broker.model import wire
-from broker.model.errors import ConfigError, WireError
+from broker.model.errors import ConfigError, TraceError, WireError
 from broker.model.spec import ModelSpec, PoolSpec, SiteSpec
 from cli.output import errors
 from cli.replayed import nothing_sent, trace_counts
@@ -23,6 +23,7 @@ from simulator.engine.fleet import make_ready
 from simulator.report.summary import RunSummary
 from simulator.simulation import Simulation, SimulationSettings
 from traces.counts import WindowCounts, count_window
+from traces.describe import LONGEST_SPAN_S, describe, span_problem
 from traces.options import ScaleMethod
 from traces.readers import open_trace
 from traces.schema import TraceRequest, replayable
@@ -52,6 +53,8 @@ def simulate_trace(run: TraceRun) -> tuple[RunSummary, float]:
     models = load_policies(run.policies, site)
     spec = site.spec if site is not None else _roomy_site(models)
     part = count_window(reader, parse_window(run.span) if run.span else WHOLE)
+    if part.span_s > LONGEST_SPAN_S:
+        raise TraceError(span_problem(describe(run.trace, skip_bad=run.skip_bad)), path=str(run.trace))
     scaled = scale_rate(replayable(reader), run.rate_scale, run.seed, run.scale_method)
     simulation = Simulation(
         spec, _present(models, spec), _model_id(models, run.model_id), log=MemoryLog(MemoryStore(keeps_steps=False)),

@@ -35,7 +35,7 @@ def info(
 ) -> None:
     """Rates, burstiness, token lengths, failed and bad rows of a trace."""
     from broker.model import wire
-    from traces.describe import describe, describe_shape
+    from traces.describe import describe, describe_shape, span_problem
 
     with told_errors(), errors.status(f"reading {escape(path.name)}"):
         shape = describe_shape(path)
@@ -65,6 +65,8 @@ def info(
         ("shared prefixes", _number(found.prefix_share, "of all prompt tokens")),
     ]
     table(str(path), ("what", "figure"), rows)
+    if problem := span_problem(found):
+        tell(f"not to be replayed: {problem}")
     if found.first_bad:
         tell(f"first malformed row: {found.first_bad}")
 

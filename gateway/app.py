@@ -12,7 +12,7 @@ import structlog
 from aiohttp import web
 
 from broker.clock import SystemClock
-from broker.model.errors import ConfigError
+from broker.model.errors import ConfigError, TidegateError
 from broker.model.ports import Clock
 from gateway import metrics, openai
 from gateway.changed import Changed
@@ -40,6 +40,10 @@ ENGINE_KEEPALIVE_S = 3.0
 """Below the 5 s after which vLLM's server closes an idle connection: a request must not meet its end."""
 
 
+class GatewayDied(TidegateError):
+    """A part of the running gateway ended that should run for ever."""
+
+
 class Gateway:
     """One run; to be made inside an event loop. ``start`` returns when it listens (``port`` says where), ``stop``
     lets open requests finish first."""
@@ -56,6 +60,7 @@ class Gateway:
         self._open_requests = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
+        self._failing: set[str] = set()
         self.port = settings.port
         self.table = RoutingTable(settings.models)
         self.tallies = Tallies()
@@ -96,6 +101,11 @@ class Gateway:
             self.session.report_soon,
         )
         self._runner = web.AppRunner(self._application(), handler_cancellation=True, shutdown_timeout=CLOSE_PATIENCE_S)
+
+    @property
+    def parts(self) -> tuple[asyncio.Task[None], ...]:
+        """What runs beside the requests once started, and ends only with the gateway."""
+        return tuple(self._tasks)
 
     async def start(self) -> None:
         """Raises ``ConfigError`` if the port cannot be had."""
@@ -155,7 +165,19 @@ class Gateway:
         self.session.report_soon()
 
     def _spawn(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
-        self._tasks.append(asyncio.create_task(_go_on(name, run), name=name))
+        self._tasks.append(asyncio.create_task(self._go_on(name, run), name=name))
+
+    async def _go_on(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        """A defect in a background part must not cut users' streams: it is told, and the part begins again."""
+        while True:
+            try:
+                await run()
+                return
+            except Exception:
+                self._failing.add(name)
+                log.exception("gateway_part_failed", part=name)
+                await asyncio.sleep(RESTART_DELAY_S)
+                self._failing.discard(name)
 
     def _application(self) -> web.Application:
         application = web.Application(
@@ -192,13 +214,16 @@ class Gateway:
         return web.json_response({"object": "list", "data": data})
 
     async def _healthz(self, request: web.Request) -> web.Response:
+        failing = sorted(self._failing | {task.get_name() for task in self._tasks if task.done()})
+        status = "stopping" if self._stopping else "failing" if failing else "ok"
         state = {
-            "status": "stopping" if self._stopping else "ok",
+            "status": status,
+            "failing": failing,
             "broker": "away" if self.registry.away else "alive",
             "revision": self.table.applied_revision,
             "endpoints": len(self.table.records()),
         }
-        return web.json_response(state, status=503 if self._stopping else 200)
+        return web.json_response(state, status=200 if status == "ok" else 503)
 
     async def _metrics(self, request: web.Request) -> web.Response:
         self._authenticate(request)
@@ -239,7 +264,8 @@ class Gateway:
 async def run_gateway(settings: GatewaySettings, *, ready: Callable[[str], None] | None = None) -> None:
     """Serve until SIGTERM or SIGINT, then stop in order.
 
-    ``ready`` is told the address once it listens.
+    ``ready`` is told the address once it listens. Raises ``ConfigError`` at the start, ``GatewayDied`` when a part
+    ended that should run for ever: it would go on routing by a table that nobody keeps.
     """
     gateway = Gateway(settings)
     await gateway.start()
@@ -249,16 +275,9 @@ async def run_gateway(settings: GatewaySettings, *, ready: Callable[[str], None]
     asked = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.set)
-    await asked.wait()
+    asking = asyncio.create_task(asked.wait())
+    await asyncio.wait((asking, *gateway.parts), return_when=asyncio.FIRST_COMPLETED)
+    asking.cancel()
     await gateway.stop()
-
-
-async def _go_on(name: str, run: Callable[[], Awaitable[None]]) -> None:
-    """A defect in a background part must not cut users' streams: it is told, and the part begins again."""
-    while True:
-        try:
-            await run()
-            return
-        except Exception:
-            log.exception("gateway_part_failed", part=name)
-            await asyncio.sleep(RESTART_DELAY_S)
+    if not asked.is_set():
+        raise GatewayDied("a part of the gateway ended by a mistake in it (see above); start it again")

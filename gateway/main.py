@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from broker.model.errors import ConfigError
+from broker.log_lines import configure_logging
+from broker.model.errors import ConfigError, TidegateError
 from broker.model.units import parse_duration_s
 from gateway import event_loop
 from gateway.app import run_gateway
@@ -17,11 +18,15 @@ from gateway.settings import SECRET_VARIABLE, TOKEN_VARIABLE, GatewaySettings, P
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    configure_logging(sys.stdout)
     try:
         event_loop.run(run_gateway(_settings(options)))
     except ConfigError as error:
         print(f"gateway: {error}", file=sys.stderr)
         return 2
+    except TidegateError as error:
+        print(f"gateway: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from broker.log_lines import LogStream
 from broker.model.sketch import bucket_of, bucket_value
 from gateway.proxy import Proxy
 from gateway.registry_client import RegistryClient
@@ -60,6 +61,9 @@ def render(
             "counter",
             "Summaries given up because an outage lasted too long.",
             session.summaries_dropped,
+        ),
+        _single(
+            "tidegate_gateway_log_lines_lost_total", "counter", "Log lines that could not be written.", LogStream.lost
         ),
     ]
     return "".join(f"{line}\n" for family in families for line in family.lines())

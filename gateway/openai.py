@@ -6,7 +6,7 @@ import json
 
 from aiohttp import web
 
-from broker.model.errors import TidegateError
+from broker.model.errors import TidegateError, shown
 
 
 class ApiError(TidegateError):
@@ -59,12 +59,12 @@ def gateway_failed() -> ApiError:
 
 
 def unknown_model(model_id: str) -> ApiError:
-    message = f"The model {model_id!r} does not exist here; GET /v1/models lists those that do."
+    message = f"The model {shown(model_id)} does not exist here; GET /v1/models lists those that do."
     return ApiError(404, message, kind="invalid_request_error", code="model_not_found")
 
 
 def no_endpoint(model_id: str, waited_s: float, retry_after_s: float) -> ApiError:
-    message = f"No replica of {model_id!r} became ready within {waited_s:.0f} s; try again later."
+    message = f"No replica of {shown(model_id)} became ready within {waited_s:.0f} s; try again later."
     return ApiError(503, message, kind="service_unavailable", code="no_ready_replica", retry_after_s=retry_after_s)
 
 

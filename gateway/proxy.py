@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import structlog
 from aiohttp import web
 
+from broker.model.errors import shown
 from broker.model.ports import Clock
 from broker.model.replica import EndpointRecord
 from gateway import openai
@@ -138,7 +139,7 @@ class Proxy:
         if not self._table.knows(call.model_id):
             raise openai.unknown_model(call.model_id)
         if self._table.lacks_capability(call.model_id, call.capability):
-            message = f"The model {call.model_id!r} does not serve {call.path}."
+            message = f"The model {shown(call.model_id)} does not serve {call.path}."
             raise openai.bad_request(message, "unsupported_endpoint")
 
     async def _serve(self, request: web.Request, call: Call, passage: Passage) -> web.StreamResponse:

@@ -136,7 +136,8 @@ class Simulation:
                 self._run_before(last_arrival_at)
         end_at = last_arrival_at + self.settings.tail_s
         self._driver.run_until(end_at)
-        while self._open_requests() and self._driver.now < end_at + 3600.0:
+        patience_s = 3600.0 if any(model.spec.maximum for model in self.state.models.values()) else 0.0
+        while self._open_requests() and self._driver.now < end_at + patience_s:
             self._driver.run_until(self._driver.now + 1.0)
         return self._summary(trace)
 

@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 from traces.blocks import Bools, Floats, Ints
 
+FARTHEST_ZONE_H = 14
+"""Of a time zone from UTC: the Line Islands."""
+
 LONGEST_TEXT = 64
 """Bytes of a name that is read here; session ids of BurstGPT have a few, UUIDs 36."""
 
@@ -213,7 +216,8 @@ def dates(bytes_: NDArray[np.uint8], left: Ints, right: Ints) -> tuple[Floats, B
         east_m, minutes_ok = digits(bytes_, start + 4, start + 6, 2)
         east_s = np.where(sign == ord("-"), -1, 1) * (east_h * 3600 + east_m * 60)
         at = at - np.where(zoned, east_s, 0)
-        valid &= ~zoned | (hours_ok & minutes_ok & (bytes_[start + 3] == ord(":")))
+        somewhere = (east_h <= FARTHEST_ZONE_H) & (east_m <= 59)
+        valid &= ~zoned | (hours_ok & minutes_ok & somewhere & (bytes_[start + 3] == ord(":")))
     return at, valid
 
 

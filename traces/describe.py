@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from broker.model.units import format_duration
 from traces.blocks import NONE, Floats, Ints, RequestBlock
 from traces.readers import open_trace
 from traces.schema import KINDS, ShapeInfo, TokenStatistics, TraceInfo
@@ -18,6 +19,19 @@ from traces.tables import number, read_table
 
 _LONGEST_HOURS = 10 * 366 * 24
 """Hourly counts beyond ten years are left out of the daily pattern: a mistaken timestamp must not fill the memory."""
+
+LONGEST_SPAN_S = _LONGEST_HOURS * 3600.0
+
+
+def span_problem(info: TraceInfo) -> str:
+    """Why nobody should wait for a replay of the trace; empty for one of a plausible length."""
+    if info.span_s <= LONGEST_SPAN_S:
+        return ""
+    gap_s, at_s = format_duration(info.longest_gap_s), format_duration(info.longest_gap_at_s)
+    return (
+        f"it spans {format_duration(info.span_s)}, more than ten years, with nothing for {gap_s} from {at_s} on: "
+        "the date of a row before or after that is wrong; mend the row or leave it out"
+    )
 
 
 def describe(path: str | Path, *, skip_bad: bool = False) -> TraceInfo:

@@ -17,8 +17,10 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
+from broker.model.errors import shown
 from traces.blocks import NONE, Bools, Ints, Names, RequestBlock, request_block
 from traces.columns import (
+    FARTHEST_ZONE_H,
     Cells,
     Lines,
     cells_of,
@@ -100,11 +102,6 @@ class Format:
 # -- values -----------------------------------------------------------------------------------------------------------
 
 
-def shown(text: object) -> str:
-    words = repr(text)
-    return words if len(words) <= 80 else words[:77] + "..."
-
-
 def seconds(text: str) -> float:
     """A number of seconds. Raises ``ValueError`` with words."""
     try:
@@ -157,6 +154,8 @@ def epoch_seconds(text: str) -> float:
         raise ValueError(f"{shown(text)} is not a time of the calendar") from None
     if zone is None or zone == "Z":
         return at
+    if int(zone[1:3]) > FARTHEST_ZONE_H or int(zone[4:6]) > 59:
+        raise ValueError(f"{shown(text)} has a time zone that is nowhere")
     east_s = int(zone[1:3]) * 3600 + int(zone[4:6]) * 60
     return at - (east_s if zone[0] == "+" else -east_s)
 
@@ -414,6 +413,8 @@ def recognise(first_line: str) -> tuple[Format, Sequence[str] | None]:
                 return known, None
     else:
         found = [name.strip() for name in split(first_line)]
+        if twice := sorted({name for name in found if name and found.count(name) > 1}):
+            raise BadRow(f"more than one column is called {shown(', '.join(twice))}: which of them counts?")
         for known in FORMATS:
             if set(known.columns) <= set(found):
                 return known, found

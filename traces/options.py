@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+LARGEST_RATE_SCALE = 100_000.0
+"""A slip of the keyboard must not ask for more requests than any machine can hold."""
+
 
 class RequestKind(StrEnum):
     """Who sent it, where the trace says so. Only conversations follow the day; programs burst at any hour."""

@@ -46,7 +46,7 @@ from broker.control.explain import Explanation
 from broker.control.standing import standing
 from broker.model import wire
 from broker.model.api import EndpointsSnapshot
-from broker.model.errors import LogError, WireError
+from broker.model.errors import LogError, WireError, shown
 from broker.model.observation import GatewayReport, Override, OverrideCleared, PauseChanged, PauseScope
 from broker.model.signals import RequestSummary
 from broker.model.spec import JsonValue
@@ -236,14 +236,17 @@ def _reading(parts: ApiParts) -> APIRouter:
         members = tuple(r for name, rs in state.replicas.items() if model in (None, name) for r in rs.values())
         return _json(ReplicaList(runtime.clock.now(), members))
 
-    @router.get("/v1/decisions", summary="Decisions, newest first", **answers(DecisionList, 401, 403, 422, 503))
+    @router.get("/v1/decisions", summary="Decisions, newest first", **answers(DecisionList, *_ASKED))
     async def decisions(
         model: str | None = None,
         limit: Annotated[int, Query(ge=1, le=MOST_DECISIONS)] = 100,
         since: Annotated[FiniteFloat, Query()] = 0.0,
     ) -> JSONResponse:
         """The newest `limit` of those not older than `since` (seconds since the Unix epoch). Scope: read."""
-        return _json(DecisionList(tuple(await runtime.log.decisions(model, since=since, limit=limit))))
+        found = tuple(await runtime.log.decisions(model, since=since, limit=limit))
+        if model is not None and not found:  # one that is forgotten may still have some on record
+            _known_model(runtime, model)
+        return _json(DecisionList(found))
 
     @router.get("/v1/explain/{model_id}", summary="The last decision in words", **answers(ExplainedDecision, *_ASKED))
     async def explain(model_id: str) -> JSONResponse:
@@ -299,11 +302,11 @@ def _operating(parts: ApiParts) -> APIRouter:
         """What serves keeps serving. Answered when it is durable. Scope: operate."""
         state, scope = runtime.core.loop.state, PauseScope(body.scope)
         if scope is PauseScope.ALL and body.name:
-            raise Problem(422, "invalid", f"body.name: the scope all has no name, not {body.name!r}")
+            raise Problem(422, "invalid", f"body.name: the scope all has no name, not {shown(body.name)}")
         known = {PauseScope.MODEL: set(state.models), PauseScope.POOL: set(state.pools)}.get(scope)
         if known is not None and body.name not in known:
             names = ", ".join(sorted(known)) or "none"
-            raise Problem(404, f"no_such_{scope}", f"there is no {scope} {body.name!r}; known are: {names}")
+            raise Problem(404, f"no_such_{scope}", f"there is no {scope} {shown(body.name)}; known are: {names}")
         now = runtime.clock.now()
         await runtime.record(PauseChanged(scope, body.name, body.paused, body.author, body.because, now))
         return _json(PauseTaken(scope.value, body.name, body.paused))
@@ -322,7 +325,7 @@ def _known_model(runtime: Runtime, model_id: str) -> ModelState:
     models = runtime.core.loop.state.models
     if model_id not in models:
         names = ", ".join(sorted(models)) or "none"
-        raise Problem(404, "no_such_model", f"there is no model {model_id!r}; known are: {names}")
+        raise Problem(404, "no_such_model", f"there is no model {shown(model_id)}; known are: {names}")
     return models[model_id]
 
 

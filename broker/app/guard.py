@@ -20,7 +20,7 @@ from broker.app.access import Scope as TokenScope
 from broker.app.access import Tokens
 from broker.app.bodies import ErrorAnswer, ErrorBody
 from broker.model import wire
-from broker.model.errors import LogError
+from broker.model.errors import LogError, shown
 
 logger = structlog.get_logger("broker")
 
@@ -61,8 +61,11 @@ def add_errors(app: FastAPI) -> None:
         return error_answer(error.status_code, code, words, error.headers)
 
     @app.exception_handler(RequestValidationError)
-    async def validation_error(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
         problems = [f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors()]
+        sent_as = request.headers.get("content-type", "")
+        if request.method == "POST" and "json" not in sent_as:
+            problems.append(f"the body came as Content-Type {shown(sent_as)}: send it as application/json")
         return error_answer(422, "invalid", "; ".join(problems))
 
     @app.exception_handler(LogError)

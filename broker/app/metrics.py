@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from broker.app.runtime import Runtime
+from broker.log_lines import LogStream
 
 MEDIA_TYPE = "text/plain; version=0.0.4"
 
@@ -42,6 +43,7 @@ def render(runtime: Runtime) -> str:
         ("tidegate_registry_revision", "Changes of the registry so far.", [({}, state.control.revision)]),
         ("tidegate_gateways", "Live gateway sessions.", [({}, live)]),
         ("tidegate_healthy", "1 while steps go on and are written down.", [({}, float(runtime.problem is None))]),
+        ("tidegate_log_lines_lost_total", "Log lines that could not be written.", [({}, LogStream.lost)]),
         (
             "tidegate_last_step_age_seconds",
             "Time since the last step; absent before the first.",
@@ -52,7 +54,8 @@ def render(runtime: Runtime) -> str:
 
 
 def _family(name: str, told: str, values: _Labelled) -> str:
-    lines = [f"# HELP {name} {told}\n# TYPE {name} gauge\n"]
+    kind = "counter" if name.endswith("_total") else "gauge"
+    lines = [f"# HELP {name} {told}\n# TYPE {name} {kind}\n"]
     for labels, value in values:
         shown = ",".join(f'{key}="{_escape(text)}"' for key, text in labels.items())
         lines.append(f"{name}{{{shown}}} {value!r}\n" if shown else f"{name} {value!r}\n")

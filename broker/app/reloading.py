@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from pathlib import Path
 
 import structlog
@@ -10,7 +11,9 @@ import structlog
 from broker.app.runtime import Runtime
 from broker.app.settings import SiteSettings, load_policies, spec_changed
 from broker.model.errors import ConfigError
+from broker.model.replica import ENDED
 from broker.model.spec import ModelSpec
+from broker.model.state import BrokerState
 
 logger = structlog.get_logger("broker")
 
@@ -42,8 +45,20 @@ async def watch_files(policies: Path, site: SiteSettings, runtime: Runtime, in_f
         changed = spec_changed(site.spec, models, runtime.clock.now())
         if changed.digest != in_force:
             in_force = changed.digest
+            warn_of_removed(runtime.core.loop.state, models)
             runtime.offer(changed)
             logger.info("policies_reloaded", digest=changed.digest[:12], models=len(models))
+
+
+def warn_of_removed(state: BrokerState, models: Iterable[ModelSpec]) -> None:
+    """Say how many replicas the models leave behind that are not declared any more: an empty file may be a mistake."""
+    removed = state.models.keys() - {model.model_id for model in models}
+    replicas = {
+        model_id: sum(replica.phase not in ENDED for replica in state.replicas_of(model_id).values())
+        for model_id in sorted(removed)
+    }
+    if any(replicas.values()):
+        logger.warning("models_removed", replicas=replicas, action="all of these are drained and stopped")
 
 
 def read_again(policies: Path, site: SiteSettings) -> tuple[ModelSpec, ...]:

@@ -159,10 +159,10 @@ class Runtime:
         try:
             await loop()
         except Exception as error:
+            self._death = error
+            self._died.set()  # before anything else: it may be the log line that fails
             if not isinstance(error, LeadershipRefused):
                 logger.exception("loop_died", action="the broker ends; its successor goes on from the log")
-            self._death = error
-            self._died.set()
 
     async def _control(self) -> None:
         while True:

@@ -25,7 +25,7 @@ from broker.app.feed import Feed
 from broker.app.outputs import EndpointsFile
 from broker.app.probing import ProbeLoop
 from broker.app.release import release
-from broker.app.reloading import watch_files
+from broker.app.reloading import warn_of_removed, watch_files
 from broker.app.runner import AsyncRunner
 from broker.app.runtime import Runtime, RuntimeSettings, cancel
 from broker.app.scraping import ScrapeLoop
@@ -101,6 +101,7 @@ async def run_broker(files: ServiceFiles, stop: asyncio.Event, *, ready: Callabl
         )
         declared = spec_changed(site.spec, models, clock.now())
         await stack.enter_async_context(runtime.running(holder))
+        warn_of_removed(runtime.core.loop.state, models)
         try:
             await runtime.record(declared)
         except LogError as error:

@@ -127,7 +127,9 @@ def _seen(draft: Draft, record: Replica, observed: ObservedReplica) -> None:
             if record.phase is ReplicaPhase.REQUESTED or record.phase is ReplicaPhase.PENDING:
                 started = observed.started_at if observed.started_at is not None else draft.now
                 changes["phase"], changes["phase_since"] = ReplicaPhase.STARTING, draft.now
-                changes["started_at"], changes["retry_at"] = started, None
+                # What started while nobody led could not be probed before we did.
+                changes["started_at"] = max(started, draft.control.led_since)
+                changes["retry_at"] = None
         case ReplicaPhase.GONE | ReplicaPhase.FAILED:
             wanted = record.phase is ReplicaPhase.STOPPING
             # Told to exit, it is over for the reason that was given then; its exit itself says nothing more.
@@ -351,6 +353,7 @@ def _leadership(draft: Draft) -> None:
     know of a withdrawal yet), and a replica that could not be probed or listed is not overdue.
     """
     outage_s = draft.now - draft.last_now
+    draft.control = replace(draft.control, led_since=draft.now)
     for gateway in list(draft.gateways.values()):
         draft.put_gateway(replace(gateway, seen_at=min(draft.now, gateway.seen_at + outage_s)))
     for model_id, model in list(draft.models.items()):

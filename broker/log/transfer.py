@@ -43,6 +43,8 @@ def export_state(path: str | PathLike[str], stream: TextIO) -> int:
         }
         try:
             _write_sealed(_lines(header, connection), stream)
+        except BrokenPipeError:  # its reader has what it wanted: the caller knows what that means
+            raise
         except OSError as error:
             raise LogError(f"the backup cannot be written ({error}): write it to a place with room") from None
     return state.number

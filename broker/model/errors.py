@@ -134,3 +134,9 @@ class CapacityUnavailable(ActuatorError):
 
 class ActionRejected(ActuatorError):
     """The pool will never do this as asked."""
+
+
+def shown(text: object) -> str:
+    """What somebody sent, as it stands in an error: in quotes, and cut to 80 characters."""
+    words = repr(text)
+    return words if len(words) <= 80 else words[:77] + "..."

@@ -84,9 +84,11 @@ class GatewayState:
 
 @dataclass(frozen=True, slots=True)
 class ControlState:
-    """What concerns the whole cluster: the clock's high mark, the registry's revision, recent starts and stops."""
+    """What concerns the whole cluster: the clock's high mark, since when this leader leads, the registry's revision,
+    recent starts and stops."""
 
     last_now: float = 0.0
+    led_since: float = 0.0
     revision: int = 0
     site: SiteSpec | None = None
     digest: str = ""

@@ -13,13 +13,13 @@ import typer
 
 from broker.model.errors import ConfigError, TraceError
 from cli.output import console, told_errors
-from traces.options import ScaleMethod
+from traces.options import LARGEST_RATE_SCALE, ScaleMethod
 
 
 def demo(
     trace: Annotated[Path | None, typer.Option("--trace", help="Replay this trace (BurstGPT, Azure, Mooncake; .gz).")] = None,
     span: Annotated[str | None, typer.Option("--window", help="Part of the trace, such as 10m..11m.")] = None,
-    rate_scale: Annotated[float | None, typer.Option("--rate-scale", min=1e-6, help="Times the trace's rate (default: fitted to the demo).", show_default=False)] = None,
+    rate_scale: Annotated[float | None, typer.Option("--rate-scale", min=1e-6, max=LARGEST_RATE_SCALE, help="Times the trace's rate (default: fitted to the demo).", show_default=False)] = None,
     scale_method: Annotated[ScaleMethod, typer.Option("--scale-method", help="How a rate is raised.")] = ScaleMethod.SUPERPOSE,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Count malformed rows instead of stopping.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the load.")] = 1,

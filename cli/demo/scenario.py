@@ -8,15 +8,16 @@ from itertools import islice
 from pathlib import Path
 from statistics import fmean
 
-from broker.model.errors import ConfigError
+from broker.model.errors import ConfigError, TraceError
 from broker.model.units import format_number
 from cli.replayed import nothing_sent, trace_counts
 from simulator.engine.profile import EngineProfile, capacity_rps
 from simulator.profiles.document import load_profile as engine_profile
 from simulator.report.summary import TraceCounts
 from traces.counts import count_window
+from traces.describe import describe, span_problem
 from traces.generate import DEMO_PEAK, demo_load, scale_tokens
-from traces.options import ScaleMethod
+from traces.options import LARGEST_RATE_SCALE, ScaleMethod
 from traces.profiles import load_profile
 from traces.readers import open_trace
 from traces.schema import TraceRequest, replayable
@@ -33,8 +34,6 @@ ANSWERS_S = 48.0
 
 _TRACE_LOAD = 1.8
 """A trace is scaled so that its window needs this many replicas on average, unless --rate-scale says otherwise."""
-
-_LARGEST_SCALE = 100_000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +73,8 @@ def from_trace(
     chosen = parse_window(span) if span else Window(0.0, TRACE_S)
     if chosen.end_s - chosen.start_s > 90.0:
         raise ConfigError(f"{span} is longer than the 90s that fit a demo; `tidegate simulate` takes any length")
+    if problem := span_problem(describe(path, skip_bad=skip_bad)):
+        raise TraceError(problem, path=str(path))
     reader = open_trace(path, skip_bad=skip_bad)
     part = count_window(reader, chosen)
     factor = rate_scale if rate_scale is not None else _factor(lambda: replayable(reader), chosen, method, seed)
@@ -102,7 +103,7 @@ def _factor(requests: Callable[[], Iterable[TraceRequest]], chosen: Window, meth
     wanted = _TRACE_LOAD * _capacity(engine, whole)
     here = len(inside) / (min(chosen.end_s, span_s) - chosen.start_s) if inside else 0.0
     rate = len(whole) / span_s if method is ScaleMethod.SUPERPOSE or not here else here
-    return min(_LARGEST_SCALE, wanted / rate)
+    return min(LARGEST_RATE_SCALE, wanted / rate)
 
 
 def site_yaml(cluster: str) -> str:

@@ -12,6 +12,7 @@ import time
 import structlog
 from aiohttp import web
 
+from broker.log_lines import configure_logging
 from broker.model.errors import ConfigError
 from simulator.emulator.live import LiveEngine
 from simulator.emulator.options import EmulatorOptions, parse_options
@@ -27,14 +28,7 @@ log = structlog.get_logger()
 
 
 def main() -> int:
-    structlog.configure(
-        processors=[
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.add_log_level,
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
-    )
+    configure_logging(sys.stdout)
     try:
         options = parse_options(sys.argv[1:], os.environ)
         listener = bind(options.host, options.port)

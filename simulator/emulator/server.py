@@ -255,6 +255,8 @@ async def _json_body(request: web.Request) -> Any:
     if request.content_type != "application/json":
         raise RequestRefused(400, "Bad Request", "Unsupported Media Type: Only 'application/json' is allowed")
     try:
-        return json.loads(await request.read())
-    except (ValueError, UnicodeDecodeError) as error:
+        body = json.loads(await request.read())
+        json.dumps(body, ensure_ascii=False).encode()  # half a character could be put into no answer
+    except (ValueError, RecursionError) as error:
         raise RequestRefused(400, "Bad Request", f"the body is not JSON: {error}") from None
+    return body

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -158,6 +159,34 @@ def test_open_streams_do_not_delay_the_end(folder: Path, broker: tuple[subproces
     assert status == 0, err
     assert "Traceback" not in err
     assert "ancel" not in err, "uvicorn had to cancel what was open"
+
+
+@pytest.mark.parametrize("where", ["full disk", "reader gone"])
+def test_a_broker_whose_log_lines_cannot_be_written_goes_on_with_its_steps(folder: Path, where: str) -> None:
+    """It stayed alive, held the lock, said that it led, and never stepped again."""
+    if where == "full disk":
+        destination = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reading, destination = os.pipe()
+        os.close(reading)
+    process = start("run", "--address-file", "address", folder=folder, errors=destination)
+    os.close(destination)
+    try:
+        with httpx.Client(base_url=address_of(folder, process), headers=headers(folder), trust_env=False) as client:
+            order = {"model_id": "chat", "target": 1, "for_s": 60, "because": "a test", "author": "tests"}
+            assert client.post("/v1/overrides", json=order).status_code == 200
+            deadline = time.monotonic() + 20
+            while not (phases := [r["phase"] for r in client.get("/v1/replicas").json()["replicas"]]):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            assert phases[0] in ("requested", "pending", "starting")
+            assert client.get("/healthz").json()["status"] == "ok"
+            assert re.search(r"^tidegate_log_lines_lost_total [1-9]", client.get("/metrics").text, re.MULTILINE)
+        assert ended(process)[0] == 0
+    finally:
+        if process.poll() is None:
+            ended(process)
+        end_replicas(folder)
 
 
 def test_a_follower_that_vanishes_is_forgotten(folder: Path, broker: tuple[subprocess.Popen[str], str]) -> None:

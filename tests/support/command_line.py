@@ -30,12 +30,15 @@ def tidegate(*words: str | Path, environment: Mapping[str, str] | None = None, t
     return CliRunner().invoke(app, [str(word) for word in words], env=given, input=text, prog_name="tidegate")
 
 
-def start(*words: str | Path, folder: Path, environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-    """One command as a process in ``folder``, with pipes for its output."""
+def start(
+    *words: str | bytes | Path, folder: Path, environment: Mapping[str, str] | None = None,
+    output: int = subprocess.PIPE, errors: int = subprocess.PIPE,
+) -> subprocess.Popen[str]:  # fmt: skip
+    """One command as a process in ``folder``, with pipes for its output unless descriptors are given."""
     given = {name: value for name, value in os.environ.items() if not name.startswith("TIDEGATE_")}
     return subprocess.Popen(
-        [sys.executable, "-m", "cli", *map(str, words)], cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True, env=given | {"PYTHONPATH": str(ROOT)} | dict(environment or {}),
+        [sys.executable, "-m", "cli", *words], cwd=folder, stdin=subprocess.DEVNULL, stdout=output,
+        stderr=errors, text=True, env=given | {"PYTHONPATH": str(ROOT)} | dict(environment or {}),
     )  # fmt: skip
 
 

@@ -58,10 +58,15 @@ def lint(*paths: Path) -> Lint:
             problems += error.problems
     for document, settings in policies:
         problems += unknown_pools(document, settings, site) if site is not None else []
+        if not settings.models:
+            warnings.append(document.problem(("models",), _NO_MODELS))
         for model_id, model in settings.models.items():
             found = [*_of_model(model), *(_of_fit(model, site) if site is not None else ())]
             warnings += [document.problem(("models", model_id, *at), words) for at, words in found]
     return Lint(tuple(problems), tuple(sorted(warnings, key=lambda warning: (warning.path or "", warning.line or 0))))
+
+
+_NO_MODELS = "no model is declared: a broker that reads this drains and stops every replica"
 
 
 def _holds_policies(data: object) -> bool:

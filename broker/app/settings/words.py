@@ -101,6 +101,8 @@ def _located(section: type[BaseModel], data: Any, details: ErrorDetails) -> tupl
         case _ if kind in _BOUNDS:
             name, words = _BOUNDS[kind]
             return location, f"{shown} {words.format(context[name])}"
+        case "int_from_float" | "int_type" if isinstance(value, float) and value.is_integer() and abs(value) >= 2**53:
+            return location, f"{shown} is too large"
         case _ if kind in _NOT:
             return location, f"{shown} {_NOT[kind]}"
     return location, details["msg"]

@@ -127,9 +127,11 @@ async def test_errors_come_in_vllms_shape(replica: EmulatorProcess, session: aio
     status, answer = await post(session, f"{replica.url}/v1/completions", {"prompt": [1] * 5000})
     assert (status, answer["error"]["type"]) == (400, "BadRequestError")
     headers = {"Content-Type": "application/json"}
-    async with session.post(replica.url + CHAT, data=b"{", headers=headers) as response:
-        assert response.status == 400
-        assert "not JSON" in (await response.json())["error"]["message"]
+    half_a_character = b'{"messages": [{"role": "user", "content": "\\ud800"}]}'
+    for body in (b"{", half_a_character, b"[" * 100_000):
+        async with session.post(replica.url + CHAT, data=body, headers=headers) as response:
+            assert response.status == 400
+            assert "not JSON" in (await response.json())["error"]["message"]
     async with session.post(replica.url + CHAT, data=b"{}", headers={"Content-Type": "text/plain"}) as response:
         assert (response.status, (await response.json())["error"]["type"]) == (400, "Bad Request")
     async with session.get(f"{replica.url}/nothing-here") as response:

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from broker.model.errors import ConfigError
 from gateway.app import Gateway
 from gateway.settings import GatewaySettings
-from tests.integration.gateway.site import Site, until
+from tests.integration.gateway.site import Answer, Site, until
 from tests.support.fake_engine import SITE_SECRET, Way
 
 pytestmark = pytest.mark.integration
@@ -82,6 +82,30 @@ async def test_health_tells_of_the_broker_and_needs_no_key(site: Site, keys_file
     await site.start(keys_file=keys_file)
     answer = await site.get("/healthz")
     assert (answer.status, b'"broker": "alive"' in answer.body) == (200, True)
+
+
+async def test_health_names_a_part_that_failed_until_it_runs_again(site: Site) -> None:
+    """A gateway that followed no registry any more said ok."""
+    await site.start()
+    site.gateway.registry._applied = _by_mistake
+    site.broker.begin_anew()
+    answer = await _health(site, 503)
+    assert (answer.status, b'"failing": ["registry"]' in answer.body) == (503, True)
+    site.gateway.registry._applied = lambda: None
+    await _health(site, 200)
+
+
+async def _health(site: Site, status: int) -> Answer:
+    async with asyncio.timeout(10):
+        while True:
+            answer = await site.get("/healthz")
+            if answer.status == status:
+                return answer
+            await asyncio.sleep(0.02)
+
+
+def _by_mistake() -> None:
+    raise AttributeError("a mistake of ours")
 
 
 async def test_metrics_are_well_formed_and_tell_what_happened(site: Site) -> None:

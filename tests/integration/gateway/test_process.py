@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import re
 import signal
 import sys
 from asyncio.subprocess import PIPE
+from typing import Any
 
 import aiohttp
 import pytest
@@ -34,8 +37,8 @@ async def test_sigterm_lets_streams_finish_and_ends_the_session(site: Site) -> N
         assert process.stdout is not None
         port = 0
         while not port:
-            line = (await process.stdout.readline()).decode()
-            port = int(line.rpartition("port=")[2]) if "gateway_listens" in line else 0
+            line = json.loads(await process.stdout.readline())
+            port = line["port"] if line["event"] == "gateway_listens" else 0
         engine.may_finish.clear()
         async with aiohttp.ClientSession() as users:
             body = b'{"model":"chat","stream":true}'
@@ -71,3 +74,35 @@ async def test_what_cannot_work_is_told_without_a_traceback(arguments: list[str]
     assert process.returncode == 2
     assert words in errors.decode()
     assert "Traceback" not in errors.decode()
+
+
+async def test_a_gateway_whose_log_lines_cannot_be_written_follows_the_registry_again(site: Site) -> None:
+    """Its reader gone, the line of a lost stream ended the part that follows the registry, and its telling too."""
+    await site.broker.start()
+    environment = os.environ | {TOKEN_VARIABLE: GATEWAY_TOKEN, SECRET_VARIABLE: SITE_SECRET.decode()}
+    reading, writing = os.pipe()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "gateway", "--broker", site.broker.url, "--port", "0", env=environment, stdout=writing
+    )
+    os.close(writing)
+    try:
+        with os.fdopen(reading) as lines:
+            line = json.loads(await asyncio.to_thread(lines.readline))
+        site.broker.begin_anew()
+        await site.add_engine(0)
+        async with aiohttp.ClientSession() as users:
+            address, key = f"http://127.0.0.1:{line['port']}", "tidegate_gateway_log_lines_lost_total"
+            async with asyncio.timeout(20):
+                health: dict[str, Any] = {"endpoints": 0}
+                while not health["endpoints"]:
+                    await asyncio.sleep(0.1)
+                    health = await (await users.get(f"{address}/healthz")).json()
+            assert health["status"] == "ok"
+            metrics = await (await users.get(f"{address}/metrics")).text()
+            assert re.search(rf"^{key} [1-9]", metrics, re.MULTILINE)
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 20) == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from broker.app.access import Scope
 from broker.model.observation import Observation, Override
 from broker.model.replica import ReplicaPhase
 from tests.support.api_world import BASE, ApiWorld, api_world, declared
@@ -114,6 +115,23 @@ async def test_an_order_that_cannot_be_meant_is_refused(path: str, body: Any, st
         answer = await world.send("POST", path, body)
         assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
         assert world.runtime.core.loop.state.models["chat"].override is None
+
+
+async def test_a_body_that_is_not_sent_as_json_is_told_what_it_should_have_said() -> None:
+    """What curl sends unless told otherwise."""
+    async with api_world() as world:
+        await asyncio.sleep(1)
+        async with world.client(Scope.OPERATE) as client:
+            answer = await client.post("/v1/overrides", data={"model_id": "chat"})
+        assert answer.status_code == 422
+        assert "send it as application/json" in answer.json()["error"]["message"]
+
+
+async def test_a_name_of_any_length_makes_a_short_answer() -> None:
+    async with api_world() as world:
+        await asyncio.sleep(1)
+        answer = await world.get("/v1/explain/" + "x" * 50_000)
+        assert (answer.status_code, len(answer.text) < 300) == (404, True)
 
 
 async def test_a_retired_model_takes_no_override() -> None:

@@ -68,7 +68,8 @@ async def test_decisions_come_newest_first_by_model_limit_and_time() -> None:
         assert [decision.target for decision in (await found(model="chat", limit=3))] == [4, 3, 2]
         assert {decision.model_id for decision in await found(model="embed")} == {"embed"}
         assert [decision.target for decision in await found(model="chat", since=BASE + 5)] == [4]
-        assert await found(model="nope") == []
+        assert await found(model="chat", since=BASE + 1e6) == []
+        assert (await world.get("/v1/decisions", model="nope")).status_code == 404
 
 
 async def test_signals_are_null_before_the_first_snapshot() -> None:

@@ -18,6 +18,8 @@ from broker.app.runtime import Runtime, cancel
 from broker.app.settings import SiteSettings, load_policies, load_site, spec_changed
 from broker.clock import LoopClock
 from broker.log.memory import MemoryLog
+from broker.model.observation import PoolSnapshot
+from broker.model.replica import ObservedReplica, ReplicaPhase
 from tests.support.world import fake_policies
 
 TEXT = """\
@@ -157,3 +159,14 @@ async def test_what_changed_between_the_start_and_the_first_look_is_seen(tmp_pat
         write(there.path, 2)
         await there.looks()
         assert there.maximum() == 2
+
+
+async def test_an_empty_file_is_obeyed_and_told_with_how_many_replicas_it_drains(tmp_path: Path) -> None:
+    async with world(tmp_path) as there:
+        running = ObservedReplica("chat-0-g1", "chat", 1, ReplicaPhase.STARTING)
+        there.runtime.offer(PoolSnapshot("local", 1e9, 1e9, True, (running,), 4))
+        await there.looks()
+        there.path.write_text("models: {}")
+        await there.looks()
+        warned = [line["replicas"] for line in there.logged if line["event"] == "models_removed"]
+        assert (warned, there.events()) == ([{"chat": 1}], ["policies_reloaded"])

@@ -83,6 +83,49 @@ def test_what_is_counted_is_the_window_and_not_what_the_reader_read(tmp_path: Pa
     assert summary["requests"]["sent"] == 2
 
 
+def absurd_trace(folder: Path) -> Path:
+    path = folder / "trace.csv"
+    rows = ("2023-11-16 18:17:03.0,50,10", "9999-12-31 23:59:59.0,50,10")
+    path.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + "\n".join(rows) + "\n")
+    return path
+
+
+def test_a_trace_of_millennia_is_told_and_not_replayed(tmp_path: Path) -> None:
+    """Two rows, one with a mistaken year, were simulated without an end."""
+    path = absurd_trace(tmp_path)
+    for words in (["simulate", "--policies", POLICIES], ["demo", "--headless"], ["demo", "--rate-scale", "2"]):
+        result = tidegate(*words, "--trace", path)
+        assert result.exit_code == Exit.USAGE, result.output
+        assert "the date of a row before or after that is wrong" in result.output
+    result = tidegate("trace", "info", path)
+    assert (result.exit_code, "not to be replayed: it spans" in result.output) == (Exit.OK, True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--tail", "1e308"], ["--tail", "inf"], ["--tail", "nan"], ["--rate-scale", "1e308"], ["--rate-scale", "nan"]],
+    ids=" ".join,
+)
+def test_simulate_refuses_figures_without_bounds(words: list[str], tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text(BURST + "0,ChatGPT,50,10,60,Conversation log\n")
+    result = tidegate("simulate", "--trace", trace, "--policies", POLICIES, *words)
+    assert result.exit_code == Exit.USAGE, result.output
+
+
+def test_a_simulation_that_served_nothing_is_a_failure_and_waits_for_nobody(tmp_path: Path) -> None:
+    trace, policies = tmp_path / "trace.csv", tmp_path / "policies.yaml"
+    trace.write_text(BURST + "0,ChatGPT,50,10,60,Conversation log\n")
+    policies.write_text(
+        "models: {chat: {engine: {command: [serve, '{port}']}, min: 0, max: 0, policy: {kind: threshold, "
+        "rules: [{signal: queue_age_s, above: 2s, for: 10s, change: +1}]}}}"
+    )
+    result = tidegate("simulate", "--trace", trace, "--policies", policies, "--json")
+    assert result.exit_code == Exit.FAILED, result.output
+    summary = json.loads(result.stdout)
+    assert (summary["requests"]["unfinished"], summary["duration_s"]) == (1, 60.0)
+
+
 class TestProgress:
     def test_it_is_shown_by_the_clock_also_while_no_request_comes(self) -> None:
         """The bar moved with every two hundredth request only: not once in ten idle hours."""
@@ -240,3 +283,16 @@ def test_demo_keeps_nothing_in_what_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("mine")
     result = tidegate("demo", "--headless", "--keep", tmp_path / "README.md")
     assert (result.exit_code, "is a file; --keep wants a new folder" in result.output) == (Exit.USAGE, True)
+
+
+@pytest.mark.parametrize(
+    "command", [["run"], ["gateway", "--broker", "http://127.0.0.1:1"]], ids=lambda words: words[0]
+)
+def test_an_address_file_that_cannot_be_written_is_told_before_anything_begins(
+    command: list[str], tmp_path: Path
+) -> None:
+    assert tidegate("init", tmp_path / "site").exit_code == 0
+    site = tmp_path / "site" / "site.yaml"
+    result = tidegate(*command, "--site", site, "--address-file", "/nonexistent/x")
+    assert (result.exit_code, "/nonexistent/x: cannot be written" in result.output) == (Exit.USAGE, True)
+    assert not list((tmp_path / "site").rglob("*.sqlite*"))

@@ -372,6 +372,23 @@ def test_a_replica_that_loaded_during_an_outage_is_not_given_up_before_it_was_pr
     assert world.registry() == [(FIRST, "ready")]
 
 
+@pytest.mark.parametrize("received", [False, True], ids=["launch not answered", "launch accepted"])
+def test_a_replica_that_began_to_load_unseen_has_its_load_timeout_from_the_new_leader_on(received: bool) -> None:
+    """Its record knew of no start to be excused: loaded and healthy, it was killed before the first probe."""
+    world = World(models=(model_spec(load_timeout_s=8.0),)).begin()
+    launch, began_at = world.launches()[0], world.now + 0.1
+    if received:
+        world.see(world.accept(launch))
+    world.after(11).see(LeadershipTaken(2, "again", world.now))
+    loading = ObservedReplica(FIRST, "chat", 1, ReplicaPhase.STARTING, "http://127.0.0.1:1", started_at=began_at)
+    world.after(0.1).see(PoolSnapshot("local", world.now, world.now, True, (loading,), 8))
+    assert (world.stops(), world.phases()) == ([], {FIRST: "starting"})
+    world.after(7.8).see()
+    assert world.stops() == []
+    world.after(0.2).see()
+    assert [stop.replica_id for stop in world.stops()] == [FIRST]
+
+
 def test_an_outage_does_not_make_a_doubted_replica_unhealthy() -> None:
     world = serving()
     world.see(world.probe(FIRST, ProbeVerdict.UNREACHABLE))

@@ -156,3 +156,12 @@ def test_an_unknown_pool_is_a_problem_when_the_site_is_known(tmp_path: Path) -> 
     site = written(tmp_path, SITE, "site.yaml")
     policies = written(tmp_path, POLICIES.replace("max: 4", "max: 4\n        pools: [nowhere]"), "policies.yaml")
     assert [problem.field for problem in lint(policies, site).problems] == ["models.chat.pools[0]"]
+
+
+def test_policies_without_a_model_are_warned_of(tmp_path: Path) -> None:
+    """They are how to end everything, and what an editor leaves that saved too early."""
+    path = tmp_path / "policies.yaml"
+    path.write_text("models: {}\n")
+    assert warnings(path) == [
+        "1: models: no model is declared: a broker that reads this drains and stops every replica"
+    ]

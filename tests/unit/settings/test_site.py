@@ -102,6 +102,7 @@ def test_every_limit_of_the_core_can_be_set(section: type[LimitSettings], spec: 
         pytest.param("scrape: {interval: -1s}", "4: scrape.interval: '-1s' is not a duration", id="time going back"),
         pytest.param("api: {port: 70000}", "4: api.port: 70000 is too much; the most is 65535", id="no such port"),
         pytest.param('api: {port: "80"}', "4: api.port: '80' is not a whole number", id="text for a number"),
+        pytest.param(f"api: {{port: {'9' * 21}}}", "4: api.port: 1e+21 is too large", id="beyond all numbers"),
         pytest.param("api: {port: true}", "4: api.port: True is not a whole number", id="a truth for a number"),
         pytest.param("api: {host: 1}", "4: api.host: 1 is not text; put it in quotes", id="a number for text"),
         pytest.param("secret_file: ''", "4: secret_file: '' is not a path", id="an empty path"),

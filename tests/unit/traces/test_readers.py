@@ -69,6 +69,20 @@ def test_azure_times_may_carry_a_zone(tmp_path: Path) -> None:
     assert arrivals == [0.0, 1.5, 3.0, 4.0]
 
 
+@pytest.mark.parametrize("zone", ["+99:99", "-15:00", "+05:60"])
+@pytest.mark.parametrize("quoted", [False, True], ids=["by columns", "row by row"])
+def test_a_time_zone_that_is_nowhere_is_a_bad_row(tmp_path: Path, zone: str, quoted: bool) -> None:
+    at = f"2024-01-01 00:00:00{zone}"
+    row = f'"{at}",3,4' if quoted else f"{at},3,4"
+    with pytest.raises(TraceError, match="has a time zone that is nowhere"):
+        list(open_trace(written(tmp_path, f"TIMESTAMP,ContextTokens,GeneratedTokens\n{row}\n")))
+
+
+def test_a_column_that_comes_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match="more than one column is called 'Request tokens'"):
+        list(open_trace(written(tmp_path, "Timestamp,Request tokens,Request tokens,Response tokens\n10,1,2,3\n")))
+
+
 def test_mooncake_lines_are_in_milliseconds_and_their_hashes_make_groups(tmp_path: Path) -> None:
     assert list(open_trace(written(tmp_path, MOONCAKE))) == [
         TraceRequest(0.0, 700, 30, prefix_group=0),

@@ -1,0 +1,69 @@
+"""Log lines are lost, told and counted rather than stopping who writes them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from broker.log_lines import LogStream, configure_logging
+
+
+@pytest.fixture
+def lost_so_far() -> int:
+    return LogStream.lost
+
+
+@pytest.fixture
+def configured() -> Iterator[None]:
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
+
+
+def test_a_line_for_a_full_disk_is_lost_and_counted(lost_so_far: int, configured: None) -> None:
+    with Path("/dev/full").open("w") as full:
+        configure_logging(full)
+        structlog.get_logger().info("one")
+        structlog.get_logger().info("two")
+    assert LogStream.lost == lost_so_far + 2
+
+
+def test_a_line_for_a_reader_that_went_away_is_lost_and_counted(lost_so_far: int) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as pipe:
+        LogStream(pipe).write("one\n")
+    assert LogStream.lost == lost_so_far + 1
+
+
+def test_a_line_without_a_stream_is_lost_and_counted(lost_so_far: int, configured: None) -> None:
+    configure_logging(None)
+    structlog.get_logger().info("one")
+    assert LogStream.lost == lost_so_far + 1
+
+
+def test_the_line_after_a_torn_one_stands_on_its_own(lost_so_far: int) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with os.fdopen(reading, "rb") as reader, os.fdopen(writing, "w") as pipe:
+        stream = LogStream(pipe)
+        stream.write("a" * 1_000_000 + "\n")
+        taken = len(os.read(reading, 1_000_000))
+        assert 0 < taken < 1_000_000
+        stream.write("whole\n")
+        pipe.close()
+        assert reader.read() == b"\nwhole\n"
+    assert LogStream.lost == lost_so_far + 1
+
+
+def test_a_line_comes_out_as_it_is(tmp_path: Path, lost_so_far: int) -> None:
+    path = tmp_path / "log"
+    with path.open("w") as file:
+        stream = LogStream(file)
+        stream.write("grün \ud800\n")
+    assert path.read_bytes() == "grün \\ud800\n".encode()
+    assert LogStream.lost == lost_so_far
