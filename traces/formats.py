@@ -13,11 +13,12 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from broker.model.errors import shown
+from broker.model.errors import TraceError, shown
 from traces.blocks import NONE, Bools, Ints, Names, RequestBlock, request_block
 from traces.columns import (
     FARTHEST_ZONE_H,
@@ -34,7 +35,7 @@ from traces.columns import (
 )
 from traces.options import RequestKind
 from traces.prefixes import PrefixGroups
-from traces.schema import KINDS
+from traces.schema import KINDS, ReadStatistics
 
 T = TypeVar("T")
 
@@ -67,6 +68,16 @@ class BadRow(Exception):
         super().__init__(problem)
         self.problem = problem
         self.position = position
+
+    def at(self, path: Path, line: int) -> TraceError:
+        return TraceError(self.problem, path=str(path), line=line, column=self.position)
+
+    def skip(self, line: int, statistics: ReadStatistics) -> None:
+        """Count the row instead of refusing the file."""
+        statistics.bad += 1
+        if not statistics.first_bad:
+            where = f"{line}:{self.position}" if self.position else f"{line}"
+            statistics.first_bad = f"line {where}: {self.problem}"
 
 
 Refuse = Callable[[int, BadRow], None]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from broker.model.errors import TraceError
 from traces.blocks import Names, RequestBlock
@@ -43,7 +42,7 @@ class TraceReader(Requests):
         try:
             return recognise(text_of(line))
         except BadRow as error:
-            self._fail(1, error)
+            raise error.at(self.path, 1) from None
 
     def _read(self) -> Iterator[RequestBlock]:
         statistics = self.statistics = ReadStatistics()
@@ -72,11 +71,5 @@ class TraceReader(Requests):
 
     def _skip(self, number: int, error: BadRow, statistics: ReadStatistics) -> None:
         if not self.skip_bad:
-            self._fail(number, error)
-        statistics.bad += 1
-        if not statistics.first_bad:
-            where = f"{number}:{error.position}" if error.position else f"{number}"
-            statistics.first_bad = f"line {where}: {error.problem}"
-
-    def _fail(self, number: int, error: BadRow) -> NoReturn:
-        raise TraceError(error.problem, path=str(self.path), line=number, column=error.position) from None
+            raise error.at(self.path, number) from None
+        error.skip(number, statistics)

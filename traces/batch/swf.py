@@ -8,7 +8,6 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from broker.model.errors import TraceError
 from traces.formats import FARTHEST_S, BadRow
@@ -130,18 +129,12 @@ class BatchLog:
         try:
             _job(text)
         except BadRow as error:
-            self._fail(number, error)
+            raise error.at(self.path, number) from None
 
     def _skip(self, number: int, error: BadRow, statistics: ReadStatistics) -> None:
         if not self.skip_bad:
-            self._fail(number, error)
-        statistics.bad += 1
-        if not statistics.first_bad:
-            where = f"{number}:{error.position}" if error.position else f"{number}"
-            statistics.first_bad = f"line {where}: {error.problem}"
-
-    def _fail(self, number: int, error: BadRow) -> NoReturn:
-        raise TraceError(error.problem, path=str(self.path), line=number, column=error.position) from None
+            raise error.at(self.path, number) from None
+        error.skip(number, statistics)
 
 
 def _job(text: str) -> BatchJob:
