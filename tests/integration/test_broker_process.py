@@ -10,9 +10,9 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import pytest
@@ -23,6 +23,8 @@ from cli.output import Exit
 from tests.support.command_line import run, start, tidegate
 
 pytestmark = pytest.mark.integration
+
+T = TypeVar("T")
 
 POLICIES = """\
 models:
@@ -43,15 +45,27 @@ def make_site(folder: Path) -> Path:
     return folder
 
 
-def address_of(folder: Path, process: subprocess.Popen[str]) -> str:
-    deadline = time.monotonic() + 30
+def until(holds: Callable[[], T | None], what: str, limit_s: float = 30.0) -> T:
+    """What ``holds`` returns once it is true; another process makes it so."""
+    deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
-        if (folder / "address").exists():
-            return (folder / "address").read_text()
+        if found := holds():
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"{what}: not within {limit_s:g} s")
+
+
+def address_of(folder: Path, process: subprocess.Popen[str]) -> str:
+    def written() -> str | None:
         if process.poll() is not None:
             raise AssertionError(process.communicate())
-        time.sleep(0.05)
-    raise AssertionError("the broker was not ready in time")
+        return (folder / "address").read_text() if (folder / "address").exists() else None
+
+    return until(written, "the broker is ready")
+
+
+def phases(client: httpx.Client) -> list[str]:
+    return [replica["phase"] for replica in client.get("/v1/replicas").json()["replicas"]]
 
 
 def ended(process: subprocess.Popen[str], number: int = signal.SIGTERM) -> tuple[int, str]:
@@ -101,8 +115,7 @@ def test_a_pool_with_replicas_on_record_cannot_just_be_removed(folder: Path) -> 
     process = start("run", "--address-file", "address", folder=folder)
     try:
         with httpx.Client(base_url=address_of(folder, process), headers=headers(folder), trust_env=False) as client:
-            while not any(r["phase"] == "starting" for r in client.get("/v1/replicas").json()["replicas"]):
-                time.sleep(0.05)
+            until(lambda: "starting" in phases(client), "a replica starts")
             ended(process)
         site = folder / "site.yaml"
         declared = site.read_text()
@@ -175,11 +188,7 @@ def test_a_broker_whose_log_lines_cannot_be_written_goes_on_with_its_steps(folde
         with httpx.Client(base_url=address_of(folder, process), headers=headers(folder), trust_env=False) as client:
             order = {"model_id": "chat", "target": 1, "for_s": 60, "because": "a test", "author": "tests"}
             assert client.post("/v1/overrides", json=order).status_code == 200
-            deadline = time.monotonic() + 20
-            while not (phases := [r["phase"] for r in client.get("/v1/replicas").json()["replicas"]]):
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-            assert phases[0] in ("requested", "pending", "starting")
+            assert until(lambda: phases(client), "a replica is on record")[0] in ("requested", "pending", "starting")
             assert client.get("/healthz").json()["status"] == "ok"
             assert re.search(r"^tidegate_log_lines_lost_total [1-9]", client.get("/metrics").text, re.MULTILINE)
         assert ended(process)[0] == 0

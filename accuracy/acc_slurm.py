@@ -1,4 +1,4 @@
-"""How the cluster model's waits compare with those of real logs: ``python -m benchmarks.accuracy_slurm [--json]``.
+"""Waits of the simulated Slurm against those of real logs.
 
 The logs are replayed with their own arrivals, sizes, limits and run times, and each job's simulated wait is compared
 with the wait in the log. Every figure stands beside its null: each job waits for the median of the log's first half.
@@ -9,18 +9,16 @@ model with an empty machine; and on the second half, since its rules were read o
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from accuracy.base import Report, Table, Tell, shared_path
 from simulator.cluster.background import arrivals
 from simulator.cluster.calendar import StartRule, WeeklyWindow
 from simulator.cluster.jobs import Ended
@@ -32,6 +30,8 @@ from traces.fit import normal_score_correlation
 Floats = NDArray[np.float64]
 
 HOUR_S = 3600.0
+KTH = "traces/hpc/KTH-SP2-1996.swf.gz"
+CURIE = "traces/hpc/CEA-Curie-2012-days00-17.swf.gz"
 KTH_ZONE = "Etc/GMT-2"
 
 KTH_LONG_JOBS_AT_NIGHT = StartRule(
@@ -145,30 +145,26 @@ def curie(path: Path) -> list[WaitAccuracy]:
     return [compare("CEA-Curie", "all", "none", simulated, real, float(np.median(real[: len(real) // 2])), processor_s)]
 
 
-def run(shared: Path) -> list[WaitAccuracy]:
-    """Raises ``TraceError`` if a log is not there."""
-    logs = shared / "traces" / "hpc"
-    return kth(logs / "KTH-SP2-1996.swf.gz") + curie(logs / "CEA-Curie-2012-days00-17.swf.gz")
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy_slurm", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    arguments = parser.parse_args()
-    shared = Path(os.environ.get("TIDEGATE_SHARED", Path(__file__).resolve().parents[2] / "shared"))
-    for line in run(shared):
-        if arguments.json:
-            print(json.dumps(asdict(line)))
-        else:
-            print(
-                f"{line.log:9} {line.part:19} {line.rules:19} n {line.jobs:6}  mean {line.mean_ratio:5.2f} x log "
-                f"(null {line.mean_ratio_null:.2f})  P90 {line.p90_ratio:5.2f} x (null {line.p90_ratio_null:.2f})  "
-                f"per job {line.mean_error_s:6.0f} s (null {line.mean_error_null_s:.0f} s, skill {line.skill:+.2f}, "
-                f"rank correlation {line.rank_correlation:.2f})  "
-                f"distribution {line.distance_s:6.0f} s (null {line.distance_null_s:.0f} s)"
-            )
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+def run(tell: Tell) -> Report:
+    """Every log that is there, under each set of rules. Raises ``TraceError`` for a log that cannot be read."""
+    lines: list[WaitAccuracy] = []
+    for relative, judge in ((KTH, kth), (CURIE, curie)):
+        if (path := shared_path(relative)) is not None:
+            tell(f"slurm: {path.name}")
+            lines += judge(path)
+    if not lines:
+        return Report("slurm", skipped=f"needs the shared data sets {KTH} and {CURIE}")
+    table = Table(
+        "slurm_waits",
+        "Waits of batch jobs, simulated against logged",
+        tuple(each.name for each in fields(WaitAccuracy)),
+        tuple(astuple(line) for line in lines),
+        n=sum(line.jobs for line in lines if line.part == "all" and line.rules == "none"),
+        free=0,
+        remarks=(
+            "Null: each job waits for the median of the log's first half.",
+            "The rule of the shifts was read off the same log, so that its rows are a residual. The 1996 log knows no "
+            "GPUs; Curie is reported only, since its partitions, priorities and reservations are not in its log.",
+        ),
+    )
+    return Report("slurm", (table,))
