@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import json
-from importlib.resources import files
 from pathlib import Path
 
 from broker.model.errors import ConfigError, WireError
 from broker.model.wire import decode
 from traces.generate import LoadProfile
+from traces.shipped import load_shipped, shipped_names
 
 
 def profile_names() -> list[str]:
-    return sorted(
-        entry.name.removesuffix(".json") for entry in files(__name__).iterdir() if entry.name.endswith(".json")
-    )
+    return shipped_names(__name__)
 
 
 def load_profile(name: str) -> LoadProfile:
     """A profile that ships with Tidegate. Raises ``ConfigError`` that lists them."""
-    if name not in profile_names():
-        raise ConfigError(f"no load profile {name!r}; there are {', '.join(profile_names())}")
-    profile: LoadProfile = decode(LoadProfile, json.loads((files(__name__) / f"{name}.json").read_text("utf-8")))
-    return profile
+    return load_shipped(LoadProfile, __name__, name, "load profile")
 
 
 def read_profile(path: Path) -> LoadProfile:
