@@ -94,12 +94,15 @@ class BrokerCore:
         horizon = now + SNAPSHOT_INTERVAL_S  # what is further ahead was set before the clock went back
         if self._snapshots_due_at() > now and self._next_snapshot_at <= horizon:
             return False
-        due = [(at, model_id) for model_id, at in self._snapshot_at.items() if at <= now or at > horizon]
+        due = [
+            (model_id not in self._urgent, at, model_id)
+            for model_id, at in self._snapshot_at.items()
+            if at <= now or at > horizon
+        ]
         late = now - SNAPSHOT_INTERVAL_S
-        urgent = [entry for entry in due if entry[1] in self._urgent]
-        pressing = [*sorted(urgent), *sorted(entry for entry in due if entry[0] <= late and entry not in urgent)]
-        chosen = pressing[:SNAPSHOTS_AT_ONCE] or sorted(due)[:ROUTINE_AT_ONCE]
-        for model_id in sorted(model_id for _, model_id in chosen):
+        pressing = [entry for entry in due if not entry[0] or entry[1] <= late]
+        chosen = sorted(pressing)[:SNAPSHOTS_AT_ONCE] or sorted(due)[:ROUTINE_AT_ONCE]
+        for model_id in sorted(model_id for _, _, model_id in chosen):
             moment = _moment_after(model_id, now)
             # What is merely due is told as of its moment, where the window has looked already: a second look a few
             # milliseconds later would cost as much again.
