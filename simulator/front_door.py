@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,13 +21,13 @@ _NOWHERE = -1
 _NO_ROWS: Rows = np.zeros(0, np.int64)
 
 
-@dataclass(frozen=True, slots=True)
 class _Interval:
-    """Rows of the ledger by what happened to them since the last summary."""
+    """Rows of the ledger by what happened to them since the last summary, in the batches in which they were told."""
 
-    first_tokens: Rows
-    finished: Rows
-    failed: Rows
+    def __init__(self) -> None:
+        self.first_tokens: list[Rows] = [_NO_ROWS]
+        self.finished: list[Rows] = [_NO_ROWS]
+        self.failed: list[Rows] = [_NO_ROWS]
 
 
 class FrontDoor:
@@ -49,7 +48,7 @@ class FrontDoor:
         self._waiting = _NO_ROWS
         self._arrived = self._summarised = 0
         self._open = np.zeros(len(self._pools), np.int64)
-        self._since = ([_NO_ROWS], [_NO_ROWS], [_NO_ROWS])
+        self._since = _Interval()
         self._caught_up_at = -np.inf
         self._revision = 0
         self._sequence = 0
@@ -107,7 +106,7 @@ class FrontDoor:
     def _take_first_tokens(self) -> None:
         told = self._fleet.take_first_tokens()
         self._ledger.first_token_at[told.request] = told.at
-        self._since[0].append(told.request)
+        self._since.first_tokens.append(told.request)
 
     def _take_completions(self) -> None:
         rows, at = self._fleet.take_ends()
@@ -125,7 +124,7 @@ class FrontDoor:
     def _close(self, rows: Rows, at: Any, status: int) -> None:
         self._ledger.close(rows, at, status)
         self._open -= np.bincount(self._ledger.model[rows], minlength=len(self._open))
-        self._since[1 if status == FINISHED else 2].append(rows)
+        (self._since.finished if status == FINISHED else self._since.failed).append(rows)
 
     # -- endpoints
 
@@ -214,8 +213,7 @@ class FrontDoor:
         arrived = np.arange(self._summarised, self._arrived)
         self._summarised = self._arrived
         self._forget_served(arrived)
-        since = _Interval(*(np.concatenate(parts) for parts in self._since))
-        self._since = ([_NO_ROWS], [_NO_ROWS], [_NO_ROWS])
+        since, self._since = self._since, _Interval()
         return self._told(now, interval_s, arrived, since)
 
     def _forget_served(self, arrived: Rows) -> None:
@@ -224,8 +222,10 @@ class FrontDoor:
         self._waiting = waiting[waits]
 
     def _told(self, now: float, interval_s: float, arrived: Rows, since: _Interval) -> list[RequestSummary]:
-        counts = [self._by_model(rows) for rows in (arrived, since.finished, since.failed, self._waiting)]
-        sketches = self._sketches(now, arrived, since)
+        finished = np.concatenate(since.finished)
+        counts = (arrived, finished, np.concatenate(since.failed), self._waiting)
+        arrived_of, finished_of, failed_of, waiting_of = map(self._by_model, counts)
+        sketches = self._sketches(now, arrived, np.concatenate(since.first_tokens), finished)
         oldest = self._oldest_waiting()
         return [
             RequestSummary(
@@ -236,13 +236,13 @@ class FrontDoor:
                 observed_at=now,
                 received_at=now,
                 interval_s=interval_s,
-                arrived=counts[0][pool],
-                finished=counts[1][pool],
-                failed=counts[2][pool],
+                arrived=arrived_of[pool],
+                finished=finished_of[pool],
+                failed=failed_of[pool],
                 held=len(self._held[pool]),
                 in_flight=int(self._open[pool]),
-                waiting=counts[3][pool],
-                oldest_waiting_since=oldest[pool] if counts[3][pool] else None,
+                waiting=waiting_of[pool],
+                oldest_waiting_since=oldest[pool] if waiting_of[pool] else None,
                 queue_age=sketches[0][pool],
                 time_to_first_token=sketches[1][pool],
                 inter_token=sketches[2][pool],
@@ -264,9 +264,9 @@ class FrontDoor:
         times: list[float] = oldest.tolist()
         return times
 
-    def _sketches(self, now: float, arrived: Rows, since: _Interval) -> list[list[Sketch]]:
+    def _sketches(self, now: float, arrived: Rows, begun: Rows, finished: Rows) -> list[list[Sketch]]:
         """Queue age, time to first token, time between tokens, prompt and output tokens, each by model."""
-        ledger, waiting, begun, finished = self._ledger, self._waiting, since.first_tokens, since.finished
+        ledger, waiting = self._ledger, self._waiting
         streamed = finished[ledger.output_tokens[finished] > 1]
         streaming_s = ledger.ended_at[streamed] - ledger.first_token_at[streamed]
         return sketches_of(
