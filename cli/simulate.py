@@ -39,12 +39,13 @@ def simulate(
         raise fail("--tail: nan is not a number of seconds", Exit.USAGE)
     with told_errors():
         other = read_summary(against) if against is not None else None
-        summary, wall_s = simulate_trace(
+        simulated = simulate_trace(
             TraceRun(
                 trace, policies, site=site, model_id=model, span=span, rate_scale=rate_scale,
                 scale_method=scale_method, tail_s=tail, skip_bad=skip_bad, seed=seed,
             )
         )  # fmt: skip
+    summary, wall_s = simulated.report.summary, simulated.wall_s
     if as_json:
         print_json(wire.encode(summary) | {"wall_s": wall_s})
     elif summary.requests.sent:

@@ -21,6 +21,7 @@ from cli.replayed import nothing_sent, trace_counts
 from policies.registry import cached
 from simulator.engine.fleet import make_ready
 from simulator.report.summary import RunSummary
+from simulator.run import Report
 from simulator.simulation import Simulation, SimulationSettings
 from traces.counts import WindowCounts, count_window
 from traces.describe import LONGEST_SPAN_S, describe, span_problem
@@ -46,8 +47,16 @@ class TraceRun:
     seed: int
 
 
-def simulate_trace(run: TraceRun) -> tuple[RunSummary, float]:
-    """(the summary, wall seconds). Raises ``ConfigError`` and ``TraceError`` for files that cannot be used."""
+@dataclass(frozen=True, slots=True)
+class Simulated:
+    """What came of a run, and the seconds that it took."""
+
+    report: Report
+    wall_s: float
+
+
+def simulate_trace(run: TraceRun) -> Simulated:
+    """Raises ``ConfigError`` and ``TraceError`` for files that cannot be used."""
     reader = open_trace(run.trace, skip_bad=run.skip_bad)
     site = load_site(run.site) if run.site is not None else None
     models = load_policies(run.policies, site)
@@ -74,10 +83,8 @@ def read_summary(path: Path) -> RunSummary:
     return summary
 
 
-def _run(
-    simulation: Simulation, requests: Iterable[TraceRequest], part: WindowCounts, rate_scale: float
-) -> tuple[RunSummary, float]:
-    """The run, with its progress by the trace's own time; wall seconds beside the summary."""
+def _run(simulation: Simulation, requests: Iterable[TraceRequest], part: WindowCounts, rate_scale: float) -> Simulated:
+    """The run, with its progress by the trace's own time."""
     span_s = min(part.window.end_s, part.span_s) - part.window.start_s
     counts = trace_counts(part, rate_scale)
     _prepare_engine()
@@ -87,7 +94,7 @@ def _run(
         summary = simulation.run(requests, trace=lambda: counts, progress=progress)
     if not summary.requests.sent:
         summary = replace(summary, problems=(*summary.problems, nothing_sent(part, rate_scale)))
-    return summary, time.perf_counter() - began
+    return Simulated(Report(summary, simulation.outcomes), time.perf_counter() - began)
 
 
 def _prepare_engine() -> None:

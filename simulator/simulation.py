@@ -110,9 +110,18 @@ class Simulation:
         self._driver.every(_PROBE_INTERVAL_S, self._probe, first_at=self._began_at + 0.4)
 
     @property
+    def now(self) -> float:
+        """The simulated time, in epoch seconds."""
+        return self._driver.now
+
+    @property
     def state(self) -> BrokerState:
         """The broker's state after the last step."""
         return self._driver.core.loop.state
+
+    def listen(self, listener: Callable[[Ran], None]) -> None:
+        """``listener`` is told of every step, at its instant. It may look; what it changes is not the simulation's."""
+        self._driver.listen(listener)
 
     @property
     def outcomes(self) -> Outcomes:
