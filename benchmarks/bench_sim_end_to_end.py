@@ -12,6 +12,7 @@ from benchmarks.bench_engine_reference import PROFILE
 from broker.log.memory import MemoryLog, MemoryStore
 from broker.model.spec import EngineSpec, ModelSpec, PolicySpec, PoolSpec, SiteSpec
 from policies.registry import cached
+from simulator.demand import demand_of
 from simulator.engine.fleet import make_ready
 from simulator.report.summary import RunSummary
 from simulator.simulation import Simulation, SimulationSettings
@@ -53,10 +54,10 @@ def simulate(requests: int, summary_interval_s: float = 1.0) -> RunSummary:
         tail_s=60.0, warm_up_s=120.0, scrape_interval_s=5.0, summary_interval_s=summary_interval_s
     )
     simulation = Simulation(
-        SITE, (MODEL,), "chat", log=MemoryLog(MemoryStore(keeps_steps=False)), policies=cached(), settings=settings,
+        SITE, (MODEL,), log=MemoryLog(MemoryStore(keeps_steps=False)), policies=cached(), settings=settings,
         profile_of=lambda launch: PROFILE,
     )  # fmt: skip
-    summary = simulation.run(Requests(lambda: poisson_blocks(requests, seed=1)))
+    summary = simulation.run(demand_of("chat", Requests(lambda: poisson_blocks(requests, seed=1))))
     assert summary.requests.finished == requests
     return summary
 

@@ -8,6 +8,7 @@ from benchmarks.base import Measurement
 from broker.log.memory import MemoryLog
 from broker.model.spec import EngineSpec, ModelSpec, PolicySpec, PoolSpec, SiteSpec
 from policies.registry import cached
+from simulator.demand import demand_of
 from simulator.engine.fleet import make_ready
 from simulator.simulation import Simulation
 from traces.generate import generate
@@ -30,10 +31,10 @@ SITE = SiteSpec("bench", (PoolSpec("pool", "simulated", gpus=16),))
 
 def run() -> list[Measurement]:
     requests = list(generate(load_profile("azure2023_conv"), CURVE, seed=1))
-    simulation = Simulation(SITE, (MODEL,), "chat", log=MemoryLog(), policies=cached())
+    simulation = Simulation(SITE, (MODEL,), log=MemoryLog(), policies=cached())
     make_ready()
     began = time.process_time()
-    summary = simulation.run(requests)
+    summary = simulation.run(demand_of("chat", requests))
     cpu_s = time.process_time() - began
     details = {
         "requests": len(requests),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from broker.model.spec import ModelSpec, PoolSpec, SiteSpec
 from cli.output import errors
 from cli.replayed import nothing_sent, trace_counts
 from policies.registry import cached
+from simulator.demand import Demand, demand_of
 from simulator.engine.fleet import make_ready
 from simulator.report.summary import RunSummary
 from simulator.run import Report
@@ -27,7 +28,7 @@ from traces.counts import WindowCounts, count_window
 from traces.describe import LONGEST_SPAN_S, describe, span_problem
 from traces.options import ScaleMethod
 from traces.readers import open_trace
-from traces.schema import TraceRequest, replayable
+from traces.schema import replayable
 from traces.shape import WHOLE, parse_window, scale_rate, window
 
 
@@ -66,10 +67,11 @@ def simulate_trace(run: TraceRun) -> Simulated:
         raise TraceError(span_problem(describe(run.trace, skip_bad=run.skip_bad)), path=str(run.trace))
     scaled = scale_rate(replayable(reader), run.rate_scale, run.seed, run.scale_method)
     simulation = Simulation(
-        spec, _present(models, spec), _model_id(models, run.model_id), log=MemoryLog(MemoryStore(keeps_steps=False)),
-        policies=cached(), settings=_settings(part, run.tail_s),
+        spec, _present(models, spec), log=MemoryLog(MemoryStore(keeps_steps=False)), policies=cached(),
+        settings=_settings(part, run.tail_s),
     )  # fmt: skip
-    return _run(simulation, window(scaled, part.window.start_s, part.window.end_s), part, run.rate_scale)
+    demand = demand_of(_model_id(models, run.model_id), window(scaled, part.window.start_s, part.window.end_s))
+    return _run(simulation, demand, part, run.rate_scale)
 
 
 def read_summary(path: Path) -> RunSummary:
@@ -83,7 +85,7 @@ def read_summary(path: Path) -> RunSummary:
     return summary
 
 
-def _run(simulation: Simulation, requests: Iterable[TraceRequest], part: WindowCounts, rate_scale: float) -> Simulated:
+def _run(simulation: Simulation, demand: Demand, part: WindowCounts, rate_scale: float) -> Simulated:
     """The run, with its progress by the trace's own time."""
     span_s = min(part.window.end_s, part.span_s) - part.window.start_s
     counts = trace_counts(part, rate_scale)
@@ -91,10 +93,10 @@ def _run(simulation: Simulation, requests: Iterable[TraceRequest], part: WindowC
     began = time.perf_counter()
     with _shown_progress() as show:
         progress = Paced(show, max(span_s, 1e-9), time.monotonic, _BAR_EVERY_S if errors.is_terminal else LINE_EVERY_S)
-        summary = simulation.run(requests, trace=lambda: counts, progress=progress)
+        summary = simulation.run(demand, trace=lambda: counts, progress=progress)
     if not summary.requests.sent:
         summary = replace(summary, problems=(*summary.problems, nothing_sent(part, rate_scale)))
-    return Simulated(Report(summary, simulation.outcomes), time.perf_counter() - began)
+    return Simulated(Report.of(simulation, summary), time.perf_counter() - began)
 
 
 def _prepare_engine() -> None:

@@ -22,7 +22,7 @@ _FIRST_ROWS = 4096
 
 class Ledger:
     """``arrival_at``, ``first_token_at`` and ``ended_at`` are epoch seconds, NaN where there is none yet; ``status``
-    holds codes of ``OUTCOMES``, ``model`` whatever numbers the caller gives to models.
+    holds codes of ``OUTCOMES``, ``model`` and ``tenant`` whatever numbers the caller gives to them.
 
     The arrays are longer than ``len`` and replaced as they grow: read them anew each time.
     """
@@ -35,12 +35,13 @@ class Ledger:
         self.prompt_tokens: NDArray[np.int32] = np.empty(_FIRST_ROWS, np.int32)
         self.output_tokens: NDArray[np.int32] = np.empty(_FIRST_ROWS, np.int32)
         self.model: NDArray[np.int16] = np.empty(_FIRST_ROWS, np.int16)
+        self.tenant: NDArray[np.int16] = np.empty(_FIRST_ROWS, np.int16)
         self.status: NDArray[np.int8] = np.empty(_FIRST_ROWS, np.int8)
 
     def __len__(self) -> int:
         return self._length
 
-    def append(self, arrival_at: Floats, prompt_tokens: Any, output_tokens: Any, model: Any) -> Rows:
+    def append(self, arrival_at: Floats, prompt_tokens: Any, output_tokens: Any, model: Any, tenant: Any) -> Rows:
         """Requests in order of arrival, none before the last; their rows. A prompt or an answer of no token has one."""
         begin, end = self._length, self._length + len(arrival_at)
         self._grow(end)
@@ -50,6 +51,7 @@ class Ledger:
         self.prompt_tokens[begin:end] = np.maximum(1, prompt_tokens)
         self.output_tokens[begin:end] = np.maximum(1, output_tokens)
         self.model[begin:end] = model
+        self.tenant[begin:end] = tenant
         self.status[begin:end] = OPEN
         self._length = end
         return np.arange(begin, end)
@@ -74,12 +76,14 @@ class Ledger:
     def count(self, status: int) -> int:
         return int(np.count_nonzero(self.status[: self._length] == status))
 
-    def outcomes(self, start_at: float) -> Outcomes:
-        """All requests as their clients saw them, in seconds from ``start_at``.
+    def outcomes(self, start_at: float, model: int | None = None) -> Outcomes:
+        """All requests, or those to one model, as their clients saw them, in seconds from ``start_at``.
 
         Token gaps are each request's mean: the engine gives first and last token, not each.
         """
-        rows = slice(0, self._length)
+        rows: Any = slice(0, self._length)
+        if model is not None:
+            rows = np.flatnonzero(self.model[rows] == model)
         first_token_s = self.first_token_at[rows] - start_at
         end_s = self.ended_at[rows] - start_at
         finished = self.status[rows] == FINISHED
@@ -93,6 +97,8 @@ class Ledger:
             prompt_tokens=self.prompt_tokens[rows],
             output_tokens=output_tokens,
             status=self.status[rows],
+            model=self.model[rows],
+            tenant=self.tenant[rows],
             token_gaps_s=(end_s - first_token_s)[streamed] / gap_counts,
             token_gap_counts=gap_counts,
         )

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from broker.control.decide import Policies
 from broker.control.loop import Ran
-from broker.model.errors import InvariantViolated
+from broker.model.errors import ConfigError, InvariantViolated
 from broker.model.observation import Probe, ProbeVerdict, SpecChanged
 from broker.model.plan import Decision, Launch
 from broker.model.ports import Log
@@ -20,6 +21,7 @@ from broker.model.spec import ModelSpec, PoolSpec, SiteSpec
 from broker.model.state import BrokerState
 from simulator.cluster.host import ClusterHost
 from simulator.cluster.pool import SlurmPlace, SlurmPool
+from simulator.demand import Demand
 from simulator.driver import Driver, Priority
 from simulator.engine.fleet import EngineFleet
 from simulator.engine.profile import EngineProfile
@@ -27,9 +29,17 @@ from simulator.fleet import SimulatedPool, SimulatedReplica
 from simulator.front_door import FrontDoor
 from simulator.ledger import OPEN, Ledger
 from simulator.profiles.document import load_profile
-from simulator.report.summary import Outcomes, ReplicaPoint, RunSummary, TraceCounts, summarise
+from simulator.report.summary import (
+    Outcomes,
+    ReplicaPoint,
+    RunSummary,
+    ServiceFigures,
+    TraceCounts,
+    service_figures,
+    summarise,
+    together,
+)
 from traces.blocks import RequestBlock
-from traces.schema import TraceRequest, as_requests
 
 _SPAN_S = 86_400.0
 """Of the arrivals that the fleet is told ahead of: it counts them only for some months."""
@@ -74,20 +84,19 @@ def _within(span_s: float, block: RequestBlock) -> Iterator[RequestBlock]:
 
 
 class Simulation:
-    """One run. ``model_id`` gets the trace; every model of the site is served.
+    """One run. Every model of the site is served, also those that nobody asks.
 
     ``slurm``: the pools, by id, whose replicas are jobs of a simulated cluster; in the others they start at once.
     """
 
     def __init__(
-        self, site: SiteSpec, models: tuple[ModelSpec, ...], model_id: str, *, log: Log, policies: Policies,
+        self, site: SiteSpec, models: tuple[ModelSpec, ...], *, log: Log, policies: Policies,
         settings: SimulationSettings | None = None,
         profile_of: Callable[[Launch], EngineProfile] = profile_of_launch,
         slurm: Mapping[str, SlurmPlace] | None = None,
     ) -> None:  # fmt: skip
         self.settings = settings or SimulationSettings()
         self._began_at = self.settings.start_at - self.settings.warm_up_s
-        self._model_id = model_id
         self.clusters: dict[int, ClusterHost] = {}
         self.pools = {
             pool.pool_id: self._make_pool(pool, profile_of, (slurm or {}).get(pool.pool_id)) for pool in site.pools
@@ -97,9 +106,10 @@ class Simulation:
         self._ledger = Ledger()
         self._door = FrontDoor((model.model_id for model in models), self._fleet, self._ledger)
         self._decisions: list[Decision] = []
-        self._points: list[ReplicaPoint] = []
+        self._points: dict[str, list[ReplicaPoint]] = {model.model_id: [] for model in models}
+        self._demand: Demand | None = None
+        self._replicas: dict[str, Mapping[str, Replica]] = {}
         self._watched: set[str] = set()
-        self._replicas: Mapping[str, Replica] | None = None
         self._awaited: dict[str, tuple[Mapping[str, Replica], tuple[str, ...]]] = {}
         for cluster in self.clusters.values():
             cluster.catch_up()
@@ -119,29 +129,42 @@ class Simulation:
         """The broker's state after the last step."""
         return self._driver.core.loop.state
 
+    @property
+    def model_ids(self) -> tuple[str, ...]:
+        """The site's models, asked or not."""
+        return tuple(self._points)
+
+    @property
+    def tenants(self) -> tuple[str, ...]:
+        """The names of those whose requests came so far."""
+        return self._demand.requests.tenants.names if self._demand is not None else ()
+
     def listen(self, listener: Callable[[Ran], None]) -> None:
         """``listener`` is told of every step, at its instant. It may look; what it changes is not the simulation's."""
         self._driver.listen(listener)
 
     @property
     def outcomes(self) -> Outcomes:
-        """Every request that came so far."""
+        """Every request that came so far; ``model`` is an index of ``model_ids``, ``tenant`` one of ``tenants``."""
         return self._ledger.outcomes(self.settings.start_at)
 
     def run(
-        self, requests: Iterable[TraceRequest], *, trace: Callable[[], TraceCounts] | None = None,
-        progress: Progress | None = None,
+        self, demand: Demand, *, trace: Callable[[], TraceCounts] | None = None, progress: Progress | None = None,
     ) -> RunSummary:  # fmt: skip
-        """Replay ``requests`` (none of them failed ones) and then the tail; requests still open at its end are
-        ``unfinished``."""
+        """Let ``demand`` come and then the tail; requests still open at its end are ``unfinished``.
+
+        Raises ``ConfigError`` if a model is asked that the site does not have.
+        """
+        numbers = self._numbers_of(demand.models)
+        self._demand = demand
         if progress is not None:
             # At steps, not at arrivals: a trace may be silent for hours.
             self._driver.listen(lambda ran: progress(self._driver.now - self.settings.start_at, self._door.arrived))
         last_arrival_at = self.settings.start_at
-        for block in as_requests(requests).blocks():
+        for block in demand.requests.blocks():
             for part in _within(_SPAN_S, block):
                 self._run_before(self.settings.start_at + float(part.arrival_s[0]))
-                last_arrival_at = self._expect(part)
+                last_arrival_at = self._expect(part, numbers)
                 self._run_before(last_arrival_at)
         end_at = last_arrival_at + self.settings.tail_s
         self._driver.run_until(end_at)
@@ -156,11 +179,22 @@ class Simulation:
 
     # -- requests
 
-    def _expect(self, block: RequestBlock) -> float:
+    def _numbers_of(self, models: Iterable[str]) -> NDArray[np.int16]:
+        """By a demand's code of a model the number by which door and ledger know it."""
+        if unknown := sorted(set(models) - self._points.keys()):
+            raise ConfigError(
+                f"the load asks {', '.join(unknown)}; the policies have {', '.join(self._points)}", field="models"
+            )
+        return np.array([self._door.pool_of(model_id) for model_id in models], np.int16)
+
+    def _expect(self, block: RequestBlock, numbers: NDArray[np.int16]) -> float:
         """Take a block's requests in, each to come at its time; when the last one does."""
         arrival_at = self.settings.start_at + block.arrival_s
-        model = self._door.pool_of(self._model_id)
-        self._door.expect(self._ledger.append(arrival_at, block.prompt_tokens, block.output_tokens, model))
+        self._door.expect(
+            self._ledger.append(
+                arrival_at, block.prompt_tokens, block.output_tokens, numbers[block.model], block.tenant
+            )
+        )
         return float(arrival_at[-1])
 
     def _open_requests(self) -> int:
@@ -307,13 +341,15 @@ class Simulation:
     def _on_step(self, ran: Ran) -> None:
         now = self._driver.now
         self._decisions.extend(ran.plan.decisions)
-        replicas = self.state.replicas_of(self._model_id)
-        if replicas is not self._replicas:  # the state shares what did not change
-            self._replicas = replicas
+        for model_id in ran.touched:
+            replicas, points = self.state.replicas_of(model_id), self._points[model_id]
+            if replicas is self._replicas.get(model_id):  # the state shares what did not change
+                continue
+            self._replicas[model_id] = replicas
             phases = (replica.phase for replica in replicas.values())
             point = ReplicaPoint.of(max(0.0, now - self.settings.start_at), phases)
-            if not self._points or self._points[-1].phases != point.phases:
-                self._points.append(point)
+            if not points or points[-1].phases != point.phases:
+                points.append(point)
         if ran.registry:
             self._follow(ran.registry)
             self._driver.at(now + _REPORT_DELAY_S, self._report_if_draining)
@@ -332,15 +368,23 @@ class Simulation:
 
     def _summary(self, trace: Callable[[], TraceCounts] | None) -> RunSummary:
         self._check_accounts()
+        asked = self._demand.models if self._demand is not None else ()
+        points = [self._points[model_id] for model_id in asked]
         return summarise(
             source="simulate",
             started_at=self.settings.start_at,
             duration_s=self._driver.now - self.settings.start_at,
             outcomes=self.outcomes,
-            replicas=self._points,
+            replicas=points[0] if len(points) == 1 else together(points),
             decisions=self._decisions,
             trace=trace() if trace is not None else None,
+            models={model_id: self._figures(model_id) for model_id in asked} if len(asked) > 1 else None,
         )
+
+    def _figures(self, model_id: str) -> ServiceFigures:
+        start_at = self.settings.start_at
+        outcomes = self._ledger.outcomes(start_at, self._door.pool_of(model_id))
+        return service_figures(outcomes, self._points[model_id], self._driver.now - start_at)
 
     def _check_accounts(self) -> None:
         """Raises ``InvariantViolated`` if a request was lost, or counted twice."""

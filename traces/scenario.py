@@ -6,15 +6,11 @@ changing one, leaves the others as they were.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-
-from traces.blocks import Names, RequestBlock, merged
 from traces.clients import ClientRules, Clients, recorded
 from traces.generate import LoadProfile, generate, scripts
 from traces.options import RequestKind, ScaleMethod
@@ -24,7 +20,7 @@ from traces.readers import open_trace
 from traces.schema import Requests, replayable
 from traces.servegen import read_servegen, servegen_requests
 from traces.sessions import Script
-from traces.shape import WHOLE, Window, of_kind, of_model, renumbered, scale_rate, window
+from traces.shape import WHOLE, Window, of_kind, of_model, scale_rate, together, window
 
 
 class Source(Protocol):
@@ -147,11 +143,9 @@ class Scenario:
 
     def requests(self, seed: int) -> Requests:
         """All loads together, open loop, in order of arrival, each with its model and tenant."""
-        models, tenants = Names("models", self.models), Names("tenants")
-        makers = [
-            functools.partial(self._load, load, number, seed, models, tenants) for number, load in enumerate(self.loads)
-        ]
-        return Requests(lambda: merged(makers), models, tenants)
+        return together(
+            [(load.model, load.source.requests(seed, load.stream_name, self.duration_s)) for load in self.loads]
+        )
 
     def reacting(self, seed: int) -> list[ReactingLoad]:
         """The loads for a closed loop."""
@@ -164,16 +158,3 @@ class Scenario:
             )
             for load in self.loads
         ]
-
-    def _load(self, load: Load, number: int, seed: int, models: Names, tenants: Names) -> Iterator[RequestBlock]:
-        """The load's blocks under the scenario's codes, its sessions apart from those of other loads."""
-        requests = load.source.requests(seed, load.stream_name, self.duration_s)
-        for block in requests.blocks():
-            codes = np.array([tenants.code(name) for name in requests.tenants.names] + [-1], dtype=np.int32)
-            yield replace(
-                block,
-                model=np.full(len(block), models.code(load.model), dtype=np.int32),
-                tenant=codes[block.tenant],
-                session=renumbered(block.session, number, "load"),
-                prefix_group=renumbered(block.prefix_group, number, "load"),
-            )

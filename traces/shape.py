@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from broker.model.errors import ConfigError
 from broker.model.units import format_duration, parse_duration_s
-from traces.blocks import BLOCK_ROWS, EMPTY, NONE, Bools, Floats, Ints, RequestBlock, joined, merged
+from traces.blocks import BLOCK_ROWS, EMPTY, NONE, Bools, Floats, Ints, Names, RequestBlock, joined, merged
 from traces.options import RequestKind, ScaleMethod
 from traces.randomness import Draws
 from traces.schema import KINDS, Requests, TraceRequest, as_requests
@@ -79,6 +79,37 @@ def of_kind(requests: Iterable[TraceRequest], kind: RequestKind) -> Requests:
 def of_model(requests: Requests, model: str) -> Requests:
     """The requests that were recorded for this model."""
     return _chosen(requests, lambda block: block.model == requests.models.code(model))
+
+
+def asking(model: str, requests: Iterable[TraceRequest]) -> Requests:
+    """The same requests to ``model``, whatever they were recorded for."""
+    source = as_requests(requests)
+
+    def make() -> Iterator[RequestBlock]:
+        for block in source.blocks():
+            yield replace(block, model=np.zeros(len(block), dtype=np.int32))
+
+    return Requests(make, Names("models", (model,)), source.tenants)
+
+
+def together(loads: Sequence[tuple[str, Requests]]) -> Requests:
+    """Streams of requests, each with the model that it asks, as one in order of arrival. Tenants are known by name;
+    sessions and prefix groups of one stream are apart from those of the others."""
+    models, tenants = Names("models", tuple(dict.fromkeys(model for model, _ in loads))), Names("tenants")
+    makers = [functools.partial(_as_load, number, *load, models, tenants) for number, load in enumerate(loads)]
+    return Requests(lambda: merged(makers), models, tenants)
+
+
+def _as_load(number: int, model: str, requests: Requests, models: Names, tenants: Names) -> Iterator[RequestBlock]:
+    for block in requests.blocks():
+        codes = np.array([tenants.code(name) for name in requests.tenants.names] + [NONE], dtype=np.int32)
+        yield replace(
+            block,
+            model=np.full(len(block), models.code(model), dtype=np.int32),
+            tenant=codes[block.tenant],
+            session=renumbered(block.session, number, "load"),
+            prefix_group=renumbered(block.prefix_group, number, "load"),
+        )
 
 
 def _chosen(source: Requests, choose: Callable[[RequestBlock], Bools]) -> Requests:

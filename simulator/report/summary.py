@@ -6,10 +6,11 @@ seconds from the run's start, absent figures are null. ``wire.decode(RunSummary,
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from itertools import pairwise
 from typing import Any
@@ -64,8 +65,9 @@ class Outcomes:
     """Requests as their clients saw them, one row each in all columns but the last two; times are seconds from the
     run's start, NaN for what did not happen.
 
-    ``output_tokens`` is what was received, ``status`` the index in ``OUTCOMES``. ``token_gaps_s`` are times between
-    consecutive tokens, of all requests, each of them ``token_gap_counts`` times.
+    ``output_tokens`` is what was received, ``status`` the index in ``OUTCOMES``; ``model`` and ``tenant`` are indexes
+    of whoever made the table, -1 for none. ``token_gaps_s`` are times between consecutive tokens, of all requests, each
+    of them ``token_gap_counts`` times.
     """
 
     arrival_s: Floats
@@ -74,6 +76,8 @@ class Outcomes:
     prompt_tokens: Integers
     output_tokens: Integers
     status: Integers
+    model: Integers
+    tenant: Integers
     token_gaps_s: Floats
     token_gap_counts: Integers
 
@@ -90,6 +94,8 @@ class Outcomes:
             prompt_tokens=np.array([request.prompt_tokens for request in requests], dtype=np.int64),
             output_tokens=np.array([request.output_tokens for request in requests], dtype=np.int64),
             status=np.array([OUTCOMES.index(request.status) for request in requests], dtype=np.int8),
+            model=np.zeros(len(requests), np.int16),
+            tenant=np.full(len(requests), -1, np.int16),
             token_gaps_s=gaps_s,
             token_gap_counts=np.ones(len(gaps_s), np.int64),
         )
@@ -189,17 +195,13 @@ class LoadSeries:
 
 
 @dataclass(frozen=True, slots=True)
-class RunSummary:
-    """One run. ``source`` is ``demo`` or ``simulate``; ``started_at`` places it in the decisions' time.
+class ServiceFigures:
+    """How requests were served, and by how many replicas.
 
     Time to first token is over every request that got one, end to end over the finished ones, inter-token over all
-    tokens received: requests without an answer are in ``requests``, not in the quantiles. ``problems`` says, in
-    words, why the run is no success; empty if it is one.
+    tokens received: requests without an answer are in ``requests``, not in the quantiles.
     """
 
-    source: str
-    started_at: float
-    duration_s: float
     requests: RequestCounts
     prompt_tokens: int
     output_tokens: int
@@ -210,9 +212,23 @@ class RunSummary:
     replicas: tuple[ReplicaPoint, ...]
     replica_seconds: Mapping[ReplicaPhase, float]
     peak_ready: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary(ServiceFigures):
+    """One run: the figures of all that was asked, and in ``models`` those of each model where several were asked.
+
+    ``source`` is ``demo`` or ``simulate``; ``started_at`` places it in the decisions' time. ``problems`` says, in
+    words, why the run is no success; empty if it is one.
+    """
+
+    source: str
+    started_at: float
+    duration_s: float
     decisions: tuple[Decision, ...]
     trace: TraceCounts | None = None
     problems: tuple[str, ...] = ()
+    models: Mapping[str, ServiceFigures] = field(default_factory=dict)
 
 
 LOAD_BINS = 120
@@ -229,16 +245,29 @@ def summarise(
     decisions: Iterable[Decision],
     trace: TraceCounts | None = None,
     problems: Iterable[str] = (),
+    models: Mapping[str, ServiceFigures] | None = None,
 ) -> RunSummary:
-    """The summary of a run of ``duration_s``. ``replicas`` are points in order of time; repeated ones are dropped."""
+    """The summary of a run of ``duration_s``; see ``service_figures``."""
+    whole = service_figures(outcomes, replicas, duration_s)
+    return RunSummary(
+        **{each.name: getattr(whole, each.name) for each in fields(whole)},
+        source=source,
+        started_at=started_at,
+        duration_s=duration_s,
+        decisions=tuple(decisions),
+        trace=trace,
+        problems=tuple(problems),
+        models=models or {},
+    )
+
+
+def service_figures(outcomes: Outcomes, replicas: Iterable[ReplicaPoint], duration_s: float) -> ServiceFigures:
+    """The figures of these requests. ``replicas`` are points in order of time; repeated ones are dropped."""
     statuses = np.bincount(outcomes.status, minlength=len(OUTCOMES)).tolist()
     finished = outcomes.status == OUTCOMES.index(Outcome.FINISHED)
     answered = ~np.isnan(outcomes.first_token_s)
     timeline = compact(replicas)
-    return RunSummary(
-        source=source,
-        started_at=started_at,
-        duration_s=duration_s,
+    return ServiceFigures(
         requests=RequestCounts(
             sent=len(outcomes), **{outcome.value: statuses[code] for code, outcome in enumerate(OUTCOMES)}
         ),
@@ -251,10 +280,22 @@ def summarise(
         replicas=timeline,
         replica_seconds=replica_seconds(timeline, duration_s),
         peak_ready=max((point.phases.get(ReplicaPhase.READY, 0) for point in timeline), default=0),
-        decisions=tuple(decisions),
-        trace=trace,
-        problems=tuple(problems),
     )
+
+
+def together(timelines: Sequence[Sequence[ReplicaPoint]]) -> Iterator[ReplicaPoint]:
+    """The replicas of several models as those of one."""
+    latest: list[Mapping[ReplicaPhase, int]] = [{} for _ in timelines]
+    counts: Counter[ReplicaPhase] = Counter()
+    changes = heapq.merge(
+        *([(point.t_s, index, point.phases) for point in timeline] for index, timeline in enumerate(timelines)),
+        key=lambda change: change[0],
+    )
+    for t_s, index, phases in changes:
+        counts.subtract(latest[index])
+        counts.update(phases)
+        latest[index] = phases
+        yield ReplicaPoint(t_s, {phase: counts[phase] for phase in ReplicaPhase if counts[phase]})
 
 
 def compact(points: Iterable[ReplicaPoint]) -> tuple[ReplicaPoint, ...]:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import numpy as np
+import pytest
 
 from broker.model import wire
+from broker.model.errors import ConfigError
+from broker.model.replica import ReplicaPhase
+from simulator.report.summary import RunSummary
 from simulator.run import run
 from simulator.simulation import SimulationSettings
 from tests.support.simulated import ELASTIC, SITE, SLOW_ENGINE, SmallRun, small_request
@@ -24,3 +31,42 @@ def test_a_report_is_the_summary_and_every_requests_times() -> None:
     assert np.all((found.arrival_s < found.first_token_s) & (found.first_token_s <= found.end_s))
     assert found.output_tokens.tolist() == [request.output_tokens for request in REQUESTS]
     assert report.summary.end_to_end.max_s == float(np.max(found.end_s - found.arrival_s))
+
+
+def test_several_models_are_asked_side_by_side_and_told_apart() -> None:
+    settings = SimulationSettings(tail_s=30.0, warm_up_s=5.0)
+    models = (ELASTIC, replace(ELASTIC, model_id="code"), replace(ELASTIC, model_id="idle"))
+    site = replace(SITE, pools=(replace(SITE.pools[0], gpus=12),))
+    code = [small_request(0.05 + 0.5 * n, prompt_tokens=70) for n in range(20)]
+    report = run(
+        site, models, {"chat": REQUESTS, "code": code}, settings=settings, profile_of=lambda launch: SLOW_ENGINE
+    )
+    summary, found = report.summary, report.requests
+    assert np.all(np.diff(found.arrival_s) >= 0)
+    asked = np.array(report.models)[found.model]
+    assert np.allclose(found.arrival_s[asked == "code"], [request.arrival_s for request in code])
+    assert set(found.prompt_tokens[asked == "code"].tolist()) == {70}
+    assert {name: figures.requests.sent for name, figures in summary.models.items()} == {"chat": 30, "code": 20}
+    assert summary.requests.sent == summary.requests.finished == 50
+    assert summary.output_tokens == sum(figures.output_tokens for figures in summary.models.values())
+    seconds = [figures.replica_seconds[ReplicaPhase.READY] for figures in summary.models.values()]
+    assert summary.replica_seconds[ReplicaPhase.READY] == pytest.approx(sum(seconds))
+    assert wire.decode(RunSummary, json.loads(json.dumps(wire.encode(summary)))) == summary
+
+
+def test_a_model_behaves_alone_as_it_does_beside_others() -> None:
+    settings = SimulationSettings(tail_s=30.0, warm_up_s=5.0)
+    models = (ELASTIC, replace(ELASTIC, model_id="code"))
+    site = replace(SITE, pools=(replace(SITE.pools[0], gpus=12),))
+    whole, chat, code = (
+        run(site, models, trace, settings=settings, profile_of=lambda launch: SLOW_ENGINE)
+        for trace in ({"chat": REQUESTS, "code": REQUESTS}, {"chat": REQUESTS}, {"code": REQUESTS})
+    )
+    for name, alone in (("chat", chat), ("code", code)):
+        assert whole.summary.models[name].end_to_end == alone.summary.end_to_end
+        assert not alone.summary.models
+
+
+def test_a_load_for_a_model_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigError, match="the load asks ghost; the policies have chat"):
+        run(SITE, (ELASTIC,), {"ghost": REQUESTS})

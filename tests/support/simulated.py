@@ -11,6 +11,7 @@ from broker.log.memory import MemoryLog, MemoryStore
 from broker.model.spec import EngineSpec, Limits, ModelSpec, PolicySpec, PoolSpec, SiteSpec
 from policies.registry import cached
 from simulator.cluster.pool import SlurmPlace
+from simulator.demand import demand_of
 from simulator.engine.profile import EngineProfile
 from simulator.report.summary import RunSummary
 from simulator.simulation import Simulation, SimulationSettings
@@ -52,7 +53,7 @@ class SmallRun:
 
     def __post_init__(self) -> None:
         self.simulation = Simulation(
-            SITE, (self.model,), self.model.model_id, log=MemoryLog(self.store), policies=cached(),
+            SITE, (self.model,), log=MemoryLog(self.store), policies=cached(),
             settings=SimulationSettings(tail_s=self.tail_s, warm_up_s=self.warm_up_s),
             profile_of=lambda launch: SLOW_ENGINE,
             slurm=self.slurm,
@@ -63,7 +64,7 @@ class SmallRun:
         return self.simulation.settings.start_at
 
     def run(self, requests: Iterable[TraceRequest], progress: Callable[[float, int], None] | None = None) -> RunSummary:
-        return self.simulation.run(requests, progress=progress)
+        return self.simulation.run(demand_of(self.model.model_id, requests), progress=progress)
 
 
 def small_request(arrival_s: float, prompt_tokens: int = 50, output_tokens: int = 20) -> TraceRequest:

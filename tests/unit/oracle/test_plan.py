@@ -15,6 +15,7 @@ from broker.log.memory import MemoryLog, MemoryStore
 from broker.model.errors import ConfigError
 from broker.model.spec import PolicySpec, StabilisationSpec
 from policies.registry import cached
+from simulator.demand import demand_of
 from simulator.oracle.bound import OraclePool
 from simulator.oracle.demand import Demand
 from simulator.oracle.lazy import cost_steps, offline_optimum
@@ -107,11 +108,11 @@ def test_the_production_core_executes_the_timetable() -> None:
     spec = clairvoyant_spec(timetable, start_at=start_at, baseline_pools={"pool"})
     model = replace(ELASTIC, policy=spec, stabilisation=StabilisationSpec(max_step_in=4))
     simulation = Simulation(
-        SITE, (model,), model.model_id, log=MemoryLog(MemoryStore()), policies=with_clairvoyant(cached()),
+        SITE, (model,), log=MemoryLog(MemoryStore()), policies=with_clairvoyant(cached()),
         settings=SimulationSettings(start_at=start_at, warm_up_s=5.0, tail_s=10.0),
         profile_of=lambda launch: SLOW_ENGINE,
     )  # fmt: skip
-    summary = simulation.run([small_request(float(second)) for second in range(50)])
+    summary = simulation.run(demand_of("chat", [small_request(float(second)) for second in range(50)]))
     changes = [(d.now - start_at, d.target) for d in summary.decisions if d.target != d.before]
     assert changes == [(20.0, 3), (40.0, 1)]  # one is the model's minimum, from the first decision on
     assert summary.peak_ready == 3
