@@ -13,7 +13,7 @@ from broker.model.signals import RequestSummary
 from broker.model.sketch import Sketch
 from simulator.engine.fleet import EngineFleet
 from simulator.engine.profile import EngineProfile
-from simulator.ledger import CUT, FINISHED, OPEN, REJECTED, Ledger, Rows
+from simulator.ledger import ABANDONED, CUT, FINISHED, OPEN, REJECTED, Ledger, Rows
 from simulator.sketches import sketches_of
 
 _NAME, _BOOT = "simulated", "0"
@@ -28,6 +28,7 @@ class _Interval:
         self.first_tokens: list[Rows] = [_NO_ROWS]
         self.finished: list[Rows] = [_NO_ROWS]
         self.failed: list[Rows] = [_NO_ROWS]
+        self.abandoned: list[Rows] = [_NO_ROWS]
 
 
 class FrontDoor:
@@ -121,10 +122,19 @@ class FrontDoor:
             self._held[self._ledger.model[row]].append(row)
         self._close(told.request[~no_endpoint], told.at[~no_endpoint], REJECTED)
 
+    def abandon(self, rows: Rows, now: float) -> None:
+        """Their clients leave at ``now``, to which it has caught up."""
+        for row in rows.tolist():
+            if not self._fleet.abort(row):
+                self._held[self._ledger.model[row]].remove(row)
+        self._close(rows, now, ABANDONED)
+
     def _close(self, rows: Rows, at: Any, status: int) -> None:
         self._ledger.close(rows, at, status)
         self._open -= np.bincount(self._ledger.model[rows], minlength=len(self._open))
-        (self._since.finished if status == FINISHED else self._since.failed).append(rows)
+        since = self._since
+        told = {FINISHED: since.finished, ABANDONED: since.abandoned}.get(status, since.failed)
+        told.append(rows)
 
     # -- endpoints
 
@@ -222,8 +232,9 @@ class FrontDoor:
         self._waiting = waiting[waits]
 
     def _told(self, now: float, interval_s: float, arrived: Rows, since: _Interval) -> list[RequestSummary]:
-        finished = np.concatenate(since.finished)
-        counts = (arrived, finished, np.concatenate(since.failed), self._waiting)
+        finished, abandoned = np.concatenate(since.finished), np.concatenate(since.abandoned)
+        # As in the gateway's tally, who went away counts as served.
+        counts = (arrived, np.concatenate((finished, abandoned)), np.concatenate(since.failed), self._waiting)
         arrived_of, finished_of, failed_of, waiting_of = map(self._by_model, counts)
         sketches = self._sketches(now, arrived, np.concatenate(since.first_tokens), finished)
         oldest = self._oldest_waiting()

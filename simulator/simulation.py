@@ -21,13 +21,14 @@ from broker.model.spec import ModelSpec, PoolSpec, SiteSpec
 from broker.model.state import BrokerState
 from simulator.cluster.host import ClusterHost
 from simulator.cluster.pool import SlurmPlace, SlurmPool
+from simulator.crowd import LOOK_S, Crowd
 from simulator.demand import Demand
 from simulator.driver import Driver, Priority
 from simulator.engine.fleet import EngineFleet
 from simulator.engine.profile import EngineProfile
 from simulator.fleet import SimulatedPool, SimulatedReplica
 from simulator.front_door import FrontDoor
-from simulator.ledger import OPEN, Ledger
+from simulator.ledger import ABANDONED, CUT, FINISHED, OPEN, REJECTED, Ledger
 from simulator.profiles.document import load_profile
 from simulator.report.summary import (
     Outcomes,
@@ -40,6 +41,7 @@ from simulator.report.summary import (
     together,
 )
 from traces.blocks import RequestBlock
+from traces.clients import Ending
 
 _SPAN_S = 86_400.0
 """Of the arrivals that the fleet is told ahead of: it counts them only for some months."""
@@ -61,6 +63,9 @@ class SimulationSettings:
     scrape_interval_s: float = 1.0
     summary_interval_s: float = 1.0
 
+
+_ENDINGS = {FINISHED: Ending.ANSWERED, CUT: Ending.FAILED, REJECTED: Ending.REJECTED, ABANDONED: Ending.ABANDONED}
+"""What clients make of how their requests ended."""
 
 _IDLE = (0.0,) * 7
 """What a replica tells of itself that nobody has sent a request yet."""
@@ -108,6 +113,7 @@ class Simulation:
         self._decisions: list[Decision] = []
         self._points: dict[str, list[ReplicaPoint]] = {model.model_id: [] for model in models}
         self._demand: Demand | None = None
+        self._crowd: Crowd | None = None
         self._replicas: dict[str, Mapping[str, Replica]] = {}
         self._watched: set[str] = set()
         self._awaited: dict[str, tuple[Mapping[str, Replica], tuple[str, ...]]] = {}
@@ -160,18 +166,59 @@ class Simulation:
         if progress is not None:
             # At steps, not at arrivals: a trace may be silent for hours.
             self._driver.listen(lambda ran: progress(self._driver.now - self.settings.start_at, self._door.arrived))
+        last_arrival_at = self._let_react(demand, numbers) if demand.reacting else self._let_come(demand, numbers)
+        end_at = last_arrival_at + self.settings.tail_s
+        self._run_to(end_at)
+        patience_s = 3600.0 if any(model.spec.maximum for model in self.state.models.values()) else 0.0
+        while self._open_requests() and self._driver.now < end_at + patience_s:
+            self._run_to(self._driver.now + 1.0)
+        return self._summary(trace)
+
+    def _let_come(self, demand: Demand, numbers: NDArray[np.int16]) -> float:
+        """Requests that come as they may; when the last one did."""
         last_arrival_at = self.settings.start_at
         for block in demand.requests.blocks():
             for part in _within(_SPAN_S, block):
                 self._run_before(self.settings.start_at + float(part.arrival_s[0]))
                 last_arrival_at = self._expect(part, numbers)
                 self._run_before(last_arrival_at)
-        end_at = last_arrival_at + self.settings.tail_s
-        self._driver.run_until(end_at)
-        patience_s = 3600.0 if any(model.spec.maximum for model in self.state.models.values()) else 0.0
-        while self._open_requests() and self._driver.now < end_at + patience_s:
-            self._driver.run_until(self._driver.now + 1.0)
-        return self._summary(trace)
+        return last_arrival_at
+
+    def _let_react(self, demand: Demand, numbers: NDArray[np.int16]) -> float:
+        """Requests of clients who react, and the others between them; when the last one came."""
+        start_at = last_arrival_at = self.settings.start_at
+        crowd = self._crowd = Crowd(demand.requests, demand.reacting, demand.until_s)
+        at_s = crowd.next_at_s
+        while at_s < math.inf:
+            self._run_before(start_at + at_s)
+            self._look_after(crowd, at_s)
+            block, who = crowd.asked_before(at_s + LOOK_S)
+            if len(block):
+                crowd.sent(len(self._ledger), who)
+                last_arrival_at = self._expect(block, numbers)
+            at_s = at_s + LOOK_S if crowd.waits and at_s + LOOK_S < demand.until_s else crowd.next_at_s
+        self._run_before(last_arrival_at)
+        return last_arrival_at
+
+    def _run_to(self, at: float) -> None:
+        """With an eye on the clients who react."""
+        while self._crowd is not None and self._crowd.waits and self._driver.now < at:
+            self._driver.run_until(min(at, self._driver.now + LOOK_S))
+            self._look_after(self._crowd, self._driver.now - self.settings.start_at)
+        self._driver.run_until(at)
+
+    def _look_after(self, crowd: Crowd, now_s: float) -> None:
+        """Who lost patience leaves; who was answered, or failed, or left, thinks of what to ask next."""
+        self._catch_up()
+        ledger, start_at = self._ledger, self.settings.start_at
+        late = np.array(crowd.out_of_patience(now_s), np.int64)
+        late = late[np.isnan(ledger.first_token_at[late]) & (ledger.status[late] == OPEN)]
+        if len(late):
+            self._door.abandon(late, self._driver.now)
+        rows = np.array(crowd.open_rows, np.int64)
+        ended = rows[ledger.status[rows] != OPEN]
+        for row, status, at in zip(ended.tolist(), ledger.status[ended], ledger.ended_at[ended], strict=True):
+            crowd.ended(row, _ENDINGS[status], float(at) - start_at, now_s)
 
     def _run_before(self, at: float) -> None:
         """Up to an arrival: others may come at the same instant that are not known yet, and they all come first."""

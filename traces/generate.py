@@ -83,11 +83,16 @@ def generate(
     ``name`` tells several loads of one run apart, which must not move together. ``tenants`` are names and shares; each
     session belongs to one. Where sessions go on, the first minutes hold fewer follow-ups than the later ones.
     """
-    shares = tenants if tenants is not None else {f"tenant-{n + 1}": share for n, share in enumerate(profile.tenants)}
+    shares = tenant_shares(profile, tenants)
     return Requests(
         lambda: flowing(scripts(profile, curve, seed, name=name, shares=tuple(shares.values())), curve.times_s[-1]),
         tenants=Names("tenants", tuple(shares)),
     )
+
+
+def tenant_shares(profile: LoadProfile, tenants: Mapping[str, float] | None) -> Mapping[str, float]:
+    """By name: ``tenants``, or those of the profile, which has no names for them."""
+    return tenants if tenants is not None else {f"tenant-{n + 1}": share for n, share in enumerate(profile.tenants)}
 
 
 def scripts(

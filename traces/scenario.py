@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from traces.blocks import Names
 from traces.clients import ClientRules, Clients, recorded
-from traces.generate import LoadProfile, generate, scripts
+from traces.generate import LoadProfile, generate, scripts, tenant_shares
 from traces.options import RequestKind, ScaleMethod
 from traces.randomness import stream
 from traces.rates import RateCurve, bursting, shaped, steady
@@ -30,8 +31,13 @@ class Source(Protocol):
         """Open loop, until ``duration_s``. Raises ``TraceError`` or ``ConfigError``."""
         ...
 
-    def scripts(self, seed: int, name: str, duration_s: float) -> Iterator[Script]:
-        """The same load for clients that react."""
+    def scripts(self, seed: int, name: str, duration_s: float) -> tuple[Iterator[Script], Names]:
+        """The same load for clients that react, and the names of its tenants, which fill as it is read."""
+        ...
+
+    @property
+    def has_sessions(self) -> bool:
+        """Whether what a client asks next waits for its answer."""
         ...
 
 
@@ -50,9 +56,16 @@ class GeneratedSource:
     def requests(self, seed: int, name: str, duration_s: float) -> Requests:
         return generate(self.profile, self._rates(seed, name, duration_s), seed, name=name, tenants=self.tenants)
 
-    def scripts(self, seed: int, name: str, duration_s: float) -> Iterator[Script]:
-        shares = tuple(self.tenants.values()) if self.tenants is not None else self.profile.tenants
-        return scripts(self.profile, self._rates(seed, name, duration_s), seed, name=name, shares=shares)
+    def scripts(self, seed: int, name: str, duration_s: float) -> tuple[Iterator[Script], Names]:
+        shares = tenant_shares(self.profile, self.tenants)
+        found = scripts(
+            self.profile, self._rates(seed, name, duration_s), seed, name=name, shares=tuple(shares.values())
+        )
+        return found, Names("tenants", tuple(shares))
+
+    @property
+    def has_sessions(self) -> bool:
+        return self.profile.sessions is not None
 
     def _rates(self, seed: int, name: str, duration_s: float) -> RateCurve:
         if self.curve is not None:
@@ -86,8 +99,13 @@ class TraceSource:
         scaled = scale_rate(found, self.rate_scale, seed, self.scale_method)
         return window(scaled, self.window.start_s, min(self.window.end_s, self.window.start_s + duration_s))
 
-    def scripts(self, seed: int, name: str, duration_s: float) -> Iterator[Script]:
-        return recorded(self.requests(seed, name, duration_s))
+    def scripts(self, seed: int, name: str, duration_s: float) -> tuple[Iterator[Script], Names]:
+        found = self.requests(seed, name, duration_s)
+        return recorded(found), found.tenants
+
+    @property
+    def has_sessions(self) -> bool:
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +122,13 @@ class ServeGenSource:
         found = servegen_requests(shape, seed, rate_scale=self.rate_scale, name=name)
         return window(found, self.window.start_s, min(self.window.end_s, self.window.start_s + duration_s))
 
-    def scripts(self, seed: int, name: str, duration_s: float) -> Iterator[Script]:
-        return recorded(self.requests(seed, name, duration_s))
+    def scripts(self, seed: int, name: str, duration_s: float) -> tuple[Iterator[Script], Names]:
+        found = self.requests(seed, name, duration_s)
+        return recorded(found), found.tenants
+
+    @property
+    def has_sessions(self) -> bool:
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,18 +141,24 @@ class Load:
     rules: ClientRules
 
     @property
+    def reacts(self) -> bool:
+        """Whether its clients ask otherwise when they are answered otherwise."""
+        return self.rules.patience_median_s is not None or self.rules.retries > 0 or self.source.has_sessions
+
+    @property
     def stream_name(self) -> str:
         return f"{self.model}/{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
 class ReactingLoad:
-    """A load whose clients react: ``clients.openings(scripts)`` begins it."""
+    """A load whose clients react: ``clients.openings(scripts)`` begins it. ``tenants`` are the names of its codes."""
 
     model: str
     name: str
     clients: Clients
     scripts: Iterator[Script]
+    tenants: Names
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +178,9 @@ class Scenario:
 
     def reacting(self, seed: int) -> list[ReactingLoad]:
         """The loads for a closed loop."""
-        return [
-            ReactingLoad(
-                load.model,
-                load.name,
-                Clients(load.rules, seed, name=load.stream_name),
-                load.source.scripts(seed, load.stream_name, self.duration_s),
-            )
-            for load in self.loads
-        ]
+        return [self._reacting(load, seed) for load in self.loads]
+
+    def _reacting(self, load: Load, seed: int) -> ReactingLoad:
+        found, tenants = load.source.scripts(seed, load.stream_name, self.duration_s)
+        clients = Clients(load.rules, seed, name=load.stream_name)
+        return ReactingLoad(load.model, load.name, clients, found, tenants)

@@ -93,23 +93,28 @@ def asking(model: str, requests: Iterable[TraceRequest]) -> Requests:
 
 
 def together(loads: Sequence[tuple[str, Requests]]) -> Requests:
-    """Streams of requests, each with the model that it asks, as one in order of arrival. Tenants are known by name;
-    sessions and prefix groups of one stream are apart from those of the others."""
+    """Streams of requests, each with the model that it asks, as one in order of arrival."""
     models, tenants = Names("models", tuple(dict.fromkeys(model for model, _ in loads))), Names("tenants")
-    makers = [functools.partial(_as_load, number, *load, models, tenants) for number, load in enumerate(loads)]
+
+    def coded(number: int, model: str, requests: Requests) -> Iterator[RequestBlock]:
+        for block in requests.blocks():
+            yield one_of_several(block, requests.tenants, number, models.code(model), tenants)
+
+    makers = [functools.partial(coded, number, *load) for number, load in enumerate(loads)]
     return Requests(lambda: merged(makers), models, tenants)
 
 
-def _as_load(number: int, model: str, requests: Requests, models: Names, tenants: Names) -> Iterator[RequestBlock]:
-    for block in requests.blocks():
-        codes = np.array([tenants.code(name) for name in requests.tenants.names] + [NONE], dtype=np.int32)
-        yield replace(
-            block,
-            model=np.full(len(block), models.code(model), dtype=np.int32),
-            tenant=codes[block.tenant],
-            session=renumbered(block.session, number, "load"),
-            prefix_group=renumbered(block.prefix_group, number, "load"),
-        )
+def one_of_several(block: RequestBlock, known: Names, number: int, model: int, tenants: Names) -> RequestBlock:
+    """A block of stream ``number`` under the codes of the whole: all to one model, its tenants (``known``) by name,
+    its sessions and prefix groups apart from those of other streams."""
+    codes = np.array([tenants.code(name) for name in known.names] + [NONE], dtype=np.int32)
+    return replace(
+        block,
+        model=np.full(len(block), model, dtype=np.int32),
+        tenant=codes[block.tenant],
+        session=renumbered(block.session, number, "load"),
+        prefix_group=renumbered(block.prefix_group, number, "load"),
+    )
 
 
 def _chosen(source: Requests, choose: Callable[[RequestBlock], Bools]) -> Requests:

@@ -77,6 +77,7 @@ def _headline(summary: RunSummary) -> Text:
         ("cut", counts.cut),
         ("rejected", counts.rejected),
         ("unfinished", counts.unfinished),
+        ("abandoned", counts.abandoned),
     ):
         text.append(f", {number:,} {name}", style="bold red" if number else "green")
     text.append(f"; {summary.prompt_tokens:,} tokens in, {summary.output_tokens:,} out", style="not bold")

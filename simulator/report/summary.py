@@ -29,7 +29,8 @@ class Outcome(StrEnum):
     """How a request ended.
 
     FINISHED: answered in full. FAILED: an error, also when tokens had come. CUT: accepted, then ended by us (a drain
-    limit, a kill). REJECTED: refused at the door. UNFINISHED: still under way when the run ended.
+    limit, a kill). REJECTED: refused at the door. UNFINISHED: still under way when the run ended. ABANDONED: its client
+    left before the first token.
     """
 
     FINISHED = "finished"
@@ -37,6 +38,7 @@ class Outcome(StrEnum):
     CUT = "cut"
     REJECTED = "rejected"
     UNFINISHED = "unfinished"
+    ABANDONED = "abandoned"
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +172,7 @@ class RequestCounts:
     cut: int
     rejected: int
     unfinished: int
+    abandoned: int = 0
 
 
 @dataclass(frozen=True, slots=True)
