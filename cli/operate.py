@@ -202,9 +202,10 @@ def replica_logs(
     """Print the end of what a local replica wrote. Needs no broker, but must run on the pool's machine."""
     with told_errors():
         from broker.app.settings import load_site
+        from broker.app.settings.site import LocalPool
 
         settings = load_site(site)
-        folders = [pool.log_dir for pool in settings.pools.values()]
+        folders = [pool.log_dir for pool in settings.pools.values() if isinstance(pool, LocalPool)]
         written = [folder for folder in folders if log_path(folder, replica).exists()]
         if not written:
             looked = ", ".join(str(folder) for folder in folders)

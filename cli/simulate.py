@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -15,8 +16,10 @@ LONGEST_TAIL_S = 30 * 86_400.0
 
 
 def simulate(
-    trace: Annotated[Path, typer.Option("--trace", help="BurstGPT, Azure or Mooncake; plain or .gz.")],
     policies: Annotated[Path, typer.Option("--policies", help="The policies file.")],
+    trace: Annotated[Path | None, typer.Option("--trace", help="BurstGPT, Azure or Mooncake; plain or .gz.", show_default=False)] = None,
+    scenario: Annotated[Path | None, typer.Option("--scenario", help="In place of a trace: what several models are asked.", show_default=False)] = None,
+    cluster: Annotated[Path | None, typer.Option("--cluster", help="The Slurm cluster that the site's slurm pools are on.", show_default=False)] = None,
     site: Annotated[Path | None, typer.Option("--site", help="The site file (default: one pool with room for all).", show_default=False)] = None,
     model: Annotated[str | None, typer.Option("--model", help="Which model gets the trace (default: the first).", show_default=False)] = None,
     span: Annotated[str | None, typer.Option("--window", help="Part of the trace, such as 10m..1h.")] = None,
@@ -24,12 +27,12 @@ def simulate(
     scale_method: Annotated[ScaleMethod, typer.Option("--scale-method", help="How a rate is raised.")] = ScaleMethod.SUPERPOSE,
     tail: Annotated[float, typer.Option("--tail", min=0, max=LONGEST_TAIL_S, help="Seconds to run on after the last arrival.")] = 60.0,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Count malformed rows instead of stopping.")] = False,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the scaling.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn.")] = 1,
     against: Annotated[Path | None, typer.Option("--against", help="Stand beside this run: the JSON of a demo or simulation.", show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The summary as one JSON document.")] = False,
 ) -> None:  # fmt: skip
-    """Replay a trace through the same core that runs in production, much faster than real time, and print the demo's
-    summary."""
+    """Replay a trace or a scenario through the same core that runs in production, much faster than real time, and print
+    the demo's summary."""
     from broker.model import wire
     from cli.simulating import TraceRun, read_summary, simulate_trace
     from simulator.report.compare import compare
@@ -37,12 +40,16 @@ def simulate(
 
     if math.isnan(tail):
         raise fail("--tail: nan is not a number of seconds", Exit.USAGE)
+    _check_load(
+        trace, scenario, {"--model": model, "--window": span, "--rate-scale": rate_scale != 1.0, "--skip-bad": skip_bad}
+    )
     with told_errors():
         other = read_summary(against) if against is not None else None
         simulated = simulate_trace(
             TraceRun(
                 trace, policies, site=site, model_id=model, span=span, rate_scale=rate_scale,
-                scale_method=scale_method, tail_s=tail, skip_bad=skip_bad, seed=seed,
+                scale_method=scale_method, tail_s=tail, skip_bad=skip_bad, seed=seed, scenario=scenario,
+                cluster=cluster,
             )
         )  # fmt: skip
     summary, wall_s = simulated.report.summary, simulated.wall_s
@@ -55,3 +62,13 @@ def simulate(
         errors.print(f"simulated in {wall_s:.2f} s: {summary.duration_s / max(wall_s, 1e-9):,.0f} times real time")
     if summary.requests.failed or not summary.requests.finished:
         raise fail("; ".join(summary.problems) or "no request was served")
+
+
+def _check_load(trace: Path | None, scenario: Path | None, of_traces: Mapping[str, object]) -> None:
+    if trace is None and scenario is None:
+        raise fail("say what is asked: --trace FILE, or --scenario FILE", Exit.USAGE)
+    if trace is not None and scenario is not None:
+        raise fail("--trace and --scenario exclude each other; a scenario's loads may be traces", Exit.USAGE)
+    given = [option for option, value in of_traces.items() if value]
+    if scenario is not None and given:
+        raise fail(f"{given[0]} goes with --trace; a scenario says it for each of its loads", Exit.USAGE)

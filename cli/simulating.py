@@ -12,19 +12,22 @@ from pathlib import Path
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from broker.app.settings import load_policies, load_site
-from broker.log.memory import MemoryLog, MemoryStore
+from broker.app.settings.document import read_document
+from broker.app.settings.scenario import load_scenario
 from broker.model import wire
-from broker.model.errors import ConfigError, TraceError, WireError
+from broker.model.errors import ConfigError, ConfigErrors, TraceError, WireError
 from broker.model.spec import ModelSpec, PoolSpec, SiteSpec
+from cli.clusters import read_cluster
 from cli.output import errors
 from cli.replayed import nothing_sent, trace_counts
-from policies.registry import cached
-from simulator.demand import Demand, demand_of
+from simulator.cluster.places import SLURM
+from simulator.cluster.plan import ClusterPlan
+from simulator.demand import Demand, demand_of, demand_of_scenario
 from simulator.engine.fleet import make_ready
-from simulator.report.summary import RunSummary
-from simulator.run import Report
-from simulator.simulation import Simulation, SimulationSettings
-from traces.counts import WindowCounts, count_window
+from simulator.report.summary import RunSummary, TraceCounts
+from simulator.run import Prepared, Report, prepare
+from simulator.simulation import SimulationSettings
+from traces.counts import count_window
 from traces.describe import LONGEST_SPAN_S, describe, span_problem
 from traces.options import ScaleMethod
 from traces.readers import open_trace
@@ -34,9 +37,10 @@ from traces.shape import WHOLE, parse_window, scale_rate, window
 
 @dataclass(frozen=True, slots=True)
 class TraceRun:
-    """What `simulate`'s options say. ``span``: the part of the trace, as `--window` writes it."""
+    """What `simulate`'s options say. ``trace`` or ``scenario`` is what is asked; ``span``, the part of the trace as
+    `--window` writes it, ``model_id``, ``rate_scale``, ``scale_method`` and ``skip_bad`` are of the trace."""
 
-    trace: Path
+    trace: Path | None
     policies: Path
     site: Path | None
     model_id: str | None
@@ -46,6 +50,8 @@ class TraceRun:
     tail_s: float
     skip_bad: bool
     seed: int
+    scenario: Path | None = None
+    cluster: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,22 +62,94 @@ class Simulated:
     wall_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a run is asked, for ``span_s``. ``counts``: of the trace's rows. ``nothing``: why that may be nothing."""
+
+    demand: Demand
+    start_at: float | None
+    span_s: float
+    nothing: str
+    counts: TraceCounts | None = None
+
+
 def simulate_trace(run: TraceRun) -> Simulated:
     """Raises ``ConfigError`` and ``TraceError`` for files that cannot be used."""
-    reader = open_trace(run.trace, skip_bad=run.skip_bad)
+    prepared, asked = prepare_run(run)
+    return _carried_out(prepared, asked)
+
+
+def prepare_run(run: TraceRun) -> tuple[Prepared, Asked]:
+    """The simulation that the options describe. Raises as ``simulate_trace``."""
     site = load_site(run.site) if run.site is not None else None
     models = load_policies(run.policies, site)
+    asked = _of_trace(run.trace, run, models) if run.trace is not None else _of_scenario(run, models)
     spec = site.spec if site is not None else _roomy_site(models)
+    settings = SimulationSettings(tail_s=run.tail_s, warm_up_s=_WARM_UP_S)
+    if asked.start_at is not None:
+        settings = replace(settings, start_at=asked.start_at)
+    try:
+        prepared = prepare(
+            spec, _present(models, spec), asked.demand, seed=run.seed, settings=settings, cluster=_cluster(run, spec)
+        )
+    except ConfigErrors as error:
+        raise ConfigErrors([_in_its_file(problem, run) for problem in error.problems]) from None
+    return prepared, asked
+
+
+def _of_trace(path: Path, run: TraceRun, models: tuple[ModelSpec, ...]) -> Asked:
+    reader = open_trace(path, skip_bad=run.skip_bad)
     part = count_window(reader, parse_window(run.span) if run.span else WHOLE)
     if part.span_s > LONGEST_SPAN_S:
-        raise TraceError(span_problem(describe(run.trace, skip_bad=run.skip_bad)), path=str(run.trace))
+        raise TraceError(span_problem(describe(path, skip_bad=run.skip_bad)), path=str(path))
     scaled = scale_rate(replayable(reader), run.rate_scale, run.seed, run.scale_method)
-    simulation = Simulation(
-        spec, _present(models, spec), log=MemoryLog(MemoryStore(keeps_steps=False)), policies=cached(),
-        settings=_settings(part, run.tail_s),
-    )  # fmt: skip
     demand = demand_of(_model_id(models, run.model_id), window(scaled, part.window.start_s, part.window.end_s))
-    return _run(simulation, demand, part, run.rate_scale)
+    # Schedules see the trace's own date where it has one.
+    began_at = part.began_at if part.began_at > 1e8 else SimulationSettings().start_at
+    span_s = min(part.window.end_s, part.span_s) - part.window.start_s
+    return Asked(
+        demand, began_at + part.window.start_s, span_s, nothing_sent(part, run.rate_scale),
+        trace_counts(part, run.rate_scale),
+    )  # fmt: skip
+
+
+def _of_scenario(run: TraceRun, models: tuple[ModelSpec, ...]) -> Asked:
+    assert run.scenario is not None
+    scenario = load_scenario(run.scenario)
+    known = [model.model_id for model in models]
+    if unknown := [name for name in scenario.models if name not in known]:
+        document = read_document(run.scenario)
+        words = "the policies have no such model; they have " + ", ".join(known)
+        raise ConfigErrors([document.problem(("models", name), words) for name in unknown])
+    return Asked(
+        demand_of_scenario(scenario, run.seed), scenario.start_at, scenario.duration_s, "the scenario asks nothing"
+    )
+
+
+def _cluster(run: TraceRun, site: SiteSpec) -> ClusterPlan | None:
+    on_cluster = [pool.pool_id for pool in site.pools if pool.kind == SLURM]
+    if run.cluster is None and on_cluster:
+        raise ConfigError(
+            "a pool of kind slurm is simulated on a cluster: describe it and name the file with --cluster "
+            "(deploy/examples/cluster.yaml is one)",
+            path=str(run.site),
+            field=f"pools.{on_cluster[0]}.kind",
+        )
+    if run.cluster is not None and not on_cluster:
+        raise ConfigError(
+            "nothing would run on this cluster: no pool of the site is of kind slurm", path=str(run.cluster)
+        )
+    return read_cluster(run.cluster) if run.cluster is not None else None
+
+
+def _in_its_file(problem: ConfigError, run: TraceRun) -> ConfigError:
+    """A problem of pools or models where its file has it."""
+    kind, _, rest = (problem.field or "").partition(".")
+    path = {"pools": run.site, "models": run.policies}.get(kind)
+    if path is None or problem.path is not None:
+        return problem
+    name, _, option = rest.rpartition(".")
+    return read_document(path).problem((kind, name, option), problem.problem)
 
 
 def read_summary(path: Path) -> RunSummary:
@@ -85,18 +163,18 @@ def read_summary(path: Path) -> RunSummary:
     return summary
 
 
-def _run(simulation: Simulation, demand: Demand, part: WindowCounts, rate_scale: float) -> Simulated:
-    """The run, with its progress by the trace's own time."""
-    span_s = min(part.window.end_s, part.span_s) - part.window.start_s
-    counts = trace_counts(part, rate_scale)
+def _carried_out(prepared: Prepared, asked: Asked) -> Simulated:
+    """The run, with its progress by the load's own time."""
     _prepare_engine()
     began = time.perf_counter()
     with _shown_progress() as show:
-        progress = Paced(show, max(span_s, 1e-9), time.monotonic, _BAR_EVERY_S if errors.is_terminal else LINE_EVERY_S)
-        summary = simulation.run(demand, trace=lambda: counts, progress=progress)
-    if not summary.requests.sent:
-        summary = replace(summary, problems=(*summary.problems, nothing_sent(part, rate_scale)))
-    return Simulated(Report.of(simulation, summary), time.perf_counter() - began)
+        every_s = _BAR_EVERY_S if errors.is_terminal else LINE_EVERY_S
+        progress = Paced(show, max(asked.span_s, 1e-9), time.monotonic, every_s)
+        report = prepared.carry_out(trace=asked.counts, progress=progress)
+    if not report.summary.requests.sent:
+        summary = replace(report.summary, problems=(*report.summary.problems, asked.nothing))
+        report = replace(report, summary=summary)
+    return Simulated(report, time.perf_counter() - began)
 
 
 def _prepare_engine() -> None:
@@ -142,12 +220,6 @@ def _shown_progress() -> Iterator[Callable[[float, int], None]]:
     with Progress(*columns, console=errors, transient=True) as bar:
         task = bar.add_task("", total=100.0, count=0)
         yield lambda percent, count: bar.update(task, completed=percent, count=count)
-
-
-def _settings(part: WindowCounts, tail_s: float) -> SimulationSettings:
-    """Schedules see the trace's own date where it has one."""
-    start_at = part.began_at if part.began_at > 1e8 else SimulationSettings().start_at
-    return SimulationSettings(tail_s=tail_s, start_at=start_at + part.window.start_s, warm_up_s=_WARM_UP_S)
 
 
 _WARM_UP_S = 120.0

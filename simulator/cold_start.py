@@ -124,6 +124,9 @@ class ColdStarts:
         self._models = models
         self._caches = caches
 
+    def knows(self, model_id: str) -> bool:
+        return model_id in self._models
+
     def begin(self, replica_id: str, model_id: str, nodes: Iterable[int], at: float) -> StartPhases:
         """A job of this replica starts on ``nodes`` now; the slowest node counts. Raises ``KeyError`` for an unknown
         model."""

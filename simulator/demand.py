@@ -26,6 +26,12 @@ class Demand:
     def models(self) -> tuple[str, ...]:
         return self.requests.models.names
 
+    def asked_s(self) -> float:
+        """For how long something is asked; reads the requests if nobody said."""
+        if math.isfinite(self.until_s):
+            return self.until_s
+        return max((float(block.arrival_s[-1]) for block in self.requests.blocks()), default=0.0)
+
 
 def demand_of(model_id: str, requests: Iterable[TraceRequest]) -> Demand:
     """All of ``requests`` to one model, whatever they were recorded for."""

@@ -1,21 +1,25 @@
-"""The simulator as a library: a site, its models and a trace in, a report with every request's times out."""
+"""The simulator as a library: a site, its models and their load in, a report with every request's times out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from broker.control.decide import Policies
 from broker.log.memory import MemoryLog, MemoryStore
 from broker.model.plan import Launch
 from broker.model.spec import ModelSpec, SiteSpec
 from policies.registry import cached
-from simulator.cluster.pool import SlurmPlace
-from simulator.demand import demand_by_model, demand_of
+from simulator.cluster.plan import ClusterPlan
+from simulator.demand import Demand, demand_by_model, demand_of, demand_of_scenario
 from simulator.engine.profile import EngineProfile
-from simulator.report.summary import Outcomes, RunSummary
-from simulator.simulation import Simulation, SimulationSettings, profile_of_launch
+from simulator.report.summary import Outcomes, RunSummary, TraceCounts
+from simulator.simulation import Progress, Simulation, SimulationSettings, profile_of_launch
+from simulator.surroundings import Surroundings
+from traces.scenario import Scenario
 from traces.schema import TraceRequest, replayable
+
+Load = Iterable[TraceRequest] | Mapping[str, Iterable[TraceRequest]] | Scenario
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,27 +39,62 @@ class Report:
 
 
 def run(
-    site: SiteSpec, models: tuple[ModelSpec, ...],
-    trace: Iterable[TraceRequest] | Mapping[str, Iterable[TraceRequest]], *, model_id: str | None = None,
+    site: SiteSpec, models: tuple[ModelSpec, ...], load: Load, *, seed: int = 1, model_id: str | None = None,
     policies: Policies | None = None, settings: SimulationSettings | None = None,
-    profile_of: Callable[[Launch], EngineProfile] = profile_of_launch, slurm: Mapping[str, SlurmPlace] | None = None,
+    profile_of: Callable[[Launch], EngineProfile] = profile_of_launch, cluster: ClusterPlan | None = None,
 ) -> Report:  # fmt: skip
-    """Replay ``trace``, or each model's trace by its name, through the production core; requests that failed where they
-    were recorded are left out.
+    """``load`` through the production core: a trace, each model's trace by its name, or a scenario. Requests that
+    failed where they were recorded are left out.
 
     ``model_id``: whom the requests of a single trace ask, the first model if None. ``policies``: makes a model's
-    policy, those of the registry if None. ``profile_of`` and ``slurm`` as for ``Simulation``. Nothing is drawn here:
-    the same arguments give the same report, and what is random (a generated trace, a scaled one, cold starts) has its
-    seed where it is made.
+    policy, those of the registry if None. ``profile_of`` as for ``Simulation``. ``cluster``: where the site's ``slurm``
+    pools are. Everything random is drawn from ``seed``, each part from a stream of its own: the same arguments give the
+    same report, and two policies meet the same users, batch jobs, failures and load times.
 
     Raises ``TraceError`` and ``ConfigError`` for what cannot be read or is not there, ``InvariantViolated`` for a bug.
     """
-    if isinstance(trace, Mapping):
-        demand = demand_by_model({name: replayable(requests) for name, requests in trace.items()})
-    else:
-        demand = demand_of(model_id or models[0].model_id, replayable(trace))
+    prepared = prepare(
+        site, models, _demand(load, models, model_id, seed), seed=seed, policies=policies, settings=settings,
+        profile_of=profile_of, cluster=cluster,
+    )  # fmt: skip
+    return prepared.carry_out()
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A simulation and what is going to be asked of it. Listeners may be added before it is carried out, once."""
+
+    simulation: Simulation
+    demand: Demand
+    surroundings: Surroundings | None
+
+    def carry_out(self, *, trace: TraceCounts | None = None, progress: Progress | None = None) -> Report:
+        """Arguments as for ``Simulation.run``."""
+        summary = self.simulation.run(self.demand, trace=trace, progress=progress)
+        if self.surroundings is not None:
+            queues = self.surroundings.queues(self.simulation)
+            summary = replace(summary, queues=queues, batch=self.surroundings.batch(self.simulation))
+        return Report.of(self.simulation, summary)
+
+
+def prepare(
+    site: SiteSpec, models: tuple[ModelSpec, ...], demand: Demand, *, seed: int = 1, policies: Policies | None = None,
+    settings: SimulationSettings | None = None, profile_of: Callable[[Launch], EngineProfile] = profile_of_launch,
+    cluster: ClusterPlan | None = None,
+) -> Prepared:  # fmt: skip
+    """As ``run``, up to the start."""
+    settings = settings or SimulationSettings()
+    surroundings = None if cluster is None else Surroundings.of(cluster, settings, seed, demand.asked_s())
     simulation = Simulation(
         site, models, log=MemoryLog(MemoryStore(keeps_steps=False)), policies=policies or cached(), settings=settings,
-        profile_of=profile_of, slurm=slurm,
+        profile_of=profile_of, slurm=None if surroundings is None else surroundings.places(site, models),
     )  # fmt: skip
-    return Report.of(simulation, simulation.run(demand))
+    return Prepared(simulation, demand, surroundings)
+
+
+def _demand(load: Load, models: tuple[ModelSpec, ...], model_id: str | None, seed: int) -> Demand:
+    if isinstance(load, Scenario):
+        return demand_of_scenario(load, seed)
+    if isinstance(load, Mapping):
+        return demand_by_model({name: replayable(requests) for name, requests in load.items()})
+    return demand_of(model_id or models[0].model_id, replayable(load))

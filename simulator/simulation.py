@@ -155,7 +155,7 @@ class Simulation:
         return self._ledger.outcomes(self.settings.start_at)
 
     def run(
-        self, demand: Demand, *, trace: Callable[[], TraceCounts] | None = None, progress: Progress | None = None,
+        self, demand: Demand, *, trace: TraceCounts | None = None, progress: Progress | None = None,
     ) -> RunSummary:  # fmt: skip
         """Let ``demand`` come and then the tail; requests still open at its end are ``unfinished``.
 
@@ -413,7 +413,7 @@ class Simulation:
             if replica is not None:
                 self._watch(replica)
 
-    def _summary(self, trace: Callable[[], TraceCounts] | None) -> RunSummary:
+    def _summary(self, trace: TraceCounts | None) -> RunSummary:
         self._check_accounts()
         asked = self._demand.models if self._demand is not None else ()
         points = [self._points[model_id] for model_id in asked]
@@ -424,7 +424,7 @@ class Simulation:
             outcomes=self.outcomes,
             replicas=points[0] if len(points) == 1 else together(points),
             decisions=self._decisions,
-            trace=trace() if trace is not None else None,
+            trace=trace,
             models={model_id: self._figures(model_id) for model_id in asked} if len(asked) > 1 else None,
         )
 

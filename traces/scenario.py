@@ -163,8 +163,11 @@ class ReactingLoad:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
+    """``start_at``: its second 0 in epoch seconds, which matters to schedules; None: it is no day in particular."""
+
     duration_s: float
     loads: tuple[Load, ...]
+    start_at: float | None = None
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +14,13 @@ import aiohttp
 import structlog
 import uvicorn
 
-from actuators.base import Actuator
-from actuators.local.actuator import LocalActuator
-from actuators.local.lock import records_locked
 from broker.app.access import Scope, Tokens
 from broker.app.api import ApiParts, create_api
 from broker.app.explaining import Explainer
 from broker.app.faultpoints import FaultPoints, FaultyLog, FaultyRunner, fault_points
 from broker.app.feed import Feed
 from broker.app.outputs import EndpointsFile
+from broker.app.pools import Parts, make_actuator, pool_held, require_runnable
 from broker.app.probing import ProbeLoop
 from broker.app.release import release
 from broker.app.reloading import warn_of_removed, watch_files
@@ -35,8 +33,7 @@ from broker.clock import SystemClock
 from broker.log.memory import MemoryLog
 from broker.log.sqlite import SqliteLog
 from broker.model.errors import ConfigError, LeadershipRefused, LogError, TidegateError
-from broker.model.identity import endpoint_key
-from broker.model.ports import Clock, Log, Runner
+from broker.model.ports import Log, Runner
 from broker.model.replica import ENDED
 from broker.model.state import BrokerState
 from policies.registry import cached
@@ -67,6 +64,7 @@ async def run_broker(files: ServiceFiles, stop: asyncio.Event, *, ready: Callabl
     pool's records.
     """
     site = load_site(files.site)
+    require_runnable(site, files.site)
     models = load_policies(files.policies, site)
     secrets = load_secrets(site)
     secret = _site_secret(secrets)
@@ -80,8 +78,9 @@ async def run_broker(files: ServiceFiles, stop: asyncio.Event, *, ready: Callabl
         await log.acquire_leadership(holder)  # before the pools' records: it names who leads
         _require_pools((await log.load()).state, site, files.site)
         for pool_id, pool in site.pools.items():
-            stack.enter_context(records_locked(pool.state_dir, pool_id))
-        actuators = _actuators(site, secret, clock)
+            stack.enter_context(pool_held(pool_id, pool))
+        parts = Parts(site.cluster, secret, clock)
+        actuators = {pool_id: make_actuator(pool_id, pool, parts) for pool_id, pool in site.pools.items()}
         for actuator in actuators.values():
             stack.push_async_callback(actuator.close)
         runner: Runner = AsyncRunner(
@@ -190,22 +189,6 @@ def _open_log(site: SiteSettings, points: FaultPoints | None) -> Log:
     if site.log.kind == "memory":
         return MemoryLog()
     return SqliteLog(site.log.path) if points is None else FaultyLog(site.log.path, points)
-
-
-def _actuators(site: SiteSettings, secret: bytes, clock: Clock) -> Mapping[str, Actuator]:
-    made: dict[str, Actuator] = {}
-    for pool_id, pool in site.pools.items():
-        made[pool_id] = LocalActuator(
-            pool.to_spec(pool_id),
-            pool.state_dir,
-            pool.log_dir,
-            endpoint_key=lambda name, generation: endpoint_key(secret, name, generation),
-            cluster=site.cluster,
-            clock=clock,
-            host=pool.host,
-            log_limit_bytes=pool.log_limit_bytes,
-        )
-    return made
 
 
 class _Server(uvicorn.Server):

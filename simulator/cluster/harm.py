@@ -39,7 +39,7 @@ def jittered(arrivals: Iterable[Arrival], jitter_s: float, rng: np.random.Genera
 class Harm:
     """Of ``jobs`` batch jobs of one size class that ran in both runs.
 
-    Delays are wait minus wait without the others, in seconds; a negative one started earlier; NaN for no jobs.
+    Delays are wait minus wait without the others, in seconds; a negative one started earlier; None for no jobs.
     Slowdowns are bounded, and means over the jobs. ``lost`` are jobs that ran only without the others: they never
     started, or were ended by a preemption or a failed node.
     """
@@ -47,13 +47,13 @@ class Harm:
     size: str
     jobs: int
     lost: int
-    delay_mean_s: float
-    delay_p50_s: float
-    delay_p95_s: float
-    delay_p99_s: float
-    delayed_share: float
-    slowdown_before: float
-    slowdown_after: float
+    delay_mean_s: float | None = None
+    delay_p50_s: float | None = None
+    delay_p95_s: float | None = None
+    delay_p99_s: float | None = None
+    delayed_share: float | None = None
+    slowdown_before: float | None = None
+    slowdown_after: float | None = None
 
 
 def harm(
@@ -100,9 +100,11 @@ def _ran(record: JobRecord | None) -> bool:
 
 
 def _harm(label: str, pairs: Sequence[tuple[JobRecord, JobRecord]], lost: int) -> Harm:
-    delays = np.array([_wait_s(after) - _wait_s(before) for before, after in pairs] or [math.nan])
+    if not pairs:
+        return Harm(label, 0, lost)
+    delays = np.array([_wait_s(after) - _wait_s(before) for before, after in pairs])
     p50, p95, p99 = (float(value) for value in np.quantile(delays, (0.5, 0.95, 0.99)))
-    slowdowns = [np.mean([_slowdown(pair[run]) for pair in pairs] or [math.nan]) for run in (0, 1)]
+    slowdowns = [np.mean([_slowdown(pair[run]) for pair in pairs]) for run in (0, 1)]
     return Harm(
         size=label,
         jobs=len(pairs),

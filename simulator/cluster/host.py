@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from broker.model.errors import TransientError
 from simulator.cluster.jobs import Ended, JobEvent, JobRecord, JobRequest
-from simulator.cluster.model import SlurmModel
+from simulator.cluster.model import SlurmModel, run_to_end
 
 Listener: TypeAlias = Callable[[JobEvent], None]
 Schedule: TypeAlias = Callable[[float, Callable[[], None]], None]
@@ -63,6 +63,14 @@ class ClusterHost:
         """The job's processes exit by themselves."""
         self.model.finish(job_id, self._now() + in_s, failed=failed)
         self.catch_up()
+
+    def settled(self) -> list[JobRecord]:
+        """The background's jobs when all of it has ended. The run is over: our jobs end now, and nobody is told."""
+        own, self._listeners = set(self._listeners), {}
+        for job_id in own:
+            self.model.cancel(job_id, self._now())
+        ends = (event for event in run_to_end(self.model) if isinstance(event, Ended))
+        return [*self.batch, *(event.record for event in ends if event.job_id not in own)]
 
     def _plan_wake(self) -> None:
         at = self.model.next_event_at()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from broker.model.errors import ActionRejected, CapacityUnavailable, TransientError
@@ -12,7 +12,7 @@ from broker.model.plan import Launch, Stop
 from broker.model.replica import ENDED, ReplicaPhase, StopMode
 from broker.model.spec import PoolSpec
 from simulator.cluster.host import ClusterHost
-from simulator.cluster.jobs import Ended, JobEvent, JobRecord, JobRequest, JobState, PreemptionWarned, Started
+from simulator.cluster.jobs import Ended, Job, JobEvent, JobRecord, JobRequest, JobState, PreemptionWarned, Started
 from simulator.cluster.model import SlurmModel
 from simulator.cluster.nodes import members
 from simulator.cold_start import ColdStarts
@@ -22,12 +22,14 @@ from simulator.fleet import Service, SimulatedPool, SimulatedReplica
 
 @dataclass(frozen=True, slots=True)
 class ReplicaJobs:
-    """How a pool asks for its jobs: the partition, the time limit, and how long a replica takes to exit when told."""
+    """How a pool asks for its jobs: the partition, the time limit, how long a replica takes to exit when told, and GPUs
+    of one node (those of the partition's largest if None)."""
 
     partition: str
     limit_s: float
     priority: float = 0.0
     exit_s: float = 0.0
+    gpus_per_node: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,13 @@ class SlurmPlace:
     cluster: SlurmModel
     jobs: ReplicaJobs
     cold_starts: ColdStarts | None = None
+
+
+def replica_request(name: str, gpus: int, asks: ReplicaJobs, cluster: SlurmModel) -> JobRequest:
+    """GPUs of one node, or whole nodes for a replica that needs more."""
+    per_node = asks.gpus_per_node or cluster.largest_node(asks.partition)
+    nodes = math.ceil(gpus / per_node)
+    return JobRequest(name, asks.partition, nodes, min(gpus, per_node), asks.limit_s, priority=asks.priority)
 
 
 class SlurmPool(SimulatedPool):
@@ -59,6 +68,12 @@ class SlurmPool(SimulatedPool):
         self._cold_starts = cold_starts
         self._job_ids: dict[str, int] = {}
         self._exiting: set[str] = set()
+        self._ended: list[JobRecord] = []
+
+    def jobs(self) -> Iterator[Job | JobRecord]:
+        """Those of all its replicas: the ended ones, and what waits or runs."""
+        yield from self._ended
+        yield from filter(None, map(self._host.model.job, self._job_ids.values()))
 
     async def observe(self) -> PoolSnapshot:
         self._host.catch_up()
@@ -107,14 +122,9 @@ class SlurmPool(SimulatedPool):
         )
 
     def _request(self, launch: Launch) -> JobRequest:
-        """GPUs of one node, or whole nodes for a model that needs more. Raises ``ActionRejected``."""
-        per_node = self._host.model.largest_node(self._asks.partition)
-        nodes = math.ceil(launch.model.gpus / per_node)
+        """Raises ``ActionRejected``."""
         asks = self._asks
-        request = JobRequest(
-            launch.action_id, asks.partition, nodes, min(launch.model.gpus, per_node), asks.limit_s,
-            priority=asks.priority,
-        )  # fmt: skip
+        request = replica_request(launch.action_id, launch.model.gpus, asks, self._host.model)
         try:
             self._host.model.check(request)
         except ActionRejected as error:
@@ -145,9 +155,9 @@ class SlurmPool(SimulatedPool):
                 raise AssertionError(f"a replica's job is never requeued: {event}")
 
     def _load_s(self, replica: SimulatedReplica, event: Started) -> float:
-        if self._cold_starts is None:
-            return replica.profile.load_time_s
         launch = replica.launch
+        if self._cold_starts is None or not self._cold_starts.knows(launch.model_id):
+            return replica.profile.load_time_s
         return self._cold_starts.begin(launch.replica_id, launch.model_id, members(event.nodes), event.at).total_s
 
     def _over(self, replica: SimulatedReplica, record: JobRecord) -> None:
@@ -157,6 +167,7 @@ class SlurmPool(SimulatedPool):
             replica.exit_code = None
         replica.detail = "" if wanted else _WORDS[record.state].format(limit_s=record.request.limit_s)
         replica.ended_at = record.ended_at
+        self._ended.append(record)
         del self._job_ids[replica.replica_id]
         self._exiting.discard(replica.replica_id)
         self._service.ended(replica)

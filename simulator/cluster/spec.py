@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -94,9 +95,18 @@ class ClusterSpec:
         return [group.gpus for group in self.groups for _ in range(group.count)]
 
     def nodes_of(self, partition: Partition) -> NodeSet:
+        return self.nodes_of_groups(partition.groups)
+
+    def nodes_of_groups(self, names: Collection[str]) -> NodeSet:
+        """All nodes if no group is named."""
         nodes, first = 0, 0
         for group in self.groups:
-            if not partition.groups or group.name in partition.groups:
+            if not names or group.name in names:
                 nodes |= node_range(first, group.count)
             first += group.count
         return nodes
+
+    def largest_node(self, partition: str) -> int:
+        """GPUs of the largest node of a partition. Raises ``KeyError`` if there is none of that name."""
+        groups = {each.name: each.groups for each in self.partitions}[partition]
+        return max(group.gpus for group in self.groups if not groups or group.name in groups)

@@ -14,6 +14,7 @@ from broker.model.plan import Decision
 from broker.model.replica import ON_ITS_WAY, ReplicaPhase
 from broker.model.units import format_duration, format_number
 from simulator.report.compare import Comparison
+from simulator.report.render_site import render_site
 from simulator.report.summary import LOAD_BINS, Latency, ReplicaPoint, RunSummary, TraceCounts
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -36,6 +37,7 @@ def render(summary: RunSummary, console: Console) -> None:
     console.print(_charts(summary, console))
     if summary.replica_seconds:
         console.print(_replica_seconds(summary))
+    render_site(summary, console)
     if summary.decisions:
         console.print(_decisions(summary))
     for problem in summary.problems:

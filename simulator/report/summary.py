@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from broker.model.plan import Decision
 from broker.model.replica import ENDED, ReplicaPhase
+from simulator.cluster.harm import Harm
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.integer[Any]]
@@ -218,8 +219,38 @@ class ServiceFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueFigures:
+    """The jobs of one pool's replicas on a simulated cluster. ``queue_wait`` is over the ``started`` ones; ``states``
+    counts all by Slurm's names, as they ended or as the run's end found them."""
+
+    submitted: int
+    started: int
+    queue_wait: Latency
+    states: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFigures:
+    """The jobs of a simulated cluster's other users that ended after the run had begun, each followed to its end.
+
+    ``wait`` is beside the replicas, ``wait_without`` on the same cluster with the same jobs and no replicas; ``harm``
+    pairs the two job by job, by size. ``null`` pairs likewise with each submission moved by up to ``jitter_s`` in place
+    of the replicas: what is no more than that is chance. ``refused`` jobs fit no partition.
+    """
+
+    jobs: int
+    refused: int
+    wait: Latency
+    wait_without: Latency
+    harm: tuple[Harm, ...]
+    null: tuple[Harm, ...]
+    jitter_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class RunSummary(ServiceFigures):
     """One run: the figures of all that was asked, and in ``models`` those of each model where several were asked.
+    ``queues``, by pool, and ``batch`` are of a simulated cluster.
 
     ``source`` is ``demo`` or ``simulate``; ``started_at`` places it in the decisions' time. ``problems`` says, in
     words, why the run is no success; empty if it is one.
@@ -232,6 +263,8 @@ class RunSummary(ServiceFigures):
     trace: TraceCounts | None = None
     problems: tuple[str, ...] = ()
     models: Mapping[str, ServiceFigures] = field(default_factory=dict)
+    queues: Mapping[str, QueueFigures] = field(default_factory=dict)
+    batch: BatchFigures | None = None
 
 
 LOAD_BINS = 120

@@ -23,12 +23,13 @@ from broker.model.json_schema import DIALECT
 _INTRODUCTION: Final = """\
 # Configuration
 
-Two files say what a broker does, a third what a simulation asks of it. `site.yaml` is the cluster: its pools, its
-limits, and how the broker itself runs.
+Two files say what a broker does, two more what a simulation asks of it and on which cluster. `site.yaml` is the
+cluster: its pools, its limits, and how the broker itself runs.
 `policies.yaml` is the models and how they scale; it is read again when it changes. `run`, `simulate` and `demo` read
-the same files. `scenario.yaml` is the load of several models, see [traces.md](traces.md). Commented examples are in
-`deploy/examples/`. JSON Schemas for editors are `docs/schemas/site.schema.json`, `policies.schema.json` and
-`scenario.schema.json` beside it; a file may name its own in its first line:
+the same files. `scenario.yaml` is the load of several models, see [traces.md](traces.md); `cluster.yaml` the Slurm
+cluster that a site's `slurm` pools are simulated on, see [cluster-model.md](cluster-model.md). Commented examples are
+in `deploy/examples/`. JSON Schemas for editors are `docs/schemas/site.schema.json`, and `policies.schema.json`,
+`scenario.schema.json` and `cluster.schema.json` beside it; a file may name its own in its first line:
 
     # yaml-language-server: $schema=PATH/policies.schema.json
 
@@ -65,20 +66,28 @@ def policies_json_schema() -> dict[str, Any]:
 
 def scenario_json_schema() -> dict[str, Any]:
     """The JSON Schema of ``scenario.yaml``."""
-    return _json_schema(_scenario_section(), "scenario")
+    return _json_schema(_simulated_sections()["scenario"], "scenario")
 
 
-def _scenario_section() -> type[Section]:
-    """Imported when it is described: it brings numpy and all of ``traces``, and every command reads the other files."""
+def cluster_json_schema() -> dict[str, Any]:
+    """The JSON Schema of ``cluster.yaml``."""
+    return _json_schema(_simulated_sections()["cluster"], "cluster")
+
+
+def _simulated_sections() -> dict[str, type[Section]]:
+    """Imported when they are described: they bring numpy and all of ``traces``, and every command reads the other
+    files."""
+    from broker.app.settings.cluster import ClusterSettings
     from broker.app.settings.scenario import ScenarioSettings
 
-    return ScenarioSettings
+    return {"scenario": ScenarioSettings, "cluster": ClusterSettings}
 
 
 def reference_files() -> dict[str, str]:
     """The text of every generated file, by its path below ``docs``."""
     return {
         "configuration.md": configuration_markdown(),
+        "schemas/cluster.schema.json": json.dumps(cluster_json_schema(), indent=2) + "\n",
         "schemas/policies.schema.json": json.dumps(policies_json_schema(), indent=2) + "\n",
         "schemas/scenario.schema.json": json.dumps(scenario_json_schema(), indent=2) + "\n",
         "schemas/site.schema.json": json.dumps(site_json_schema(), indent=2) + "\n",
@@ -96,9 +105,9 @@ def write_reference(docs: Path) -> None:
 def configuration_markdown() -> str:
     """The reference of the files, one table for each section."""
     parts = [_INTRODUCTION]
-    for title, section in (
-        ("site.yaml", SiteSettings), ("policies.yaml", PoliciesSettings), ("scenario.yaml", _scenario_section()),
-    ):  # fmt: skip
+    simulated = {f"{name}.yaml": section for name, section in _simulated_sections().items()}
+    files: dict[str, type[Section]] = {"site.yaml": SiteSettings, "policies.yaml": PoliciesSettings, **simulated}
+    for title, section in files.items():
         parts.append(f"## `{title}`\n")
         described: set[type[BaseModel]] = set()
         parts += _chapters(section, "", described)

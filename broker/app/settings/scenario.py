@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from broker.app.settings.document import read_document
-from broker.app.settings.fields import Duration, LocalPath, Name, Section
+from broker.app.settings.fields import Date, Duration, LocalPath, Name, Section
 from broker.app.settings.loading import read_section
 from broker.app.settings.words import Misplaced
 from broker.model.errors import ConfigError
@@ -202,6 +203,9 @@ class ScenarioSettings(Section):
     """The whole of `scenario.yaml`: what several models are asked in one simulated run."""
 
     duration_s: PositiveDuration = Field(description="How long requests arrive.")
+    start: Date | None = Field(
+        default=None, description="The day at whose 00:00 UTC it begins; schedules and a cluster's hours go by it."
+    )
     models: dict[Name, ScenarioModel] = Field(min_length=1, description="The models that are asked.")
 
     def to_scenario(self) -> Scenario:
@@ -212,7 +216,11 @@ class ScenarioSettings(Section):
                 for model_id, model in self.models.items()
                 for name, load in model.loads.items()
             ),
+            start_at=self._start_at(),
         )
+
+    def _start_at(self) -> float | None:
+        return None if self.start is None else datetime.fromisoformat(f"{self.start}T00:00:00+00:00").timestamp()
 
 
 def load_scenario(path: Path) -> Scenario:

@@ -11,7 +11,12 @@ import pytest
 from broker.app.settings import policies_json_schema, site_json_schema
 from broker.app.settings.__main__ import main
 from broker.app.settings.document import read_document
-from broker.app.settings.reference import configuration_markdown, reference_files, scenario_json_schema
+from broker.app.settings.reference import (
+    cluster_json_schema,
+    configuration_markdown,
+    reference_files,
+    scenario_json_schema,
+)
 from tests.support.shared_data import REPOSITORY
 from tests.unit.settings.files import EXAMPLES
 
@@ -24,7 +29,13 @@ def test_the_committed_files_are_current(name: str) -> None:
 
 def schema_for(path: Path) -> dict[str, Any]:
     kind = path.name.partition(".")[0].partition("-")[0]
-    return {"policies": policies_json_schema, "scenario": scenario_json_schema, "site": site_json_schema}[kind]()
+    schemas = {
+        "cluster": cluster_json_schema,
+        "policies": policies_json_schema,
+        "scenario": scenario_json_schema,
+        "site": site_json_schema,
+    }
+    return schemas[kind]()
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)

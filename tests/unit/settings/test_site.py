@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from broker.app.settings import load_site
-from broker.app.settings.site import BreakerSettings, LimitSettings, MemoryLog, SiteSettings, SqliteLog
+from broker.app.settings.site import BreakerSettings, LimitSettings, LocalPool, MemoryLog, SiteSettings, SqliteLog
 from broker.model.errors import ConfigError
 from broker.model.replica import Tier
 from broker.model.spec import BreakerSpec, JsonValue, Limits, Mode, PoolSpec, SiteSpec
@@ -52,7 +52,9 @@ def test_everything_that_can_be_said_arrives(tmp_path: Path) -> None:
         Mode.OBSERVE,
         Limits(pool_share=0.5, signal_patience_s=90.0, breaker=BreakerSpec(5, 30.0, 300.0)),
     )
-    assert site.pools["big"].log_limit_bytes == 2 * 2**20
+    (big,) = site.pools.values()
+    assert isinstance(big, LocalPool)
+    assert big.log_limit_bytes == 2 * 2**20
     assert isinstance(site.log, MemoryLog)
     assert site.log.retention_s == 7200.0
     assert (site.scrape.interval_s, site.scrape.timeout_s) == (0.5, 2.0)
@@ -63,7 +65,9 @@ def test_everything_that_can_be_said_arrives(tmp_path: Path) -> None:
 
 def test_paths_start_from_the_files_folder_defaults_too(tmp_path: Path) -> None:
     site = load_site(written(tmp_path, SITE))
-    assert site.pools["local"].state_dir == tmp_path / "var" / "replicas"
+    (local,) = site.pools.values()
+    assert isinstance(local, LocalPool)
+    assert local.state_dir == tmp_path / "var" / "replicas"
     assert isinstance(site.log, SqliteLog)
     assert site.log.path == tmp_path / "var" / "tidegate.sqlite"
 

@@ -1,0 +1,83 @@
+"""What starts a pool's replicas, by its kind. A new kind has its settings in ``settings.site`` and its place here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from actuators.base import Actuator
+from actuators.local.actuator import LocalActuator
+from actuators.local.lock import records_locked
+from broker.app.settings import SiteSettings
+from broker.app.settings.site import LocalPool, PoolSettings
+from broker.model.errors import ConfigError, ConfigErrors
+from broker.model.identity import endpoint_key
+from broker.model.ports import Clock
+
+PoolT = TypeVar("PoolT")
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What every actuator may be made with."""
+
+    cluster: str
+    secret: bytes
+    clock: Clock
+
+    def endpoint_key(self, name: str, generation: int) -> str:
+        return endpoint_key(self.secret, name, generation)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind(Generic[PoolT]):
+    """``held``: what this process holds of a pool for as long as it runs."""
+
+    held: Callable[[str, PoolT], AbstractContextManager[None]]
+    make: Callable[[str, PoolT, Parts], Actuator]
+
+
+def _local(pool_id: str, pool: LocalPool, parts: Parts) -> Actuator:
+    return LocalActuator(
+        pool.to_spec(pool_id),
+        pool.state_dir,
+        pool.log_dir,
+        endpoint_key=parts.endpoint_key,
+        cluster=parts.cluster,
+        clock=parts.clock,
+        host=pool.host,
+        log_limit_bytes=pool.log_limit_bytes,
+    )
+
+
+_KINDS: Mapping[str, _Kind[Any]] = {
+    "local": _Kind[LocalPool](lambda pool_id, pool: records_locked(pool.state_dir, pool_id), _local),
+}
+
+
+def require_runnable(site: SiteSettings, path: Path) -> None:
+    """Raises ``ConfigErrors`` for pools that this release only simulates."""
+    problems = [
+        ConfigError(
+            f"this release simulates {pool.kind} pools (tidegate simulate --cluster) and cannot run them; "
+            f"`tidegate run` takes {', '.join(_KINDS)}",
+            path=str(path),
+            field=f"pools.{pool_id}.kind",
+        )
+        for pool_id, pool in site.pools.items()
+        if pool.kind not in _KINDS
+    ]
+    if problems:
+        raise ConfigErrors(problems)
+
+
+def pool_held(pool_id: str, pool: PoolSettings) -> AbstractContextManager[None]:
+    """Raises ``LeadershipRefused`` if another process has it."""
+    return _KINDS[pool.kind].held(pool_id, pool)
+
+
+def make_actuator(pool_id: str, pool: PoolSettings, parts: Parts) -> Actuator:
+    return _KINDS[pool.kind].make(pool_id, pool, parts)
