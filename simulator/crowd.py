@@ -1,15 +1,16 @@
 """Clients that react to what they get: when they ask, what comes of it, what they ask next.
 
-The engines tell of answers when somebody looks, and a client may ask again at once. So a run with such clients goes in
-steps of ``LOOK_S``: who lost patience meanwhile leaves at the next look, and a next question that would have come
-before the look comes with it. No signal that a broker has is finer.
+The engines tell of answers when somebody looks. So a run with such clients goes in steps, each no longer than the
+soonest that a client could leave or ask again; but looking all the time would cost more than simulating, so they are
+not shorter than ``SHORTEST_S``: who loses patience in between leaves at the next look, and a question that would have
+come before it comes with it. No signal that a broker has is finer.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,7 +20,9 @@ from traces.clients import Ending, Question
 from traces.scenario import ReactingLoad
 from traces.schema import Requests
 
-LOOK_S = 0.1
+SHORTEST_S = 0.1
+LONGEST_S = 2.0
+"""Between two looks, in seconds of the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,8 @@ class Crowd:
         self._planned = 0
         self._open: dict[int, _Asked] = {}
         self._patience: list[tuple[float, int]] = []
+        self._soonest: list[tuple[float, int]] = []
+        self._looked_s = 0.0
 
     @property
     def next_at_s(self) -> float:
@@ -89,6 +94,7 @@ class Crowd:
         for row, asked in enumerate(who, first_row):
             if asked is not None:
                 self._open[row] = asked
+                heapq.heappush(self._soonest, (asked.load.clients.soonest_s(asked.question), row))
                 if asked.question.patience_s < math.inf:
                     heapq.heappush(self._patience, (asked.at_s + asked.question.patience_s, row))
 
@@ -111,12 +117,22 @@ class Crowd:
 
     # -- what became of it
 
-    def out_of_patience(self, now_s: float) -> list[int]:
-        """Rows whose clients leave unless a first token has come."""
+    def look_at_s(self) -> float:
+        """When to look next, at the latest: nobody leaves, and nothing unknown is asked, before."""
+        while self._soonest and self._soonest[0][1] not in self._open:
+            heapq.heappop(self._soonest)
+        soonest_s = self._soonest[0][0] if self._soonest else math.inf
+        leaves_at_s = self._patience[0][0] if self._patience else math.inf
+        at_s = min(leaves_at_s, self._looked_s + min(soonest_s, LONGEST_S))
+        return max(at_s, self._looked_s + SHORTEST_S)
+
+    def out_of_patience(self, now_s: float, is_served: Callable[[int], bool]) -> list[int]:
+        """A look: rows whose clients leave. ``is_served``: whether a first token has come."""
+        self._looked_s = now_s
         rows = []
-        while self._patience and self._patience[0][0] <= now_s:
+        while self._patience and (self._patience[0][0] <= now_s or is_served(self._patience[0][1])):
             row = heapq.heappop(self._patience)[1]
-            if row in self._open:
+            if not is_served(row):
                 rows.append(row)
         return rows
 

@@ -21,7 +21,7 @@ from broker.model.spec import ModelSpec, PoolSpec, SiteSpec
 from broker.model.state import BrokerState
 from simulator.cluster.host import ClusterHost
 from simulator.cluster.pool import SlurmPlace, SlurmPool
-from simulator.crowd import LOOK_S, Crowd
+from simulator.crowd import SHORTEST_S, Crowd
 from simulator.demand import Demand
 from simulator.driver import Driver, Priority
 from simulator.engine.fleet import EngineFleet
@@ -189,21 +189,24 @@ class Simulation:
         start_at = last_arrival_at = self.settings.start_at
         crowd = self._crowd = Crowd(demand.requests, demand.reacting, demand.until_s)
         at_s = crowd.next_at_s
-        while at_s < math.inf:
+        while at_s < demand.until_s:
             self._run_before(start_at + at_s)
             self._look_after(crowd, at_s)
-            block, who = crowd.asked_before(at_s + LOOK_S)
-            if len(block):
+            asked_s = at_s
+            while crowd.next_at_s < crowd.look_at_s():
+                asked_s = min(crowd.next_at_s + SHORTEST_S, crowd.look_at_s())
+                block, who = crowd.asked_before(asked_s)
                 crowd.sent(len(self._ledger), who)
                 last_arrival_at = self._expect(block, numbers)
-            at_s = at_s + LOOK_S if crowd.waits and at_s + LOOK_S < demand.until_s else crowd.next_at_s
+            at_s = max(asked_s, crowd.look_at_s()) if crowd.waits else max(asked_s, crowd.next_at_s)
         self._run_before(last_arrival_at)
         return last_arrival_at
 
     def _run_to(self, at: float) -> None:
         """With an eye on the clients who react."""
         while self._crowd is not None and self._crowd.waits and self._driver.now < at:
-            self._driver.run_until(min(at, self._driver.now + LOOK_S))
+            look_at = self.settings.start_at + self._crowd.look_at_s()
+            self._driver.run_until(min(at, max(look_at, self._driver.now)))
             self._look_after(self._crowd, self._driver.now - self.settings.start_at)
         self._driver.run_until(at)
 
@@ -211,10 +214,11 @@ class Simulation:
         """Who lost patience leaves; who was answered, or failed, or left, thinks of what to ask next."""
         self._catch_up()
         ledger, start_at = self._ledger, self.settings.start_at
-        late = np.array(crowd.out_of_patience(now_s), np.int64)
-        late = late[np.isnan(ledger.first_token_at[late]) & (ledger.status[late] == OPEN)]
-        if len(late):
-            self._door.abandon(late, self._driver.now)
+        late = crowd.out_of_patience(
+            now_s, lambda row: ledger.status[row] != OPEN or not math.isnan(ledger.first_token_at[row])
+        )
+        if late:
+            self._door.abandon(np.array(late, np.int64), self._driver.now)
         rows = np.array(crowd.open_rows, np.int64)
         ended = rows[ledger.status[rows] != OPEN]
         for row, status, at in zip(ended.tolist(), ledger.status[ended], ledger.ended_at[ended], strict=True):

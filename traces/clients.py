@@ -97,6 +97,15 @@ class Clients:
         pause_s = self.rules.retry_pause_s * 2.0 ** (attempt - 1) * spread
         return self._ask(question.script, question.row, question.number, at_s + pause_s, attempt)
 
+    def soonest_s(self, question: Question) -> float:
+        """However and whenever it ends, nothing follows sooner than this after its end; infinity if nothing does."""
+        script, row = question.script, question.row + 1
+        goes_on = row < len(script) and not script.first[row]
+        pause_s = float(script.pause_s[row]) if goes_on else math.inf
+        if question.attempt < self.rules.retries:
+            pause_s = min(pause_s, self.rules.retry_pause_s * 2.0**question.attempt * 0.5)
+        return pause_s
+
     def _ask(self, script: Script, row: int, number: int, at_s: float, attempt: int) -> Question:
         median_s = self.rules.patience_median_s
         patience_s = (

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from actuators.base import Actuator
 from actuators.local.actuator import LocalActuator
@@ -16,8 +16,6 @@ from broker.app.settings.site import LocalPool, PoolSettings
 from broker.model.errors import ConfigError, ConfigErrors
 from broker.model.identity import endpoint_key
 from broker.model.ports import Clock
-
-PoolT = TypeVar("PoolT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +31,11 @@ class Parts:
 
 
 @dataclass(frozen=True, slots=True)
-class _Kind(Generic[PoolT]):
+class _Kind:
     """``held``: what this process holds of a pool for as long as it runs."""
 
-    held: Callable[[str, PoolT], AbstractContextManager[None]]
-    make: Callable[[str, PoolT, Parts], Actuator]
+    held: Callable[[str, Any], AbstractContextManager[None]]
+    make: Callable[[str, Any, Parts], Actuator]
 
 
 def _local(pool_id: str, pool: LocalPool, parts: Parts) -> Actuator:
@@ -53,8 +51,8 @@ def _local(pool_id: str, pool: LocalPool, parts: Parts) -> Actuator:
     )
 
 
-_KINDS: Mapping[str, _Kind[Any]] = {
-    "local": _Kind[LocalPool](lambda pool_id, pool: records_locked(pool.state_dir, pool_id), _local),
+_KINDS: Mapping[str, _Kind] = {
+    "local": _Kind(lambda pool_id, pool: records_locked(pool.state_dir, pool_id), _local),
 }
 
 

@@ -109,8 +109,10 @@ def _located(section: type[BaseModel], data: Any, details: ErrorDetails) -> tupl
 
 
 def _tags(holder: type[BaseModel] | None, location: Location) -> list[str]:
-    info = fields_by_alias(holder).get(str(location[-1])) if holder else None
-    return [kind_of(member) for member in sections_in(info.annotation)] if info else []
+    """The kinds to choose from: of a field, or of what stands by name in one."""
+    known = fields_by_alias(holder) if holder else {}
+    annotation = next((known[str(part)].annotation for part in reversed(location) if str(part) in known), None)
+    return [kind_of(member) for member in sections_in(annotation) or sections_in(_item_of(annotation))]
 
 
 def _walk(section: type[BaseModel], data: Any, loc: tuple[int | str, ...]) -> tuple[Location, type[BaseModel] | None]:

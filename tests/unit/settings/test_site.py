@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from broker.app.pools import require_runnable
 from broker.app.settings import load_site
 from broker.app.settings.site import BreakerSettings, LimitSettings, LocalPool, MemoryLog, SiteSettings, SqliteLog
-from broker.model.errors import ConfigError
+from broker.model.errors import ConfigError, ConfigErrors
 from broker.model.replica import Tier
 from broker.model.spec import BreakerSpec, JsonValue, Limits, Mode, PoolSpec, SiteSpec
 from tests.unit.settings.files import SITE, refusal, site_of_data, written
@@ -70,6 +71,17 @@ def test_paths_start_from_the_files_folder_defaults_too(tmp_path: Path) -> None:
     assert local.state_dir == tmp_path / "var" / "replicas"
     assert isinstance(site.log, SqliteLog)
     assert site.log.path == tmp_path / "var" / "tidegate.sqlite"
+
+
+def test_a_slurm_pool_says_how_its_jobs_are_asked_for(tmp_path: Path) -> None:
+    pool = "{kind: slurm, gpus: 8, partition: GPU_a100, time_limit: 4h, gpu_type: a100, qos: short, gpu_weight: 2}"
+    site = load_site(written(tmp_path, f"cluster: hpc\npools:\n  hpc: {pool}\n"))
+    options: dict[str, JsonValue] = {
+        "gpu_weight": 2.0, "partition": "GPU_a100", "time_limit_s": 14_400.0, "gpu_type": "a100", "qos": "short",
+    }  # fmt: skip
+    assert site.spec.pools == (PoolSpec("hpc", "slurm", 8, options=options),)
+    with pytest.raises(ConfigErrors, match=r"pools\.hpc\.kind: this release simulates slurm pools"):
+        require_runnable(site, tmp_path / "site.yaml")
 
 
 def test_what_the_core_sees_does_not_depend_on_the_folder(tmp_path: Path) -> None:
@@ -134,8 +146,10 @@ def test_a_wrong_field_is_named_with_its_line_and_what_would_be_right(tmp_path: 
 @pytest.mark.parametrize(
     ("pool", "problem"),
     [
-        pytest.param("{gpus: 1}", "pools.local.kind: this field is missing: What starts", id="no kind"),
-        pytest.param("{kind: slurm, gpus: 1}", "pools.local.kind: 'slurm' is not known here; known: local", id="kind"),
+        pytest.param("{gpus: 1}", "pools.local.kind: this field is missing; known: local, slurm", id="no kind"),
+        pytest.param(
+            "{kind: slum, gpus: 1}", "pools.local.kind: 'slum' is not known here; did you mean slurm?", id="kind"
+        ),
         pytest.param(
             "{kind: local, gpus: -1}", "pools.local.gpus: -1 is too little; the least is 0", id="less than none"
         ),
