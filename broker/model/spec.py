@@ -57,8 +57,26 @@ class StabilisationSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class LongerPrompts:
+    """Prompts of more than ``over_tokens`` tokens have this limit for their first token."""
+
+    over_tokens: int
+    first_token_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceObjective:
+    """What a model's users are promised, at the gateway: the first token within ``first_token_s`` of the arrival, and
+    ``per_token_s`` on average for each token after it. ``longer_prompts`` by rising length replace the first."""
+
+    first_token_s: float = 2.0
+    per_token_s: float = 0.1
+    longer_prompts: tuple[LongerPrompts, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """One model as served to users under ``model_id``."""
+    """One model as served to users under ``model_id``. Reports judge runs by ``slo``; it decides nothing by itself."""
 
     model_id: str
     engine: EngineSpec
@@ -73,6 +91,7 @@ class ModelSpec:
     capabilities: tuple[str, ...] = GENERATES
     stabilisation: StabilisationSpec = StabilisationSpec()
     shadows: Mapping[str, PolicySpec] = field(default_factory=dict)
+    slo: ServiceObjective = ServiceObjective()
 
 
 @dataclass(frozen=True, slots=True)

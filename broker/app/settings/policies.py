@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
@@ -10,11 +11,21 @@ from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator, mod
 from broker.app.settings.fields import DURATION_SCHEMA, Called, Date, Duration, Name, Section, TimeOfDay, TimeZone
 from broker.app.settings.words import Misplaced, choices
 from broker.model.signals import Signal
-from broker.model.spec import PLACEHOLDERS, EngineSpec, JsonValue, ModelSpec, PolicySpec, StabilisationSpec
+from broker.model.spec import (
+    PLACEHOLDERS,
+    EngineSpec,
+    JsonValue,
+    LongerPrompts,
+    ModelSpec,
+    PolicySpec,
+    ServiceObjective,
+    StabilisationSpec,
+)
 from broker.model.units import parse_duration_s
 
 _MODEL = ModelSpec("", EngineSpec(()), PolicySpec(""))
 _STABILISATION = StabilisationSpec()
+_SLO = ServiceObjective()
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -300,6 +311,43 @@ class StabilisationSettings(Section):
         return StabilisationSpec(**self.model_dump())
 
 
+class LongerPromptsSettings(Section):
+    """Another limit for the first token of long prompts, which take their time to read."""
+
+    over_tokens: AtLeastOne = Field(description="Prompts of more tokens than this.")
+    first_token_s: PositiveDuration = Field(description="Their time to the first token, at most.")
+
+
+class SloSettings(Section):
+    """What the model's users are promised, measured at the gateway. Simulated runs are judged by it; nothing is decided
+    by it."""
+
+    first_token_s: PositiveDuration = Field(
+        default=_SLO.first_token_s, description="Time to the first token, at most."
+    )
+    per_token_s: PositiveDuration = Field(
+        default=_SLO.per_token_s, description="Mean time per output token after the first, at most."
+    )
+    longer_prompts: list[LongerPromptsSettings] = Field(
+        default=[], description="Other limits for the first token of long prompts, by rising length."
+    )
+
+    @model_validator(mode="after")
+    def _order(self) -> SloSettings:
+        lengths = [longer.over_tokens for longer in self.longer_prompts]
+        for index, (length, following) in enumerate(pairwise(lengths)):
+            if following <= length:
+                raise Misplaced(
+                    f"{following} does not rise above {length}; give limits by rising length",
+                    *("longer_prompts", index + 1, "over_tokens"),
+                )
+        return self
+
+    def to_spec(self) -> ServiceObjective:
+        longer = (LongerPrompts(one.over_tokens, one.first_token_s) for one in self.longer_prompts)
+        return ServiceObjective(self.first_token_s, self.per_token_s, tuple(longer))
+
+
 class ModelSettings(Section):
     """One model, as users name it in their requests."""
 
@@ -330,6 +378,7 @@ class ModelSettings(Section):
     shadows: dict[Name, PolicySettings] = Field(
         default={}, description="Policies that are asked and recorded beside it, but not followed."
     )
+    slo: SloSettings = Field(default=SloSettings(), description="What users are promised; reports judge by it.")
 
     @model_validator(mode="after")
     def _sense(self) -> ModelSettings:
@@ -355,6 +404,7 @@ class ModelSettings(Section):
             stop_grace_s=self.stop_grace_s,
             stabilisation=self.stabilisation.to_spec(),
             shadows={name: shadow.to_spec(self) for name, shadow in self.shadows.items()},
+            slo=self.slo.to_spec(),
         )
 
 
