@@ -29,29 +29,36 @@ def simulate(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Count malformed rows instead of stopping.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn.")] = 1,
     against: Annotated[Path | None, typer.Option("--against", help="Stand beside this run: the JSON of a demo or simulation.", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write a report into this folder: index.html, report.json, Parquet files.", show_default=False)] = None,
+    oracle: Annotated[bool | None, typer.Option("--oracle/--no-oracle", help="With --out: hold the run against a lower bound and a clairvoyant plan (default: where that takes no minutes).", show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The summary as one JSON document.")] = False,
 ) -> None:  # fmt: skip
     """Replay a trace or a scenario through the same core that runs in production, much faster than real time, and print
     the demo's summary."""
     from broker.model import wire
+    from cli.reporting import require_folder, write_report
     from cli.simulating import TraceRun, read_summary, simulate_trace
     from simulator.report.compare import compare
     from simulator.report.render import render, render_comparison
 
     if math.isnan(tail):
         raise fail("--tail: nan is not a number of seconds", Exit.USAGE)
+    if out is None and oracle is not None:
+        raise fail("--oracle and --no-oracle say what a report holds: give --out, too", Exit.USAGE)
     _check_load(
         trace, scenario, {"--model": model, "--window": span, "--rate-scale": rate_scale != 1.0, "--skip-bad": skip_bad}
     )
+    run = TraceRun(
+        trace, policies, site=site, model_id=model, span=span, rate_scale=rate_scale, scale_method=scale_method,
+        tail_s=tail, skip_bad=skip_bad, seed=seed, scenario=scenario, cluster=cluster,
+    )  # fmt: skip
     with told_errors():
         other = read_summary(against) if against is not None else None
-        simulated = simulate_trace(
-            TraceRun(
-                trace, policies, site=site, model_id=model, span=span, rate_scale=rate_scale,
-                scale_method=scale_method, tail_s=tail, skip_bad=skip_bad, seed=seed, scenario=scenario,
-                cluster=cluster,
-            )
-        )  # fmt: skip
+        if out is not None:
+            require_folder(out)
+        simulated = simulate_trace(run)
+        if out is not None:
+            write_report(run, simulated, out, oracle=oracle)
     summary, wall_s = simulated.report.summary, simulated.wall_s
     if as_json:
         print_json(wire.encode(summary) | {"wall_s": wall_s})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,14 +16,16 @@ from broker.app.settings.document import read_document
 from broker.app.settings.scenario import load_scenario
 from broker.model import wire
 from broker.model.errors import ConfigError, ConfigErrors, TraceError, WireError
-from broker.model.spec import ModelSpec, PoolSpec, SiteSpec
+from broker.model.spec import ModelSpec, PolicySpec, PoolSpec, SiteSpec
 from cli.clusters import read_cluster
 from cli.output import errors
 from cli.replayed import nothing_sent, trace_counts
+from policies.registry import cached
 from simulator.cluster.places import SLURM
 from simulator.cluster.plan import ClusterPlan
 from simulator.demand import Demand, demand_of, demand_of_scenario
 from simulator.engine.fleet import make_ready
+from simulator.oracle.policy import with_clairvoyant
 from simulator.report.summary import RunSummary, TraceCounts
 from simulator.run import Prepared, Report, prepare
 from simulator.simulation import SimulationSettings
@@ -56,42 +58,52 @@ class TraceRun:
 
 @dataclass(frozen=True, slots=True)
 class Simulated:
-    """What came of a run, and the seconds that it took."""
+    """What came of a run, and the seconds that it took. ``dated``: the trace has a date of its own."""
 
     report: Report
     wall_s: float
+    dated: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a run is asked, for ``span_s``. ``counts``: of the trace's rows. ``nothing``: why that may be nothing."""
+    """What a run is asked, for ``span_s``. ``dated``: ``start_at`` is a date of its own. ``counts``: of the trace's
+    rows. ``nothing``: why that may be nothing."""
 
     demand: Demand
     start_at: float | None
+    dated: bool
     span_s: float
     nothing: str
     counts: TraceCounts | None = None
 
 
-def simulate_trace(run: TraceRun) -> Simulated:
-    """Raises ``ConfigError`` and ``TraceError`` for files that cannot be used."""
-    prepared, asked = prepare_run(run)
+def simulate_trace(run: TraceRun, instead: Mapping[str, PolicySpec] | None = None) -> Simulated:
+    """``instead``: policies, by model, in place of those of the file.
+
+    Raises ``ConfigError`` and ``TraceError`` for files that cannot be used.
+    """
+    prepared, asked = prepare_run(run, instead)
     return _carried_out(prepared, asked)
 
 
-def prepare_run(run: TraceRun) -> tuple[Prepared, Asked]:
-    """The simulation that the options describe. Raises as ``simulate_trace``."""
+def prepare_run(run: TraceRun, instead: Mapping[str, PolicySpec] | None = None) -> tuple[Prepared, Asked]:
+    """The simulation that the options describe. Arguments and errors as for ``simulate_trace``."""
     site = load_site(run.site) if run.site is not None else None
-    models = load_policies(run.policies, site)
+    models = tuple(
+        replace(model, policy=(instead or {}).get(model.model_id, model.policy))
+        for model in load_policies(run.policies, site)
+    )
     asked = _of_trace(run.trace, run, models) if run.trace is not None else _of_scenario(run, models)
     spec = site.spec if site is not None else _roomy_site(models)
-    settings = SimulationSettings(tail_s=run.tail_s, warm_up_s=_WARM_UP_S)
+    settings = SimulationSettings(tail_s=run.tail_s, warm_up_s=WARM_UP_S)
     if asked.start_at is not None:
         settings = replace(settings, start_at=asked.start_at)
     try:
         prepared = prepare(
-            spec, _present(models, spec), asked.demand, seed=run.seed, settings=settings, cluster=_cluster(run, spec)
-        )
+            spec, _present(models, spec), asked.demand, seed=run.seed, policies=with_clairvoyant(cached()),
+            settings=settings, cluster=_cluster(run, spec),
+        )  # fmt: skip
     except ConfigErrors as error:
         raise ConfigErrors([_in_its_file(problem, run) for problem in error.problems]) from None
     return prepared, asked
@@ -105,10 +117,11 @@ def _of_trace(path: Path, run: TraceRun, models: tuple[ModelSpec, ...]) -> Asked
     scaled = scale_rate(replayable(reader), run.rate_scale, run.seed, run.scale_method)
     demand = demand_of(_model_id(models, run.model_id), window(scaled, part.window.start_s, part.window.end_s))
     # Schedules see the trace's own date where it has one.
-    began_at = part.began_at if part.began_at > 1e8 else SimulationSettings().start_at
+    dated = part.began_at > 1e8
+    began_at = part.began_at if dated else SimulationSettings().start_at
     span_s = min(part.window.end_s, part.span_s) - part.window.start_s
     return Asked(
-        demand, began_at + part.window.start_s, span_s, nothing_sent(part, run.rate_scale),
+        demand, began_at + part.window.start_s, dated, span_s, nothing_sent(part, run.rate_scale),
         trace_counts(part, run.rate_scale),
     )  # fmt: skip
 
@@ -122,8 +135,9 @@ def _of_scenario(run: TraceRun, models: tuple[ModelSpec, ...]) -> Asked:
         words = "the policies have no such model; they have " + ", ".join(known)
         raise ConfigErrors([document.problem(("models", name), words) for name in unknown])
     return Asked(
-        demand_of_scenario(scenario, run.seed), scenario.start_at, scenario.duration_s, "the scenario asks nothing"
-    )
+        demand_of_scenario(scenario, run.seed), scenario.start_at, scenario.start_at is not None, scenario.duration_s,
+        "the scenario asks nothing",
+    )  # fmt: skip
 
 
 def _cluster(run: TraceRun, site: SiteSpec) -> ClusterPlan | None:
@@ -174,7 +188,7 @@ def _carried_out(prepared: Prepared, asked: Asked) -> Simulated:
     if not report.summary.requests.sent:
         summary = replace(report.summary, problems=(*report.summary.problems, asked.nothing))
         report = replace(report, summary=summary)
-    return Simulated(report, time.perf_counter() - began)
+    return Simulated(report, time.perf_counter() - began, asked.dated)
 
 
 def _prepare_engine() -> None:
@@ -222,7 +236,7 @@ def _shown_progress() -> Iterator[Callable[[float, int], None]]:
         yield lambda percent, count: bar.update(task, completed=percent, count=count)
 
 
-_WARM_UP_S = 120.0
+WARM_UP_S = 120.0
 """The first replicas load before the trace begins, as they would have in a service that runs."""
 
 

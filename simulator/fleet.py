@@ -20,7 +20,9 @@ ENDED_KEPT_S = 3600.0
 class SimulatedReplica:
     """An engine's life. ``loaded_at``: when it begins to serve; infinity while that is not known.
 
-    ``not_after``, ``exit_code`` and ``detail`` are what its pool's listing says of it.
+    ``not_after``, ``exit_code`` and ``detail`` are what its pool's listing says of it. ``allocated_gpus``: what it
+    takes from others, with what it leaves unused of whole nodes. ``busy_s``: for how long it computed, known when it
+    has ended.
     """
 
     launch: Launch
@@ -33,6 +35,11 @@ class SimulatedReplica:
     detail: str = ""
     ended_at: float | None = None
     shown: ObservedReplica | None = None
+    allocated_gpus: int = 0
+    busy_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.allocated_gpus = self.allocated_gpus or self.launch.model.gpus
 
     @property
     def replica_id(self) -> str:

@@ -97,6 +97,7 @@ class Ledger:
             end_s=end_s,
             prompt_tokens=self.prompt_tokens[rows],
             output_tokens=output_tokens,
+            answer_tokens=self.output_tokens[rows],
             status=self.status[rows],
             model=self.model[rows],
             tenant=self.tenant[rows],

@@ -13,6 +13,8 @@ from policies.registry import cached
 from simulator.cluster.plan import ClusterPlan
 from simulator.demand import Demand, demand_by_model, demand_of, demand_of_scenario
 from simulator.engine.profile import EngineProfile
+from simulator.report.facts import Facts
+from simulator.report.recorder import Recorded, Recorder
 from simulator.report.summary import Outcomes, RunSummary, TraceCounts
 from simulator.simulation import Progress, Simulation, SimulationSettings, profile_of_launch
 from simulator.surroundings import Surroundings
@@ -25,17 +27,27 @@ Load = Iterable[TraceRequest] | Mapping[str, Iterable[TraceRequest]] | Scenario
 @dataclass(frozen=True, slots=True, eq=False)
 class Report:
     """``summary`` is what `tidegate simulate` prints; ``requests`` has one row for each request in order of arrival,
-    as numpy arrays, whose columns ``model`` and ``tenant`` are indexes of ``models`` and ``tenants`` here."""
+    as numpy arrays, whose columns ``model`` and ``tenant`` are indexes of ``models`` and ``tenants`` here. ``recorded``
+    is what the replicas did; ``simulator.report.compose.compose`` makes the document of it all."""
 
     summary: RunSummary
     requests: Outcomes
-    models: tuple[str, ...] = ()
-    tenants: tuple[str, ...] = ()
+    models: tuple[str, ...]
+    tenants: tuple[str, ...]
+    recorded: Recorded
 
     @staticmethod
-    def of(simulation: Simulation, summary: RunSummary) -> Report:
+    def of(simulation: Simulation, summary: RunSummary, recorded: Recorded) -> Report:
         """The report of a simulation that has run."""
-        return Report(summary, simulation.outcomes, simulation.model_ids, simulation.tenants)
+        return Report(summary, simulation.outcomes, simulation.model_ids, simulation.tenants, recorded)
+
+    @property
+    def facts(self) -> Facts:
+        summary = self.summary
+        return Facts(
+            self.requests, self.models, self.tenants, self.recorded, summary.decisions, summary.started_at,
+            summary.duration_s,
+        )  # fmt: skip
 
 
 def run(
@@ -70,11 +82,13 @@ class Prepared:
 
     def carry_out(self, *, trace: TraceCounts | None = None, progress: Progress | None = None) -> Report:
         """Arguments as for ``Simulation.run``."""
+        recorder = Recorder(self.simulation)
         summary = self.simulation.run(self.demand, trace=trace, progress=progress)
+        recorded = recorder.recorded()  # before the cluster runs on to the end of its jobs
         if self.surroundings is not None:
             queues = self.surroundings.queues(self.simulation)
             summary = replace(summary, queues=queues, batch=self.surroundings.batch(self.simulation))
-        return Report.of(self.simulation, summary)
+        return Report.of(self.simulation, summary, recorded)
 
 
 def prepare(

@@ -295,7 +295,7 @@ class Simulation:
 
     def ended(self, replica: SimulatedReplica) -> None:
         """See ``Service``. Open requests are cut if tokens had come, else routed again."""
-        self._catch_up()
+        replica.busy_s = self.busy_s(replica.replica_id)
         if self._door.gone(replica.replica_id, self._driver.now):
             self._driver.at(self._driver.now + _REPORT_DELAY_S, self._report_if_draining)
 
@@ -321,6 +321,12 @@ class Simulation:
         replica = self._replica(replica_id)
         if replica is not None and replica.phase is ReplicaPhase.STARTING:
             self._pool_of(replica).end(replica, exit_code=137)
+
+    def busy_s(self, replica_id: str) -> float:
+        """For how long a replica that has not ended has computed so far."""
+        self._catch_up()
+        place = self._door.place(replica_id)
+        return 0.0 if place is None else self._fleet.busy_s(place)
 
     # -- what the broker sees
 

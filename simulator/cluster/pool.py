@@ -91,7 +91,10 @@ class SlurmPool(SimulatedPool):
             request = self._request(launch)
             self._check_room(launch)
             self._actions.add(launch.action_id)
-            replica = SimulatedReplica(launch, self._profile_of(launch), None, math.inf, ReplicaPhase.PENDING)
+            replica = SimulatedReplica(
+                launch, self._profile_of(launch), None, math.inf, ReplicaPhase.PENDING,
+                allocated_gpus=request.nodes * request.gpus,
+            )  # fmt: skip
             self.replicas[launch.replica_id] = replica
             self._job_ids[launch.replica_id] = self._host.submit(request, lambda event: self._happened(replica, event))
         return self._accepted(launch.action_id, launch.replica_id, launch.model.model_id)

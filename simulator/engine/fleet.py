@@ -423,6 +423,10 @@ class EngineFleet:
         totals: Integers = self._state.replicas[name][: self._count].copy()
         return totals
 
+    def busy_s(self, replica: int) -> float:
+        """For how long a replica has computed: its iterations that have ended."""
+        return float(to_seconds(int(self._state.replicas[replica]["busy"])))
+
     def counters(self, replica: int) -> EngineCounters:
         record: Record = self._state.replicas[replica]
         return EngineCounters(

@@ -45,6 +45,8 @@ REPLICA = _record(
     "front_end_free_at", "received",
     # Totals, as in ``EngineCounters``.
     "prompt_tokens", "cached_tokens", "generation_tokens", "preemptions", "finished", "aborted",
+    # Ticks that its iterations took, of those that have ended.
+    "busy",
 )  # fmt: skip
 
 QUEUE = _record("first", "last", "length")

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from broker.model.spec import ServiceObjective
+
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Booleans = NDArray[np.bool_]
@@ -45,6 +47,14 @@ class ServiceLevel:
         lengths = [limit.up_to_tokens for limit in self.first_token]
         if not lengths or lengths != sorted(set(lengths)):
             raise ValueError(f"{self.name}: limits of the first token are given by rising prompt lengths, at least one")
+
+    @staticmethod
+    def of(name: str, objective: ServiceObjective) -> ServiceLevel:
+        """What a model's users are promised, as a class of that name."""
+        longer = objective.longer_prompts
+        lengths = [*(float(one.over_tokens) for one in longer), math.inf]
+        limits = [objective.first_token_s, *(one.first_token_s for one in longer)]
+        return ServiceLevel(name, tuple(map(FirstTokenLimit, lengths, limits)), objective.per_token_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,9 +68,10 @@ class Outcomes:
     """Requests as their clients saw them, one row each in all columns but the last two; times are seconds from the
     run's start, NaN for what did not happen.
 
-    ``output_tokens`` is what was received, ``status`` the index in ``OUTCOMES``; ``model`` and ``tenant`` are indexes
-    of whoever made the table, -1 for none. ``token_gaps_s`` are times between consecutive tokens, of all requests, each
-    of them ``token_gap_counts`` times.
+    ``output_tokens`` is what was received, ``answer_tokens`` what a whole answer has (where it is not known, what was
+    received), ``status`` the index in ``OUTCOMES``; ``model`` and ``tenant`` are indexes of whoever made the table, -1
+    for none. ``token_gaps_s`` are times between consecutive tokens, of all requests, each of them ``token_gap_counts``
+    times.
     """
 
     arrival_s: Floats
@@ -78,6 +79,7 @@ class Outcomes:
     end_s: Floats
     prompt_tokens: Integers
     output_tokens: Integers
+    answer_tokens: Integers
     status: Integers
     model: Integers
     tenant: Integers
@@ -90,12 +92,14 @@ class Outcomes:
     @staticmethod
     def of(requests: Sequence[RequestOutcome]) -> Outcomes:
         gaps_s = np.concatenate([np.zeros(0), *(np.asarray(r.token_gaps_s, dtype=float) for r in requests)])
+        received = np.array([request.output_tokens for request in requests], dtype=np.int64)
         return Outcomes(
             arrival_s=np.array([request.arrival_s for request in requests], dtype=float),
             first_token_s=np.array([request.first_token_s for request in requests], dtype=float),
             end_s=np.array([request.end_s for request in requests], dtype=float),
             prompt_tokens=np.array([request.prompt_tokens for request in requests], dtype=np.int64),
-            output_tokens=np.array([request.output_tokens for request in requests], dtype=np.int64),
+            output_tokens=received,
+            answer_tokens=received,
             status=np.array([OUTCOMES.index(request.status) for request in requests], dtype=np.int8),
             model=np.zeros(len(requests), np.int16),
             tenant=np.full(len(requests), -1, np.int16),

@@ -35,6 +35,7 @@ def end_runs(state: State, r: int, limit: int) -> None:
             state.changes_at[r] = ends_at
             return
         decode(replica, state.block_wanted[r], length)
+        replica.busy += ends_at - replica.run_started_at
         replica.run_length = 0
         replica.free_at = ends_at
         finish(state, r, ends_at, length)
@@ -52,6 +53,7 @@ def skip_ended(state: State, r: int, limit: int) -> None:
     ended_at = end_of(replica, ended)
     decode(replica, state.block_wanted[r], ended)
     stream(replica, ended, replica.decoding, ended_at)
+    replica.busy += ended_at - replica.run_started_at
     replica.run_started_at = ended_at
     replica.run_first += replica.run_growth * ended
     replica.run_length -= ended

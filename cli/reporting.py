@@ -1,0 +1,93 @@
+"""A simulated run's report in a folder: `simulate --out`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from broker.app.release import release
+from broker.model.errors import ConfigError
+from broker.model.spec import PolicySpec
+from cli.output import errors
+from cli.simulating import WARM_UP_S, Simulated, TraceRun, simulate_trace
+from simulator.report.compose import Source, compose
+from simulator.report.document import FileUsed, Oracle, RunReport, TraceUsed
+from simulator.report.facts import Facts
+from simulator.report.folder import PAGE, write_folder
+from simulator.report.gap import oracle_of
+from simulator.report.tables import WHOLE
+
+LONGEST_PLANNED_S = 30.0
+"""A clairvoyant plan is executed by up to five runs more; of those that took longer it must be asked for."""
+
+
+def require_folder(folder: Path) -> None:
+    """Before the run, not after it. Raises ``ConfigError`` where no report can be written."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError("is no folder; --out names the folder of the report", path=str(folder))
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / PAGE).exists():
+        raise ConfigError("holds something that is no report; give an empty or a new folder", path=str(folder))
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def write_report(run: TraceRun, simulated: Simulated, folder: Path, *, oracle: bool | None) -> None:
+    """``oracle``: None leaves out what takes long. Raises as ``simulate_trace``, and ``InvariantViolated`` for a run
+    that costs less than anything can."""
+    facts = simulated.report.facts
+    found = _oracle(run, simulated, facts, oracle)
+    report = report_of(run, simulated, oracle=found)
+    if not write_folder(folder, report, facts):
+        errors.print(f"no Parquet files: they need pyarrow ({WHOLE})", highlight=False, markup=False)
+    errors.print(f"report: {folder / PAGE}", highlight=False, markup=False, soft_wrap=True)
+
+
+def report_of(run: TraceRun, simulated: Simulated, *, oracle: Oracle | None = None) -> RunReport:
+    """The document of a run."""
+    summary = simulated.report.summary
+    counts = summary.trace
+    trace = None
+    if counts is not None:
+        trace = TraceUsed(
+            _used(run.trace), counts.rows, counts.failed, counts.bad, counts.window, counts.rate_scale,
+            run.scale_method.value, summary.started_at if simulated.dated else None,
+        )  # fmt: skip
+    source = Source(
+        version=release(),
+        seed=run.seed,
+        warm_up_s=WARM_UP_S,
+        dated=simulated.dated,
+        policies=_used(run.policies),
+        site=_used(run.site) if run.site is not None else None,
+        trace=trace,
+    )
+    return compose(simulated.report.facts, source, oracle=oracle)
+
+
+def _oracle(run: TraceRun, simulated: Simulated, facts: Facts, wanted: bool | None) -> Oracle:
+    if wanted is False:
+        return _without("--no-oracle was given")
+    if not facts.asked:
+        return _without("nothing was asked")
+    long = simulated.wall_s > LONGEST_PLANNED_S and not wanted
+    left_out = f"the run took {simulated.wall_s:.0f} s, and the plan takes up to five more; give --oracle for it"
+
+    def execute(policies: Mapping[str, PolicySpec]) -> Facts:
+        return simulate_trace(run, policies).report.facts
+
+    try:
+        with errors.status("looking for the best that was possible"):
+            return oracle_of(facts, None if long else execute, left_out=left_out if long else "")
+    except ConfigError as error:
+        if wanted:
+            raise
+        return _without(str(error))
+
+
+def _without(words: str) -> Oracle:
+    return Oracle(left_out=words, clairvoyant_left_out=words)
+
+
+def _used(path: Path) -> FileUsed:
+    with path.open("rb") as file:
+        return FileUsed(path.name, hashlib.file_digest(file, "sha256").hexdigest())

@@ -1,0 +1,211 @@
+// The report's tables. Columns: {title, number, of(row)}; what `of` gives is text or an element.
+
+function fill(table, columns, rows) {
+  const head = element("tr", {}, ...columns.map((one) => element("th", one.number ? { class: "number" } : {}, one.title)));
+  const body = rows.map((row) => element("tr", {}, ...columns.map((one) =>
+    element("td", one.number ? { class: "number" } : one.words ? { class: "words" } : {}, one.of(row)))));
+  table.replaceChildren(element("thead", {}, head), element("tbody", {}, ...body));
+  return table;
+}
+
+function card(title, columns, rows, words = [], wide = false) {
+  const box = element("div", { class: wide ? "card wide" : "card" }, element("h3", {}, title));
+  box.append(element("div", { class: "scroll" }, fill(element("table"), columns, rows)));
+  for (const sentence of words) box.append(element("p", {}, sentence));
+  return box;
+}
+
+function marked(text, extrapolated) {
+  if (!extrapolated) return text;
+  return element("span", {}, text, " ", element("span", { class: "extrapolated" }, "extrapolated"));
+}
+
+function resampledWords() {
+  const one = report.figures[0];
+  if (!one) return "";
+  const { level, n, blocks, resampling_seed: seed } = one.interval;
+  return `n = ${n} seed (${run.seed}), ${blocks} day block${blocks === 1 ? "" : "s"}; intervals: ${digits(level * 100)} % by ` +
+    `bootstrap over days, resampling seed ${seed}${blocks > 1 ? "" : "; one block has no interval"}.`;
+}
+
+function attainmentCard() {
+  const name = (row) => row.begin_s === null ? [row.kind, row.name].filter(Boolean).join(": ") : `${row.kind}, from ${instant(row.begin_s)}`;
+  const touched = report.figures.some((one) => one.name === "attainment" && one.extrapolated);
+  return card("In time (both limits kept)", [
+    { title: "Of", of: name, words: true },
+    { title: "in time", number: true, of: (row) => marked(percent(row.value), touched) },
+    { title: "interval", number: true, of: (row) => interval(row.interval, percent) },
+    { title: "kept", number: true, of: (row) => digits(row.kept) },
+    { title: "arrivals", number: true, of: (row) => digits(row.arrivals) },
+  ], report.attainment, [resampledWords(), "Rejected, failed, cut and unfinished requests are misses. The worst stretches are the worst of many and have no interval."]);
+}
+
+function latencyCard() {
+  const names = { ttft: "first token", tpot: "per output token", end_to_end: "end to end" };
+  const several = run.models.length > 1;
+  return card("Latencies", [
+    { title: "What", of: (row) => (several ? `${row.model_id || "all"}: ` : "") + names[row.what] },
+    { title: "P50", number: true, of: (row) => marked(seconds(row.latency.p50_s), row.extrapolated) },
+    { title: "P95", number: true, of: (row) => seconds(row.latency.p95_s) },
+    { title: "P99", number: true, of: (row) => seconds(row.latency.p99_s) },
+    { title: "max", number: true, of: (row) => seconds(row.latency.max_s) },
+    { title: "mean", number: true, of: (row) => seconds(row.latency.mean_s) },
+    { title: "n", number: true, of: (row) => digits(row.latency.count) },
+    { title: "limit", of: (row) => row.limits },
+  ], report.latencies, [`Over the requests that have one, of seed ${run.seed}; quantiles are exact and have no interval.`]);
+}
+
+function gpuCard() {
+  const parts = ["busy", "idle", "starting", "draining", "withheld"];
+  const share = (row, part) => (row.total ? ` (${digits((row[part] / row.total) * 100, 2)} %)` : "");
+  return card("GPU-hours", [
+    { title: "Pool", of: (row) => row.pool_id || "all" },
+    { title: "total", number: true, of: (row) => digits(row.total) },
+    ...parts.map((part) => ({ title: part, number: true, of: (row) => digits(row[part]) + share(row, part) })),
+  ], report.gpu_hours, [`From allocation to its end, of seed ${run.seed}; what was allocated in the ${seconds(run.warm_up_s)} of warm-up counts.`]);
+}
+
+function oracleCard() {
+  const oracle = report.oracle, plan = oracle.clairvoyant, whole = report.gpu_hours[0];
+  const rows = [["this run", whole.total, report.attainment[0].value, null]];
+  if (plan) rows.push(["clairvoyant plan, executed", plan.gpu_hours, plan.attainment, plan.gpu_hours_gap]);
+  if (oracle.bound_gpu_hours !== null) rows.push(["lower bound", oracle.bound_gpu_hours, 1 - oracle.allowance, oracle.gap]);
+  const words = [];
+  if (oracle.left_out) words.push(`No lower bound: ${oracle.left_out}.`);
+  else words.push(`The bound allows the run's own share of misses, in steps of ${seconds(oracle.step_s)}; nothing can cost less.`);
+  if (plan) words.push(plan.knows);
+  else if (oracle.clairvoyant_left_out) words.push(`No clairvoyant plan: ${oracle.clairvoyant_left_out}.`);
+  words.push(`n = 1 seed (${run.seed}).`);
+  return card("Against the oracle", [
+    { title: "Plan", of: (row) => row[0] },
+    { title: "GPU-hours", number: true, of: (row) => digits(row[1]) },
+    { title: "in time", number: true, of: (row) => percent(row[2]) },
+    { title: "the run takes", number: true, of: (row) => (row[3] === null ? "" : `${moreOrLess(row[3])}`) },
+  ], rows, words);
+}
+
+const FIGURES = {
+  attainment: ["In time", percent], unanswered: ["Not answered in full", percent], requests: ["Requests per second", digits],
+  ttft_mean: ["Mean time to first token", seconds], tpot_mean: ["Mean time per output token", seconds],
+  goodput_per_gpu: ["Goodput: in time per second and GPU", digits], gpu_s_per_request: ["GPU-seconds per request", digits],
+  gpu_hours_a_day: ["GPU-hours a day", digits], busy_gpu_hours_a_day: ["busy a day", digits], idle_gpu_hours_a_day: ["idle a day", digits],
+  starting_gpu_hours_a_day: ["starting a day", digits], draining_gpu_hours_a_day: ["draining a day", digits],
+  withheld_gpu_hours_a_day: ["withheld a day", digits], target_changes_a_day: ["Changes of targets a day", digits],
+};
+
+function figureCard() {
+  const [words, write] = [(row) => (FIGURES[row.name] || [row.name])[0], (row) => (FIGURES[row.name] || [null, digits])[1]];
+  return card("Figures by day", [
+    { title: "Figure", of: (row) => (row.model_id ? `${row.model_id}: ` : "") + words(row) },
+    { title: "value", number: true, of: (row) => marked(write(row)(row.value), row.extrapolated) },
+    { title: "interval", number: true, of: (row) => interval(row.interval, write(row)) },
+  ], report.figures, [resampledWords()]);
+}
+
+function harmCard() {
+  return card("Harm to batch jobs", [
+    { title: "Against", of: (row) => row.against },
+    { title: "GPUs", of: (row) => row.size },
+    { title: "jobs", number: true, of: (row) => digits(row.jobs) },
+    { title: "lost", number: true, of: (row) => digits(row.lost) },
+    { title: "delay mean", number: true, of: (row) => seconds(row.delay_mean_s) },
+    { title: "P50", number: true, of: (row) => seconds(row.delay_p50_s) },
+    { title: "P95", number: true, of: (row) => seconds(row.delay_p95_s) },
+    { title: "P99", number: true, of: (row) => seconds(row.delay_p99_s) },
+    { title: "delayed", number: true, of: (row) => percent(row.delayed_share) },
+    { title: "slowdown without", number: true, of: (row) => digits(row.slowdown_before) },
+    { title: "with", number: true, of: (row) => digits(row.slowdown_after) },
+  ], report.harm, [
+    "The same batch jobs with and without the replicas. The null moves submissions by seconds instead: backfill is chaotic, and only what goes beyond the null is harm.",
+    `n = 1 seed (${run.seed}).`], true);
+}
+
+function requestCard() {
+  const requests = report.requests, trace = run.trace;
+  const rows = Object.entries(requests).map(([name, count]) => [`requests ${name}`, count]);
+  if (trace) rows.push(["rows of the trace's part", trace.rows], ["of them failed where recorded, not sent", trace.failed], ["malformed rows skipped, whole file", trace.bad]);
+  const shown = rows.filter(([name, count]) => count || /sent|finished|failed where|malformed/.test(name));
+  return card("Requests", [
+    { title: "What", of: (row) => row[0] }, { title: "count", number: true, of: (row) => digits(row[1]) },
+  ], shown);
+}
+
+// -- decisions
+
+const PAGE = 100;
+const list = { rows: [], most: PAGE };
+
+function filterDecisions() {
+  const word = document.getElementById("find").value.toLowerCase(), code = document.getElementById("code").value;
+  const only = document.getElementById("changes").checked, model = chosenModel();
+  list.rows = report.decisions.filter((one) =>
+    (!only || one.before !== one.target) && (!code || one.code === code) && (!model || one.model_id === model) &&
+    (!word || [one.words, one.code, one.model_id, ...one.trail].some((text) => text.toLowerCase().includes(word))));
+  list.most = PAGE;
+  tellDecisions();
+}
+
+function tellDecisions() {
+  const counts = report.decision_counts, rows = list.rows.slice(0, list.most);
+  const table = fill(document.getElementById("decision-table"), [
+    { title: "When", of: (row) => instant(row.t_s) + (row.count > 1 ? ` for ${elapsed(row.until_s - row.t_s)}` : "") },
+    { title: "Model", of: (row) => row.model_id },
+    { title: "Target", of: (row) => (row.before === row.target ? `${row.target}` : `${row.before} → ${row.target}`) },
+    { title: "times", number: true, of: (row) => digits(row.count) },
+    { title: "Reason", words: true, of: reason },
+  ], rows);
+  [...table.tBodies[0].rows].forEach((line, index) => line.addEventListener("click", (at) => {
+    if (at.target.closest("summary")) return;
+    show(binOf(rows[index].t_s));
+    state.plots[2].box.scrollIntoView({ behavior: "smooth", block: "center" });
+  }));
+  document.getElementById("decision-count").textContent =
+    `${digits(list.rows.length)} rows of ${digits(counts.shown)}; the run made ${digits(counts.decisions)} decisions, ` +
+    `${digits(counts.changes)} of them changed a target. Like ones in a row are one row.`;
+  document.getElementById("more").hidden = list.rows.length <= list.most;
+}
+
+function reason(row) {
+  const head = element("span", {}, element("code", {}, row.code), ` ${row.words}`);
+  if (!row.trail.length) return head;
+  return element("details", {}, element("summary", {}, head), element("ol", {}, ...row.trail.map((step) => element("li", {}, step))));
+}
+
+// -- where the numbers come from
+
+function facts(pairs) {
+  return element("dl", { class: "facts" }, ...pairs.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
+}
+
+function fileWords(file) {
+  return element("span", {}, file.name, " ", element("code", {}, `sha256 ${file.sha256.slice(0, 16)}…`));
+}
+
+function provenance() {
+  const box = document.getElementById("provenance"), trace = run.trace;
+  const pairs = [["Tidegate", run.version], ["Seed", String(run.seed)], ["Cluster", run.cluster], ["Second 0", run.dated ? instant(0) : "the trace has no date"], ["Length", elapsed(run.duration_s)]];
+  if (trace) {
+    pairs.push(["Trace", fileWords(trace.file)]);
+    pairs.push(["Replayed", `${trace.window || "all of it"}, ${digits(trace.rate_scale)} times its rate${trace.rate_scale === 1 ? "" : ` (${trace.scale_method})`}`]);
+  }
+  if (run.policies) pairs.push(["Policies", fileWords(run.policies)]);
+  if (run.site) pairs.push(["Site", fileWords(run.site)]);
+  box.append(facts(pairs));
+  const models = card("Models", [
+    { title: "Model", of: (row) => row.model_id }, { title: "policy", of: (row) => row.policy },
+    { title: "replicas", of: (row) => `${row.minimum} to ${row.maximum}, ${row.gpus} GPU${row.gpus > 1 ? "s" : ""} each` },
+    { title: "pools", of: (row) => row.pools.join(", ") || "all" }, { title: "engine", of: (row) => row.profile },
+    { title: "requests", number: true, of: (row) => digits(row.requests) },
+    { title: "parameters", words: true, of: (row) => element("details", {}, element("summary", {}, "show"), element("code", {}, row.parameters)) },
+  ], run.models);
+  models.style.marginBottom = "14px";
+  box.append(models);
+  for (const used of run.profiles) {
+    const made = card(`Engine ${used.name}`, [
+      { title: "Coefficient", of: (row) => element("code", {}, row.name) }, { title: "value", number: true, of: (row) => digits(row.value) },
+      { title: "how", of: (row) => row.method }, { title: "source", words: true, of: (row) => row.source },
+    ], used.coefficients, [used.summary, ...used.extrapolated]);
+    made.style.marginBottom = "14px";
+    box.append(made);
+  }
+}
