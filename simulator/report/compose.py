@@ -177,7 +177,7 @@ def _notes(report: RunReport) -> list[str]:
         )
     if report.requests.sent != report.requests.finished:
         missed = report.requests.sent - report.requests.finished
-        notes.append(f"{missed:,} requests were not answered in full; they count as misses.")
+        notes.append(f"{missed:,} of {report.requests.sent:,} requests were not answered in full and count as misses.")
     if report.decision_counts.shown < report.decision_counts.rows:
         left = report.decision_counts.rows - report.decision_counts.shown
         notes.append(f"{left:,} rows of decisions are left out here; decisions.parquet has all.")

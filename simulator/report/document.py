@@ -204,8 +204,8 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class DecisionRow:
-    """Like decisions in a row are one: ``count`` of them from ``t_s`` to ``until_s``; a change of the target stands for
-    itself, with its ``trail``."""
+    """Between two changes of the target decisions with one reason ``code`` are one row: ``count`` of them from ``t_s``
+    to ``until_s``, with the words of the first. A change stands for itself, with its ``trail``."""
 
     t_s: float
     until_s: float

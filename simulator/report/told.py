@@ -12,17 +12,22 @@ MOST_ROWS = 2000
 
 
 def decision_rows(decisions: Iterable[Decision], started_at: float) -> list[DecisionRow]:
-    """Each change of a target by itself, what says the same in between together. In order of their beginnings."""
+    """Each change of a target by itself; between two changes, what was decided for the same reason code together, with
+    the words of the first. In order of their beginnings."""
     rows: list[DecisionRow] = []
-    open_rows: dict[str, int] = {}
+    since_change: dict[str, dict[str, int]] = {}
     for decision in decisions:
         t_s = decision.now - started_at
-        place = open_rows.get(decision.model_id)
         changes = decision.target != decision.before
-        if place is not None and not changes and _alike(rows[place], decision):
+        known = since_change.setdefault(decision.model_id, {})
+        place = known.get(decision.code)
+        if place is not None and not changes:
             rows[place] = replace(rows[place], until_s=t_s, count=rows[place].count + 1)
             continue
-        open_rows[decision.model_id] = len(rows)
+        if changes:
+            known.clear()
+        else:
+            known[decision.code] = len(rows)
         trail = tuple(f"{step.stage}: {step.value}, {step.words}" for step in decision.trail) if changes else ()
         rows.append(
             DecisionRow(
@@ -39,7 +44,3 @@ def shown(rows: Sequence[DecisionRow], decisions: int) -> tuple[tuple[DecisionRo
     others = [index for index, row in enumerate(rows) if row.before == row.target]
     kept = sorted([*changes[:MOST_ROWS], *others[: max(0, MOST_ROWS - len(changes))]])
     return tuple(rows[index] for index in kept), DecisionCounts(decisions, len(changes), len(rows), len(kept))
-
-
-def _alike(row: DecisionRow, decision: Decision) -> bool:
-    return row.before == row.target == decision.target and (row.code, row.policy) == (decision.code, decision.policy)

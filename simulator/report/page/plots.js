@@ -9,6 +9,7 @@ const COLOURS = {
 const SVG = "http://www.w3.org/2000/svg";
 const LEFT = 52, RIGHT = 8, TOP = 6, BOTTOM = 20;
 
+const several = new Set(report.series.filter((one) => one.name === "load").map((one) => one.labels.model)).size > 1;
 const state = { bin: null, plots: [] };
 
 function drawn(tag, attributes, text) {
@@ -33,7 +34,7 @@ function niceStep(span, wanted) {
 }
 
 function timeStep(span, wanted) {
-  const steps = [1, 5, 10, 30, 60, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800, 1209600, 2419200];
+  const steps = [1, 5, 10, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800, 1209600, 2419200];
   return steps.find((step) => span / step <= wanted) || niceStep(span, wanted);
 }
 
@@ -105,7 +106,8 @@ class Plot {
     // A limit far above what was measured would press the lines to the floor: it is told at the top instead.
     const near = this.limits.map((limit) => limit.value).filter((value) => value <= 4 * greatest);
     const top = this.most ?? Math.max(greatest, ...near, 0);
-    const step = niceStep(Math.max(top - this.least, 1e-9), 3);
+    const span = Math.max(top - this.least, 1e-9);
+    const step = this.write === seconds && span > 90 ? timeStep(span, 4) : niceStep(span, 3);
     this.step = step;
     this.low = this.least;
     this.high = this.most ?? this.least + Math.max(1, Math.ceil((top * 1.02 - this.least) / step)) * step;
@@ -121,7 +123,7 @@ class Plot {
     const floor = new Array(grid.bins).fill(0);
     for (const line of this.lines) if (line.stacked) this.area(line, floor);
     for (const line of this.lines) if (!line.stacked) this.line(line);
-    for (const limit of this.limits) this.limit(limit);
+    this.limits.forEach((limit, index) => this.limit(limit, LEFT + 4 + 60 * index));
     for (const mark of this.marks) this.mark(mark);
     this.cross = this.svg.appendChild(drawn("line", { class: "cross", y1: TOP, y2: this.height - BOTTOM, visibility: "hidden" }));
     this.read();
@@ -185,10 +187,10 @@ class Plot {
     this.svg.append(drawn("path", { d: `M${upper.join("L")}L${lower.join("L")}Z`, fill: `var(${colour})` }));
   }
 
-  limit({ value, words }) {
+  limit({ value, words }, x) {
     const beyond = value > this.high, y = beyond ? TOP : this.y(value);
     if (!beyond) this.svg.append(drawn("line", { class: "limit-line", x1: LEFT, x2: this.width - RIGHT, y1: y, y2: y }));
-    this.svg.append(drawn("text", { class: "limit", x: LEFT + 4, y: beyond ? TOP + 9 : Math.max(TOP + 9, y - 4) }, beyond ? `${words} (above)` : words));
+    this.svg.append(drawn("text", { class: "limit", x, y: beyond ? TOP + 9 : Math.max(TOP + 9, y - 4) }, beyond ? `${words} (above)` : words));
   }
 
   mark({ t, up }) {
@@ -293,7 +295,7 @@ function buildPlots() {
     new Plot("Time to first token, by arrival", { lines: quantiles("ttft"), limits: limits.ttft, write: seconds, logged: true }),
     new Plot("Time per output token, by arrival", { lines: quantiles("tpot"), limits: limits.tpot, write: seconds, logged: true }),
     new Plot("In time, share of arrivals", { lines: lineOf("attainment", labels, "in time", "--c2"), write: percent, height: 110, most: 1 }),
-    new Plot(run.models.length > 1 ? "GPUs, all models" : "GPUs", { lines: gpus, height: 150 }),
+    new Plot(several || run.models.length > 1 ? "GPUs, all models" : "GPUs", { lines: gpus, height: 150 }),
   ];
   const box = document.getElementById("plots");
   const why = element("div", { class: "why", id: "why" });
@@ -321,7 +323,7 @@ function tellWhy(bin) {
   if (!told.length) box.append(element("p", {}, "No decision here."));
   for (const one of told) {
     const change = one.before === one.target ? `stays ${one.target}` : `${one.before} → ${one.target}`;
-    const who = run.models.length > 1 ? `${one.model_id}: ` : "";
+    const who = several ? `${one.model_id}: ` : "";
     box.append(element("p", {}, element("time", {}, instant(one.t_s, false)), `${who}${change}, ${one.words}`));
   }
 }

@@ -42,7 +42,7 @@ function attainmentCard() {
 
 function latencyCard() {
   const names = { ttft: "first token", tpot: "per output token", end_to_end: "end to end" };
-  const several = run.models.length > 1;
+  const limits = report.latencies.filter((row) => row.limits).map((row) => `${several ? `${row.model_id}, ` : ""}${names[row.what]}: ${row.limits}`);
   return card("Latencies", [
     { title: "What", of: (row) => (several ? `${row.model_id || "all"}: ` : "") + names[row.what] },
     { title: "P50", number: true, of: (row) => marked(seconds(row.latency.p50_s), row.extrapolated) },
@@ -51,8 +51,7 @@ function latencyCard() {
     { title: "max", number: true, of: (row) => seconds(row.latency.max_s) },
     { title: "mean", number: true, of: (row) => seconds(row.latency.mean_s) },
     { title: "n", number: true, of: (row) => digits(row.latency.count) },
-    { title: "limit", of: (row) => row.limits },
-  ], report.latencies, [`Over the requests that have one, of seed ${run.seed}; quantiles are exact and have no interval.`]);
+  ], report.latencies, [`Limits: ${limits.join("; ")}.`, `Over the requests that have one, of seed ${run.seed}; quantiles are exact and have no interval.`]);
 }
 
 function gpuCard() {
@@ -62,7 +61,7 @@ function gpuCard() {
     { title: "Pool", of: (row) => row.pool_id || "all" },
     { title: "total", number: true, of: (row) => digits(row.total) },
     ...parts.map((part) => ({ title: part, number: true, of: (row) => digits(row[part]) + share(row, part) })),
-  ], report.gpu_hours, [`From allocation to its end, of seed ${run.seed}; what was allocated in the ${seconds(run.warm_up_s)} of warm-up counts.`]);
+  ], report.gpu_hours, [`From allocation to its end, of seed ${run.seed}; what was allocated in the ${seconds(run.warm_up_s)} of warm-up counts.`], true);
 }
 
 function oracleCard() {

@@ -23,7 +23,7 @@ function seconds(value) {
   if (value === 0) return "0 s";
   const size = Math.abs(value);
   if (size < 1) return `${digits(value * 1000)} ms`;
-  return size < 600 ? `${digits(value)} s` : elapsed(value);
+  return size < 120 ? `${digits(value)} s` : elapsed(value);
 }
 
 function elapsed(value) {
@@ -44,7 +44,7 @@ function percent(value) {
   // Near either end more digits: 99.95 % must not read as 100 %.
   const away = Math.min(value, 1 - value) * 100;
   const places = Math.min(6, Math.max(1, Math.ceil(1 - Math.log10(away))));
-  return `${(value * 100).toFixed(places)} %`;
+  return `${Number((value * 100).toFixed(places))} %`;
 }
 
 function moreOrLess(share) {
