@@ -26,7 +26,7 @@ from simulator.report.document import (
 from simulator.report.facts import Facts
 from simulator.report.figures import Figures
 from simulator.report.series import grid_for, series_of
-from simulator.report.summary import OUTCOMES, Outcome, RequestCounts
+from simulator.report.summary import OUTCOMES, RequestCounts
 from simulator.report.told import decision_rows, shown
 from simulator.statistics import DEFAULT_RESAMPLING, Resampling
 
@@ -147,9 +147,7 @@ def _workload(facts: Facts, model_id: str) -> WorkloadRange:
         "prompt_tokens": out.prompt_tokens[rows],
         "output_tokens": out.answer_tokens[rows],
     }
-    return WorkloadRange(
-        **{name: Range(float(column.min()), float(column.max())) for name, column in lengths.items()}
-    )
+    return WorkloadRange(**{name: Range(float(column.min()), float(column.max())) for name, column in lengths.items()})
 
 
 # -- words

@@ -23,7 +23,7 @@ NO_TENANT = "(none)"
 
 @dataclass(frozen=True, eq=False)
 class Facts:
-    """``models`` and ``tenants`` name the numbers in ``outcomes``; ``started_at`` is second 0 in the decisions' time."""
+    """``models`` and ``tenants`` name the numbers in ``outcomes``; ``started_at`` is second 0, in epoch seconds."""
 
     outcomes: Outcomes
     models: tuple[str, ...]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import astuple
+from itertools import pairwise
 
 import numpy as np
 
@@ -136,7 +136,7 @@ class Figures:
             return
         prompts, own = facts.outcomes.prompt_tokens, facts.rows_of(model_id)
         prefix = f"{model_id}, " if len(facts.asked) > 1 else ""
-        for over, up_to in zip(lengths[:-1], lengths[1:], strict=True):
+        for over, up_to in pairwise(lengths):
             words = f"over {over:g} tokens" if np.isinf(up_to) else f"up to {up_to:g} tokens"
             yield self._share("prompt length", prefix + words, own & (prompts > over) & (prompts <= up_to))
 
@@ -210,4 +210,4 @@ def _worst(words: str, worst: WorstWindow) -> AttainmentRow:
 
 
 def _gpu_row(pool_id: str, hours: GpuHours) -> GpuHoursRow:
-    return GpuHoursRow(pool_id, *astuple(hours), total=hours.total)
+    return GpuHoursRow(pool_id, hours.busy, hours.idle, hours.starting, hours.draining, hours.withheld, hours.total)

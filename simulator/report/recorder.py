@@ -219,9 +219,7 @@ class Recorder:
                 told.append(self._interval(life, part, part_begin, part_end, max(0.0, busy_s)))
         return told
 
-    def _interval(
-        self, life: _Life, phase: ReplicaPhase, begin: float, end: float, busy_s: float
-    ) -> ReplicaInterval:
+    def _interval(self, life: _Life, phase: ReplicaPhase, begin: float, end: float, busy_s: float) -> ReplicaInterval:
         record, process = life.record, life.process
         allocated = process.allocated_gpus if process is not None else record.gpus
         interval = PhaseInterval(

@@ -25,7 +25,7 @@ def grid_of(end_s: float, most_bins: int) -> Grid:
 
 
 def edges_of(grid: Grid) -> Floats:
-    return grid.begin_s + grid.bin_s * np.arange(grid.bins + 1)
+    return np.asarray(grid.begin_s + grid.bin_s * np.arange(grid.bins + 1.0))
 
 
 def bins_of(grid: Grid, times: Floats) -> Bins:

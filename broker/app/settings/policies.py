@@ -322,9 +322,7 @@ class SloSettings(Section):
     """What the model's users are promised, measured at the gateway. Simulated runs are judged by it; nothing is decided
     by it."""
 
-    first_token_s: PositiveDuration = Field(
-        default=_SLO.first_token_s, description="Time to the first token, at most."
-    )
+    first_token_s: PositiveDuration = Field(default=_SLO.first_token_s, description="Time to the first token, at most.")
     per_token_s: PositiveDuration = Field(
         default=_SLO.per_token_s, description="Mean time per output token after the first, at most."
     )

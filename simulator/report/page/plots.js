@@ -320,7 +320,11 @@ function tellWhy(bin) {
   const changes = found.filter((one) => one.before !== one.target);
   const rest = found.filter((one) => one.before === one.target && one.t_s < end && one.until_s >= begin);
   const told = [...changes.slice(0, 3), ...rest].slice(0, 3);
-  if (!told.length) box.append(element("p", {}, "No decision here."));
+  if (!told.length) {
+    const last = changesOf(model).filter((one) => one.t_s < begin).pop();
+    if (!last) box.append(element("p", {}, "No decision until here."));
+    else told.push(last);
+  }
   for (const one of told) {
     const change = one.before === one.target ? `stays ${one.target}` : `${one.before} → ${one.target}`;
     const who = several ? `${one.model_id}: ` : "";

@@ -197,14 +197,12 @@ function provenance() {
     { title: "requests", number: true, of: (row) => digits(row.requests) },
     { title: "parameters", words: true, of: (row) => element("details", {}, element("summary", {}, "show"), element("code", {}, row.parameters)) },
   ], run.models);
-  models.style.marginBottom = "14px";
   box.append(models);
   for (const used of run.profiles) {
     const made = card(`Engine ${used.name}`, [
       { title: "Coefficient", of: (row) => element("code", {}, row.name) }, { title: "value", number: true, of: (row) => digits(row.value) },
       { title: "how", of: (row) => row.method }, { title: "source", words: true, of: (row) => row.source },
     ], used.coefficients, [used.summary, ...used.extrapolated]);
-    made.style.marginBottom = "14px";
     box.append(made);
   }
 }
