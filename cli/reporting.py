@@ -16,6 +16,7 @@ from simulator.report.document import FileUsed, Oracle, RunReport, TraceUsed
 from simulator.report.facts import Facts
 from simulator.report.folder import PAGE, write_folder
 from simulator.report.gap import oracle_of
+from simulator.report.options import OracleChoice
 from simulator.report.tables import WHOLE
 
 LONGEST_PLANNED_S = 30.0
@@ -31,8 +32,8 @@ def require_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def write_report(run: TraceRun, simulated: Simulated, folder: Path, *, oracle: bool | None) -> None:
-    """``oracle``: None leaves out what takes long. Raises as ``simulate_trace``, and ``InvariantViolated`` for a run
+def write_report(run: TraceRun, simulated: Simulated, folder: Path, *, oracle: OracleChoice) -> None:
+    """Raises as ``simulate_trace``, and ``InvariantViolated`` for a run
     that costs less than anything can."""
     facts = simulated.report.facts
     found = _oracle(run, simulated, facts, oracle)
@@ -64,13 +65,14 @@ def report_of(run: TraceRun, simulated: Simulated, *, oracle: Oracle | None = No
     return compose(simulated.report.facts, source, oracle=oracle)
 
 
-def _oracle(run: TraceRun, simulated: Simulated, facts: Facts, wanted: bool | None) -> Oracle:
-    if wanted is False:
-        return _without("--no-oracle was given")
+def _oracle(run: TraceRun, simulated: Simulated, facts: Facts, wanted: OracleChoice) -> Oracle:
+    if wanted is OracleChoice.NEVER:
+        return _without("--oracle never was given")
     if not facts.asked:
         return _without("nothing was asked")
-    long = simulated.wall_s > LONGEST_PLANNED_S and not wanted
-    left_out = f"the run took {simulated.wall_s:.0f} s, and the plan takes up to five more; give --oracle for it"
+    always = wanted is OracleChoice.ALWAYS
+    long = simulated.wall_s > LONGEST_PLANNED_S and not always
+    left_out = f"the run took {simulated.wall_s:.0f} s, and the plan takes up to five more; --oracle always makes it"
 
     def execute(policies: Mapping[str, PolicySpec]) -> Facts:
         return simulate_trace(run, policies).report.facts
@@ -79,7 +81,7 @@ def _oracle(run: TraceRun, simulated: Simulated, facts: Facts, wanted: bool | No
         with errors.status("looking for the best that was possible"):
             return oracle_of(facts, None if long else execute, left_out=left_out if long else "")
     except ConfigError as error:
-        if wanted:
+        if always:
             raise
         return _without(str(error))
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from cli.output import Exit, console, errors, fail, print_json, told_errors
+from simulator.report.options import OracleChoice
 from traces.options import LARGEST_RATE_SCALE, ScaleMethod
 
 LONGEST_TAIL_S = 30 * 86_400.0
@@ -30,7 +31,7 @@ def simulate(
     seed: Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn.")] = 1,
     against: Annotated[Path | None, typer.Option("--against", help="Stand beside this run: the JSON of a demo or simulation.", show_default=False)] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write a report into this folder: index.html, report.json, Parquet files.", show_default=False)] = None,
-    oracle: Annotated[bool | None, typer.Option("--oracle/--no-oracle", help="With --out: hold the run against a lower bound and a clairvoyant plan (default: where that takes no minutes).", show_default=False)] = None,
+    oracle: Annotated[OracleChoice, typer.Option("--oracle", help="With --out: whether the run is held against a lower bound and a clairvoyant plan; by itself the plan is made where that takes no minutes.")] = OracleChoice.AUTO,
     as_json: Annotated[bool, typer.Option("--json", help="The summary as one JSON document.")] = False,
 ) -> None:  # fmt: skip
     """Replay a trace or a scenario through the same core that runs in production, much faster than real time, and print
@@ -43,8 +44,8 @@ def simulate(
 
     if math.isnan(tail):
         raise fail("--tail: nan is not a number of seconds", Exit.USAGE)
-    if out is None and oracle is not None:
-        raise fail("--oracle and --no-oracle say what a report holds: give --out, too", Exit.USAGE)
+    if out is None and oracle is OracleChoice.ALWAYS:
+        raise fail("--oracle says what a report holds: give --out, too", Exit.USAGE)
     _check_load(
         trace, scenario, {"--model": model, "--window": span, "--rate-scale": rate_scale != 1.0, "--skip-bad": skip_bad}
     )
