@@ -41,6 +41,7 @@ format: install ## Format the code
 
 docs: install ## Generate the documents that come from code (schemas, configuration, API, command line)
 	@$(BIN)/python -m broker.model.json_schema docs/schemas
+	@$(BIN)/python -m simulator.report docs/schemas
 	@$(BIN)/python -m broker.app.settings docs
 	@$(BIN)/python -m broker.app docs/openapi.json
 	@$(BIN)/python -m cli.reference docs/cli.md

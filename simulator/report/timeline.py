@@ -112,7 +112,8 @@ def oldest_wait(grid: Grid, arrival_s: Floats, served_s: Floats, end_s: float) -
     if not len(arrival_s):
         return greatest
     ends = np.minimum(served_s, end_s)
-    np.maximum.at(greatest, bins_of(grid, ends), ends - arrival_s)
+    # A wait that ends with a bin was longest in that bin.
+    np.maximum.at(greatest, bins_of(grid, np.nextafter(ends, -np.inf)), ends - arrival_s)
     edges = np.minimum(edges_of(grid)[1:], end_s)
     # The first row that is still waiting at an edge is the first at which the latest end so far lies beyond it.
     oldest = np.searchsorted(np.maximum.accumulate(served_s), edges, side="right")

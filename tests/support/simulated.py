@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from hypothesis import strategies as st
 
+from broker.control.decide import Policies
 from broker.log.memory import MemoryLog, MemoryStore
 from broker.model.spec import EngineSpec, Limits, ModelSpec, PolicySpec, PoolSpec, SiteSpec
 from policies.registry import cached
@@ -50,10 +51,11 @@ class SmallRun:
     tail_s: float = 30.0
     store: MemoryStore = field(default_factory=MemoryStore)
     slurm: Mapping[str, SlurmPlace] = field(default_factory=dict)
+    policies: Policies = field(default_factory=cached)
 
     def __post_init__(self) -> None:
         self.simulation = Simulation(
-            SITE, (self.model,), log=MemoryLog(self.store), policies=cached(),
+            SITE, (self.model,), log=MemoryLog(self.store), policies=self.policies,
             settings=SimulationSettings(tail_s=self.tail_s, warm_up_s=self.warm_up_s),
             profile_of=lambda launch: SLOW_ENGINE,
             slurm=self.slurm,
