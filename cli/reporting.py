@@ -48,7 +48,7 @@ def report_of(run: TraceRun, simulated: Simulated, *, oracle: Oracle | None = No
     summary = simulated.report.summary
     counts = summary.trace
     trace = None
-    if counts is not None:
+    if counts is not None and run.trace is not None:
         trace = TraceUsed(
             _used(run.trace), counts.rows, counts.failed, counts.bad, counts.window, counts.rate_scale,
             run.scale_method.value, summary.started_at if simulated.dated else None,
@@ -59,10 +59,12 @@ def report_of(run: TraceRun, simulated: Simulated, *, oracle: Oracle | None = No
         warm_up_s=WARM_UP_S,
         dated=simulated.dated,
         policies=_used(run.policies),
-        site=_used(run.site) if run.site is not None else None,
+        site=_used_if(run.site),
         trace=trace,
+        scenario=_used_if(run.scenario),
+        cluster_file=_used_if(run.cluster),
     )
-    return compose(simulated.report.facts, source, oracle=oracle)
+    return compose(simulated.report.facts, source, oracle=oracle, queues=summary.queues, batch=summary.batch)
 
 
 def _oracle(run: TraceRun, simulated: Simulated, facts: Facts, wanted: OracleChoice) -> Oracle:
@@ -88,6 +90,10 @@ def _oracle(run: TraceRun, simulated: Simulated, facts: Facts, wanted: OracleCho
 
 def _without(words: str) -> Oracle:
     return Oracle(left_out=words, clairvoyant_left_out=words)
+
+
+def _used_if(path: Path | None) -> FileUsed | None:
+    return _used(path) if path is not None else None
 
 
 def _used(path: Path) -> FileUsed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +15,6 @@ from simulator.profiles.profile import COEFFICIENTS, Profile, Range, WorkloadRan
 from simulator.report.document import (
     CoefficientUsed,
     FileUsed,
-    HarmRow,
     ModelUsed,
     Oracle,
     ProfileUsed,
@@ -26,7 +25,7 @@ from simulator.report.document import (
 from simulator.report.facts import Facts
 from simulator.report.figures import Figures
 from simulator.report.series import grid_for, series_of
-from simulator.report.summary import OUTCOMES, RequestCounts
+from simulator.report.summary import OUTCOMES, BatchFigures, QueueFigures, RequestCounts
 from simulator.report.told import decision_rows, shown
 from simulator.statistics import DEFAULT_RESAMPLING, Resampling
 
@@ -42,14 +41,16 @@ class Source:
     policies: FileUsed | None = None
     site: FileUsed | None = None
     trace: TraceUsed | None = None
+    scenario: FileUsed | None = None
+    cluster_file: FileUsed | None = None
     ended_early: str = ""
 
 
 def compose(
-    facts: Facts, source: Source, *, oracle: Oracle | None = None, harm: Sequence[HarmRow] = (),
-    resampling: Resampling = DEFAULT_RESAMPLING,
+    facts: Facts, source: Source, *, oracle: Oracle | None = None, queues: Mapping[str, QueueFigures] | None = None,
+    batch: BatchFigures | None = None, resampling: Resampling = DEFAULT_RESAMPLING,
 ) -> RunReport:  # fmt: skip
-    """All figures, series and words of a run. ``oracle`` and ``harm`` take runs of their own."""
+    """All figures, series and words of a run. ``oracle``, and a cluster's ``queues`` and ``batch``, are found apart."""
     profiles = {model_id: _profile_used(facts, model_id) for model_id in facts.asked}
     outside = frozenset(model_id for model_id, used in profiles.items() if used is not None and used.extrapolated)
     figures = Figures(facts, source.seed, resampling, extrapolated=outside)
@@ -68,7 +69,8 @@ def compose(
         decision_counts=counts,
         decisions=decisions,
         oracle=oracle or Oracle(left_out="not asked for", clairvoyant_left_out="not asked for"),
-        harm=tuple(harm),
+        queues=queues or {},
+        batch=batch,
     )
     return replace(report, notes=tuple(_notes(report)))
 
@@ -87,6 +89,8 @@ def _described(facts: Facts, source: Source, profiles: Sequence[ProfileUsed]) ->
         policies=source.policies,
         site=source.site,
         trace=source.trace,
+        scenario=source.scenario,
+        cluster_file=source.cluster_file,
         models=tuple(
             ModelUsed(
                 model.model_id, model.policy.kind,
@@ -166,7 +170,7 @@ def _notes(report: RunReport) -> list[str]:
     for used in run.profiles:
         notes += [f"{used.name}: {words}." for words in used.extrapolated]
     if not run.dated:
-        notes.append("The trace has no date: second 0 was placed on an arbitrary one, which schedules go by.")
+        notes.append("The load has no date: second 0 was placed on an arbitrary one, which schedules go by.")
     blocks = max((figure.interval.blocks for figure in report.figures), default=1)
     if blocks < 2:
         notes.append(

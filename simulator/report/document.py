@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from broker.model import wire
 from broker.model.spec import ServiceObjective
-from simulator.report.summary import Latency, RequestCounts
+from simulator.report.summary import BatchFigures, Latency, QueueFigures, RequestCounts
 from simulator.statistics import Metric
 
 
@@ -84,7 +84,8 @@ class ProfileUsed:
 
 @dataclass(frozen=True, slots=True)
 class RunDescription:
-    """What was run. ``started_at`` places second 0; ``dated``: that is the trace's own date and not a stand-in.
+    """What was run: a trace or a scenario, and with ``cluster_file`` on a simulated cluster. ``started_at`` places
+    second 0; ``dated``: that is a date of the load's own and not a stand-in.
     ``ended_early`` says why a report is of a part of the run only; empty if it is whole."""
 
     version: str
@@ -97,6 +98,8 @@ class RunDescription:
     policies: FileUsed | None = None
     site: FileUsed | None = None
     trace: TraceUsed | None = None
+    scenario: FileUsed | None = None
+    cluster_file: FileUsed | None = None
     models: tuple[ModelUsed, ...] = ()
     profiles: tuple[ProfileUsed, ...] = ()
     ended_early: str = ""
@@ -255,26 +258,9 @@ class Oracle:
 
 
 @dataclass(frozen=True, slots=True)
-class HarmRow:
-    """See ``simulator.cluster.harm.Harm``. ``against``: the replicas, or the null (submissions jittered by seconds)."""
-
-    cluster: str
-    against: str
-    size: str
-    jobs: int
-    lost: int
-    delay_mean_s: float | None
-    delay_p50_s: float | None
-    delay_p95_s: float | None
-    delay_p99_s: float | None
-    delayed_share: float | None
-    slowdown_before: float | None
-    slowdown_after: float | None
-
-
-@dataclass(frozen=True, slots=True)
 class RunReport:
-    """The document. ``notes`` are sentences that a reader must know before trusting a figure."""
+    """The document. ``queues``, by pool, and ``batch`` are of a simulated cluster: waits of the replicas' jobs, and the
+    harm to those of others. ``notes`` are sentences that a reader must know before trusting a figure."""
 
     run: RunDescription
     requests: RequestCounts
@@ -287,7 +273,8 @@ class RunReport:
     decision_counts: DecisionCounts
     decisions: tuple[DecisionRow, ...]
     oracle: Oracle
-    harm: tuple[HarmRow, ...] = ()
+    queues: Mapping[str, QueueFigures] = field(default_factory=dict)
+    batch: BatchFigures | None = None
     notes: tuple[str, ...] = ()
 
     def figure(self, name: str, model_id: str = "") -> Figure | None:

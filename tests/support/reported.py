@@ -29,7 +29,7 @@ def reported(requests: list[TraceRequest] = BURST, small: SmallRun | None = None
     small = small or SmallRun()
     recorder = Recorder(small.simulation)
     summary = small.run(requests)
-    return Report.of(small.simulation, summary, recorder)
+    return Report.of(small.simulation, summary, recorder.recorded())
 
 
 def document(facts: Facts, oracle: Oracle | None = None) -> RunReport:

@@ -28,8 +28,9 @@ def page_of(report: RunReport) -> str:
 
 
 def _title(report: RunReport) -> str:
-    trace = report.run.trace
-    return f"Tidegate: {trace.file.name if trace is not None else report.run.cluster}"
+    run = report.run
+    load = run.trace.file if run.trace is not None else run.scenario
+    return f"Tidegate: {load.name if load is not None else run.cluster}"
 
 
 def _file(name: str) -> str:

@@ -22,7 +22,7 @@ function tiles() {
 }
 
 function headline() {
-  const trace = run.trace ? run.trace.file.name : run.cluster;
+  const trace = run.trace ? run.trace.file.name : run.scenario ? run.scenario.name : run.cluster;
   const when = run.dated ? `${instant(0)}, ` : "";
   const policies = [...new Set(run.models.filter((one) => one.requests).map((one) => one.policy))].join(", ");
   document.getElementById("headline").textContent =
@@ -72,7 +72,8 @@ function start() {
   buildPlots();
   if (wanted.t !== undefined) show(binOf(Number(wanted.t)));
   const cards = [attainmentCard(), latencyCard(), gpuCard(), oracleCard(), figureCard(), requestCard()];
-  if (report.harm.length) cards.push(harmCard());
+  if (Object.keys(report.queues).length) cards.push(queueCard());
+  if (report.batch) cards.push(harmCard());
   document.getElementById("tables").append(...cards);
   provenance();
   filterDecisions();

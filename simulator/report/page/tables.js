@@ -102,8 +102,10 @@ function figureCard() {
 }
 
 function harmCard() {
+  const batch = report.batch, wait = (latency) => `mean ${seconds(latency.mean_s)}, P95 ${seconds(latency.p95_s)}`;
+  const rows = [...batch.harm.map((row) => ({ ...row, of: "the replicas" })), ...batch.null.map((row) => ({ ...row, of: "the null" }))];
   return card("Harm to batch jobs", [
-    { title: "Against", of: (row) => row.against },
+    { title: "By", of: (row) => row.of },
     { title: "GPUs", of: (row) => row.size },
     { title: "jobs", number: true, of: (row) => digits(row.jobs) },
     { title: "lost", number: true, of: (row) => digits(row.lost) },
@@ -114,9 +116,22 @@ function harmCard() {
     { title: "delayed", number: true, of: (row) => percent(row.delayed_share) },
     { title: "slowdown without", number: true, of: (row) => digits(row.slowdown_before) },
     { title: "with", number: true, of: (row) => digits(row.slowdown_after) },
-  ], report.harm, [
-    "The same batch jobs with and without the replicas. The null moves submissions by seconds instead: backfill is chaotic, and only what goes beyond the null is harm.",
-    `n = 1 seed (${run.seed}).`], true);
+  ], rows, [
+    `The same batch jobs with and without the replicas. The null moves submissions by up to ${seconds(batch.jitter_s)} instead: backfill is chaotic, and only what goes beyond the null is harm.`,
+    `Waits beside the replicas: ${wait(batch.wait)}; without them: ${wait(batch.wait_without)}.${batch.refused ? ` ${digits(batch.refused)} jobs fit no partition.` : ""} n = 1 seed (${run.seed}).`], true);
+}
+
+function queueCard() {
+  const rows = Object.entries(report.queues);
+  return card("Replicas' jobs in the queue", [
+    { title: "Pool", of: (row) => row[0] },
+    { title: "submitted", number: true, of: (row) => digits(row[1].submitted) },
+    { title: "started", number: true, of: (row) => digits(row[1].started) },
+    { title: "wait P50", number: true, of: (row) => seconds(row[1].queue_wait.p50_s) },
+    { title: "P95", number: true, of: (row) => seconds(row[1].queue_wait.p95_s) },
+    { title: "max", number: true, of: (row) => seconds(row[1].queue_wait.max_s) },
+    { title: "ended or found as", words: true, of: (row) => Object.entries(row[1].states).map(([name, count]) => `${count} ${name}`).join(", ") },
+  ], rows, [`n = 1 seed (${run.seed}).`], true);
 }
 
 function requestCard() {
@@ -188,7 +203,9 @@ function provenance() {
     pairs.push(["Replayed", `${trace.window || "all of it"}, ${digits(trace.rate_scale)} times its rate${trace.rate_scale === 1 ? "" : ` (${trace.scale_method})`}`]);
   }
   if (run.policies) pairs.push(["Policies", fileWords(run.policies)]);
-  if (run.site) pairs.push(["Site", fileWords(run.site)]);
+  for (const [name, file] of [["Scenario", run.scenario], ["Site", run.site], ["Cluster's file", run.cluster_file]]) {
+    if (file) pairs.push([name, fileWords(file)]);
+  }
   box.append(facts(pairs));
   const models = card("Models", [
     { title: "Model", of: (row) => row.model_id }, { title: "policy", of: (row) => row.policy },
