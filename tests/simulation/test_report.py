@@ -222,9 +222,6 @@ class TestPage:
         assert embedded is not None
         assert loads(embedded[1]).decisions == rows
 
-    def test_a_week_of_many_models_is_not_much_larger(self, told: RunReport) -> None:
-        assert len(page_of(told)) < 1_500_000
-
 
 def test_a_part_of_a_run_says_so(report: Report) -> None:
     source: Source = replace(SOURCE, ended_early="interrupted after 10 s")

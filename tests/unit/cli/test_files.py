@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from broker.log.sqlite import SqliteLog
 from cli.output import Exit
 from cli.simulating import Paced
+from simulator.report.document import loads
 from tests.support.builders import step_record
 from tests.support.command_line import ROOT, tidegate
 from tests.support.simulated import SmallRun, small_request
@@ -296,3 +298,47 @@ def test_an_address_file_that_cannot_be_written_is_told_before_anything_begins(
     result = tidegate(*command, "--site", site, "--address-file", "/nonexistent/x")
     assert (result.exit_code, "/nonexistent/x: cannot be written" in result.output) == (Exit.USAGE, True)
     assert not list((tmp_path / "site").rglob("*.sqlite*"))
+
+
+class TestReports:
+    """`simulate --out`."""
+
+    @pytest.fixture
+    def words(self, tmp_path: Path) -> list[str | Path]:
+        trace = tmp_path / "trace.csv"
+        trace.write_text(BURST + "".join(f"{at},ChatGPT,50,10,60,Conversation log\n" for at in range(30)))
+        return ["simulate", "--trace", trace, "--policies", POLICIES]
+
+    def test_a_folder_is_written_that_a_second_report_may_replace(
+        self, words: list[str | Path], tmp_path: Path
+    ) -> None:
+        folder = tmp_path / "made" / "report"
+        for seed in ("1", "2"):
+            result = tidegate(*words, "--out", folder, "--seed", seed)
+            assert result.exit_code == Exit.OK, result.output
+            assert f"report: {folder / 'index.html'}" in result.stderr.replace("\n", "")
+        report = loads((folder / "report.json").read_bytes())
+        assert (report.run.seed, report.requests.sent) == (2, 30)
+        assert report.oracle.bound_gpu_hours is not None
+        assert report.oracle.clairvoyant is not None
+        assert report.run.trace is not None
+        assert (report.run.trace.file.name, report.run.dated) == ("trace.csv", False)
+        assert report.run.trace.file.sha256 == hashlib.sha256((tmp_path / "trace.csv").read_bytes()).hexdigest()
+
+    def test_without_the_oracle_the_report_says_why(self, words: list[str | Path], tmp_path: Path) -> None:
+        assert tidegate(*words, "--out", tmp_path / "report", "--oracle", "never").exit_code == Exit.OK
+        report = loads((tmp_path / "report" / "report.json").read_bytes())
+        assert report.oracle.left_out == "--oracle never was given"
+
+    def test_a_folder_with_something_else_is_left_alone(self, words: list[str | Path], tmp_path: Path) -> None:
+        (tmp_path / "full").mkdir()
+        (tmp_path / "full" / "thesis.tex").write_text("precious")
+        for out, why in ((tmp_path / "full", "is no report"), (tmp_path / "trace.csv", "is no folder")):
+            result = tidegate(*words, "--out", out)
+            assert result.exit_code == Exit.USAGE
+            assert why in result.output
+        assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.tex"]
+
+    def test_an_oracle_without_a_report_is_refused(self, words: list[str | Path]) -> None:
+        result = tidegate(*words, "--oracle", "always")
+        assert (result.exit_code, "give --out" in result.output) == (Exit.USAGE, True)

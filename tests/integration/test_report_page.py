@@ -1,0 +1,72 @@
+"""The report's page in a browser: its script runs to the end and shows what the document says, as text."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from simulator.report.document import RunReport
+from simulator.report.page import page_of
+from tests.support.reported import document, reported
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+HOSTILE = "</script><img src=x onerror=alert(1)>\"'&"
+
+
+@pytest.fixture(scope="module")
+def told() -> RunReport:
+    return document(reported().facts)
+
+
+def shown(page: str, folder: Path, after_hash: str = "") -> str:
+    """The page's elements after its script has run, which must not complain."""
+    browser = next(
+        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+    )
+    if browser is None:
+        pytest.skip("needs a Chromium to run the page's script")
+    (folder / "index.html").write_text(page, encoding="utf-8")
+    done = subprocess.run(
+        [
+            browser, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom",
+            "--virtual-time-budget=2000", f"--user-data-dir={folder / 'profile'}",
+            f"file://{folder / 'index.html'}#{after_hash}",
+        ],
+        capture_output=True, text=True, timeout=100, check=True,
+    )  # fmt: skip
+    assert "CONSOLE" not in done.stderr, done.stderr
+    return done.stdout.split('<script type="application/json"')[0] + done.stdout.rpartition("</script>")[2]
+
+
+def test_all_of_it_is_drawn_and_the_crosshair_stands_where_the_address_says(told: RunReport, tmp_path: Path) -> None:
+    page = shown(page_of(told), tmp_path, "t=4&theme=dark")
+    assert page.count("<figure") == page.count("<svg") == 8
+    assert 'data-theme="dark"' in page
+    assert "2023-11-14 22:13:24 UTC (+4s)" in page
+    assert page.count('visibility="visible"') == 8
+    for heading in ("In time (both limits kept)", "GPU-hours", "Against the oracle", "Engine slow"):
+        assert f"<h3>{heading}</h3>" in page
+    changes = [row for row in told.decisions if row.before != row.target]
+    table = re.search(r'<table id="decision-table">(.*?)</table>', page, re.DOTALL)
+    assert table is not None
+    assert table[1].count("<details>") == len(changes)
+
+
+def test_hostile_names_and_reasons_stay_text(told: RunReport, tmp_path: Path) -> None:
+    rows = tuple(
+        replace(row, words=HOSTILE, code=HOSTILE, model_id=HOSTILE, trail=(HOSTILE,)) for row in told.decisions
+    )
+    page = shown(page_of(replace(told, decisions=rows, notes=(HOSTILE,))), tmp_path, "t=4")
+    assert "<img" not in page
+    assert "&lt;img src=x onerror=alert(1)&gt;" in page
+
+
+def test_a_run_without_a_request_is_shown(tmp_path: Path) -> None:
+    page = shown(page_of(document(reported([]).facts)), tmp_path)
+    assert "0 arrivals" in page

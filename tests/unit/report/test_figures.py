@@ -1,0 +1,147 @@
+"""Figures of hand-made runs of several days: by day, with intervals, by model, tenant and prompt length."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from broker.model.plan import Decision
+from broker.model.replica import ReplicaPhase, Tier
+from broker.model.spec import (
+    EngineSpec,
+    LongerPrompts,
+    ModelSpec,
+    PolicySpec,
+    PoolSpec,
+    ServiceObjective,
+    SiteSpec,
+)
+from simulator.profiles.document import load_profile
+from simulator.report.compose import Source, compose
+from simulator.report.document import AttainmentRow, RunReport, dumps, loads
+from simulator.report.facts import Facts
+from simulator.report.gpu_hours import PhaseInterval
+from simulator.report.page import page_of
+from simulator.report.recorder import BusyTime, Recorded, ReplicaInterval
+from simulator.report.summary import OUTCOMES, Outcome, Outcomes
+
+DAY_S = 86_400.0
+PROFILE = "h100-mistral-nemo-12b"
+SLO = ServiceObjective(1.0, 0.1, (LongerPrompts(1000, 5.0),))
+
+
+def model(model_id: str) -> ModelSpec:
+    return ModelSpec(model_id, EngineSpec(("serve",), profile=PROFILE), PolicySpec("threshold"), slo=SLO)
+
+
+def facts(*, days: int = 4, models: int = 2, tiers: tuple[Tier, ...] = (Tier.BASELINE,), requests: int = 400) -> Facts:
+    """Requests at a steady rate, every second one with a long prompt; a fourth of the short ones comes too late. Each
+    model has a replica of one GPU from the first second to the last, busy half of the time, in a pool of 4."""
+    names = tuple(f"model-{number}" for number in range(models))
+    arrival_s = np.linspace(0.0, days * DAY_S - 60.0, requests)
+    row = np.arange(requests)
+    prompts = np.where(row % 2 == 0, 100, 2000)
+    # The share that is late differs between days, or no interval would have a width.
+    late = (row % 8 == 0) & (arrival_s % (2 * DAY_S) < 1.5 * DAY_S)
+    first_token_s = arrival_s + np.where(late, 2.0, 0.5)
+    outcomes = Outcomes(
+        arrival_s=arrival_s, first_token_s=first_token_s, end_s=first_token_s + 0.45, prompt_tokens=prompts,
+        output_tokens=np.full(requests, 10), answer_tokens=np.full(requests, 10),
+        status=np.full(requests, OUTCOMES.index(Outcome.FINISHED)), model=(row % models).astype(np.int16),
+        tenant=np.where(row % 5 == 0, -1, row % 2).astype(np.int16), token_gaps_s=np.full(requests, 0.05),
+        token_gap_counts=np.full(requests, 9),
+    )  # fmt: skip
+    end_s = days * DAY_S
+    replicas = tuple(
+        ReplicaInterval(
+            f"{name}-0-g1", name, Tier.BASELINE,
+            PhaseInterval("pool", ReplicaPhase.READY, day * DAY_S, (day + 1) * DAY_S, 1, DAY_S / 2),
+        )
+        for name in names
+        for day in range(days)
+    )  # fmt: skip
+    busy = BusyTime(np.array([0.0, end_s]), {(name, "pool"): np.array([0.0, end_s / 2]) for name in names})
+    recorded = Recorded(
+        SiteSpec("hpc", (PoolSpec("pool", "simulated", 4, tiers=tiers),)), tuple(map(model, names)), 0.0, end_s,
+        replicas, busy, dict.fromkeys(names, load_profile(PROFILE).engine),
+    )  # fmt: skip
+    decisions: tuple[Decision, ...] = ()
+    return Facts(outcomes, names, ("physics", "library"), recorded, decisions, 1_700_000_000.0, end_s)
+
+
+def told(of: Facts | None = None) -> RunReport:
+    return compose(of or facts(), Source("0.1.0", 3, dated=True))
+
+
+def rows(report: RunReport, kind: str) -> dict[str, AttainmentRow]:
+    return {row.name: row for row in report.attainment if row.kind == kind}
+
+
+def test_days_are_blocks_and_give_an_interval_around_the_figure() -> None:
+    figure = told().figure("attainment")
+    assert figure is not None
+    assert (len(figure.numerator), figure.interval.blocks, figure.interval.n) == (4, 4, 1)
+    assert figure.value is not None
+    assert figure.interval.low is not None
+    assert figure.interval.high is not None
+    assert figure.interval.low < figure.value < figure.interval.high
+
+
+def test_a_day_that_is_not_whole_counts_for_as_long_as_it_was() -> None:
+    whole = facts(days=2)
+    figure = told(Facts(
+        whole.outcomes, whole.models, whole.tenants, whole.recorded, (), whole.started_at, 1.5 * DAY_S + 0.25 * DAY_S
+    )).figure("requests")  # fmt: skip
+    assert figure is not None
+    assert figure.denominator == (DAY_S, 0.75 * DAY_S)
+
+
+def test_shares_are_told_by_class_tenant_and_prompt_length_and_add_up() -> None:
+    report = told()
+    overall = rows(report, "overall")[""]
+    for kind in ("class", "tenant", "prompt length"):
+        parts = rows(report, kind)
+        assert sum(row.arrivals for row in parts.values()) == overall.arrivals == 400
+        assert sum(row.kept for row in parts.values()) == overall.kept
+    assert set(rows(report, "tenant")) == {"(none)", "physics", "library"}
+    assert rows(report, "prompt length")["model-0, over 1000 tokens"].arrivals == 0
+    assert rows(report, "prompt length")["model-1, over 1000 tokens"].value == 1.0
+
+
+def test_many_tenants_are_told_by_name_as_far_as_they_ask_most() -> None:
+    many = facts(models=1)
+    names = tuple(f"tenant {number}" for number in range(300))
+    outcomes = many.outcomes
+    tenant = np.minimum(np.arange(len(outcomes)), 299).astype(np.int16)
+    columns = {name: getattr(outcomes, name) for name in Outcomes.__slots__} | {"tenant": tenant}
+    report = told(Facts(Outcomes(**columns), many.models, names, many.recorded, (), 0.0, many.duration_s))
+    found = rows(report, "tenant")
+    assert len(found) == 101
+    assert found["tenant 299"].arrivals == 101
+    assert found["(200 others)"].arrivals == 200
+
+
+@pytest.mark.parametrize(("tiers", "withheld"), [((Tier.BASELINE,), 2 * 96.0), ((Tier.BASELINE, Tier.ELASTIC), 0.0)])
+def test_what_a_dedicated_pool_holds_beyond_use_is_withheld(tiers: tuple[Tier, ...], withheld: float) -> None:
+    report = told(facts(tiers=tiers))
+    whole = report.gpu_hours[0]
+    assert (whole.busy, whole.idle, whole.withheld) == pytest.approx((96.0, 96.0, withheld))
+    line = next(one for one in report.series if one.labels.get("part") == "withheld")
+    assert set(line.values) == {withheld / 96.0}
+    assert {value for one in report.series if one.labels.get("part") == "busy" for value in one.values} == {1.0}
+
+
+def test_lengths_beyond_what_was_measured_mark_what_rests_on_them() -> None:
+    report = told()
+    marked = {figure.name for figure in report.figures if figure.extrapolated}
+    assert {"attainment", "ttft_mean", "gpu_hours_a_day"} <= marked
+    assert "requests" not in marked
+    assert any("extrapolated" in note for note in report.notes)
+    assert report.run.profiles[0].extrapolated
+
+
+def test_a_page_of_a_month_of_many_models_stays_small() -> None:
+    report = told(facts(days=28, models=64, requests=20_000))
+    assert loads(dumps(report)) == report
+    assert report.grid.bins * len(report.series) < 200_000
+    assert len(page_of(report)) < 1_500_000
