@@ -19,7 +19,7 @@ from simulator.report.gap import oracle_of
 from simulator.report.options import OracleChoice
 from simulator.report.tables import WHOLE
 
-LONGEST_PLANNED_S = 30.0
+LONGEST_PLANNED_S = 60.0
 """A clairvoyant plan is executed by up to five runs more; of those that took longer it must be asked for."""
 
 

@@ -48,8 +48,8 @@ function tickWords(t, step) {
 
 // lines: {name, values, low, high, colour, stacked}; limits: {value, words}.
 class Plot {
-  constructor(title, { lines, limits = [], write = digits, logged = false, height = 150, least = 0, most = null, marks = [] }) {
-    Object.assign(this, { lines, limits, write, logged, height, least, most, marks });
+  constructor(title, { lines, limits = [], write = digits, logged = false, whole = false, height = 150, least = 0, most = null, marks = [] }) {
+    Object.assign(this, { lines, limits, write, logged, whole, height, least, most, marks });
     this.legend = element("span", { class: "legend" });
     this.readouts = lines.map((line) => {
       const key = element("i", { style: `background: var(${line.colour})` });
@@ -107,7 +107,7 @@ class Plot {
     const near = this.limits.map((limit) => limit.value).filter((value) => value <= 4 * greatest);
     const top = this.most ?? Math.max(greatest, ...near, 0);
     const span = Math.max(top - this.least, 1e-9);
-    const step = this.write === seconds && span > 90 ? timeStep(span, 4) : niceStep(span, 3);
+    const step = this.write === seconds && span > 90 ? timeStep(span, 4) : Math.max(niceStep(span, 3), this.whole ? 1 : 0);
     this.step = step;
     this.low = this.least;
     this.high = this.most ?? this.least + Math.max(1, Math.ceil((top * 1.02 - this.least) / step)) * step;
@@ -286,16 +286,17 @@ function buildPlots() {
     new Plot("Load, requests/s", { lines: lineOf("load", labels, "arrivals", "--c0"), height: 120 }),
     new Plot("Requests", {
       lines: [...lineOf("in_flight", labels, "under way", "--c0"), ...lineOf("waiting", labels, "of them waiting for a first token", "--c1")],
+      whole: true,
     }),
     new Plot("Replicas", {
       lines: [...stacksBy(document.getElementById("split").value, model), ...lineOf("target", labels, "target", "--ink")],
-      height: 180, marks,
+      height: 180, marks, whole: true,
     }),
     new Plot("Queue age, the oldest without a first token", { lines: lineOf("queue_age", labels, "oldest", "--c1"), write: seconds, logged: true, height: 130 }),
     new Plot("Time to first token, by arrival", { lines: quantiles("ttft"), limits: limits.ttft, write: seconds, logged: true }),
     new Plot("Time per output token, by arrival", { lines: quantiles("tpot"), limits: limits.tpot, write: seconds, logged: true }),
     new Plot("In time, share of arrivals", { lines: lineOf("attainment", labels, "in time", "--c2"), write: percent, height: 110, most: 1 }),
-    new Plot(several || run.models.length > 1 ? "GPUs, all models" : "GPUs", { lines: gpus, height: 150 }),
+    new Plot(several || run.models.length > 1 ? "GPUs, all models" : "GPUs", { lines: gpus, whole: true }),
   ];
   const box = document.getElementById("plots");
   const why = element("div", { class: "why", id: "why" });

@@ -15,6 +15,7 @@ function card(title, columns, rows, words = [], wide = false) {
   return box;
 }
 
+// Beside the name of a figure that rests on coefficients outside what they were measured at.
 function marked(text, extrapolated) {
   if (!extrapolated) return text;
   return element("span", {}, text, " ", element("span", { class: "extrapolated" }, "extrapolated"));
@@ -32,8 +33,8 @@ function attainmentCard() {
   const name = (row) => row.begin_s === null ? [row.kind, row.name].filter(Boolean).join(": ") : `${row.kind}, from ${instant(row.begin_s)}`;
   const touched = report.figures.some((one) => one.name === "attainment" && one.extrapolated);
   return card("In time (both limits kept)", [
-    { title: "Of", of: name, words: true },
-    { title: "in time", number: true, of: (row) => marked(percent(row.value), touched) },
+    { title: "Of", of: (row) => marked(name(row), touched), words: true },
+    { title: "in time", number: true, of: (row) => percent(row.value) },
     { title: "interval", number: true, of: (row) => interval(row.interval, percent) },
     { title: "kept", number: true, of: (row) => digits(row.kept) },
     { title: "arrivals", number: true, of: (row) => digits(row.arrivals) },
@@ -44,8 +45,8 @@ function latencyCard() {
   const names = { ttft: "first token", tpot: "per output token", end_to_end: "end to end" };
   const limits = report.latencies.filter((row) => row.limits).map((row) => `${several ? `${row.model_id}, ` : ""}${names[row.what]}: ${row.limits}`);
   return card("Latencies", [
-    { title: "What", of: (row) => (several ? `${row.model_id || "all"}: ` : "") + names[row.what] },
-    { title: "P50", number: true, of: (row) => marked(seconds(row.latency.p50_s), row.extrapolated) },
+    { title: "What", of: (row) => marked((several ? `${row.model_id || "all"}: ` : "") + names[row.what], row.extrapolated), words: true },
+    { title: "P50", number: true, of: (row) => seconds(row.latency.p50_s) },
     { title: "P95", number: true, of: (row) => seconds(row.latency.p95_s) },
     { title: "P99", number: true, of: (row) => seconds(row.latency.p99_s) },
     { title: "max", number: true, of: (row) => seconds(row.latency.max_s) },
@@ -95,8 +96,8 @@ const FIGURES = {
 function figureCard() {
   const [words, write] = [(row) => (FIGURES[row.name] || [row.name])[0], (row) => (FIGURES[row.name] || [null, digits])[1]];
   return card("Figures by day", [
-    { title: "Figure", of: (row) => (row.model_id ? `${row.model_id}: ` : "") + words(row) },
-    { title: "value", number: true, of: (row) => marked(write(row)(row.value), row.extrapolated) },
+    { title: "Figure", of: (row) => marked((row.model_id ? `${row.model_id}: ` : "") + words(row), row.extrapolated), words: true },
+    { title: "value", number: true, of: (row) => write(row)(row.value) },
     { title: "interval", number: true, of: (row) => interval(row.interval, write(row)) },
   ], report.figures, [resampledWords()]);
 }

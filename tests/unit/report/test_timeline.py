@@ -24,7 +24,7 @@ def test_a_level_has_the_mean_and_the_extremes_of_every_instant(spans: list[list
     found = level(GRID, times, changes, 10.0)
     for number in range(GRID.bins):
         instants = np.arange(2.0 * number + 0.125, 2.0 * (number + 1), 0.25)
-        there = [sum(begin <= at < end for begin, end in spans) for at in instants]
+        there = [float(sum(bool(begin <= at < end) for begin, end in spans)) for at in instants]
         assert math.isclose(found.mean[number], float(np.mean(there)), abs_tol=1e-9)
         assert (found.low[number], found.high[number]) == (min(there), max(there))
 
