@@ -6,10 +6,10 @@ ARGS   ?=
 TRACE  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format docs benchmarks accuracy faults wheel-check clean
+.PHONY: help install demo test check format docs benchmarks benchmarks-dynamo accuracy faults wheel-check clean
 
 help: ## List all targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[36m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[36m%-18s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Tidegate needs Python 3.11 or newer; set PYTHON=python3.x" >&2; exit 2; }
@@ -48,6 +48,11 @@ docs: install ## Generate the documents that come from code (schemas, configurat
 
 benchmarks: install ## Run the benchmarks (ARGS="NAME ..."; --list names them), one JSON line each
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+benchmarks-dynamo: install ## Install NVIDIA's replay into an environment of its own and run sim_vs_dynamo
+	@test -x build/dynamo-venv/bin/python || $(PYTHON) -m venv build/dynamo-venv
+	@build/dynamo-venv/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/dynamo-requirements.txt
+	@$(BIN)/python -m benchmarks sim_vs_dynamo
 
 accuracy: install ## Hold the simulator against measurements (ARGS="--json", ARGS="NAME ..."; --list names them)
 	@$(BIN)/python -m accuracy $(ARGS)

@@ -7,78 +7,25 @@ fitted phase of the nearest request rate.
 
 from __future__ import annotations
 
-import gzip
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 
 from accuracy.base import REPOSITORY, Cell, Report, Table, Tell, percent, shared_path, skill
 from accuracy.plot import Line, Panel, svg
-from broker.model.errors import ConfigError
-from signals.ingest.vllm_metrics import parse_cache_config
-from simulator.calibration.fit import FittedProfile, changed, fit_profile
-from simulator.calibration.recording import Phase, RequestLog, gauges_of, read_metrics_history, read_requests
-from simulator.calibration.replay import Floats, Gauges, Times, replay
-from simulator.engine.profile import EngineProfile
-from simulator.profiles.document import load_profile
+from accuracy.recorded import DRAWS, FITTED_PHASES, Comparison, compare_recording
+from accuracy.recording_causes import OVERLOAD, causes, kind
+from simulator.calibration.replay import Floats, Times
 
 REQUESTS = "vllm/recording_v0.32.0_requests.jsonl.gz"
 METRICS = "vllm/recording_v0.32.0_metrics.jsonl.gz"
 FULL_PAGE = "vllm/metrics_v0.32.0.txt"
-FITTED_PHASES = 3
-LEAST_REQUESTS = 10
-"""A phase with fewer requests has no quantiles worth the name."""
-DRAWS = 40
 PLOT = REPOSITORY / "build" / "accuracy" / "recording.svg"
 METRICS_OF: dict[str, Callable[[Times], Floats]] = {
     "TTFT": lambda times: times.ttft,
     "TPOT": lambda times: times.tpot,
     "E2E": lambda times: times.e2e,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Noise:
-    """How the server's pace wanders: the spread of its logarithm, and how long it remembers."""
-
-    sigma: float
-    memory_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """The recording and what the simulated engine made of the same arrivals, once and under ``DRAWS`` paces."""
-
-    log: RequestLog
-    fitted: FittedProfile
-    noise: Noise
-    measured: Gauges
-    simulated: Times
-    gauges: Gauges
-    draws: tuple[tuple[Times, Gauges], ...]
-
-    @property
-    def phases(self) -> Iterator[tuple[int, Phase, Phase]]:
-        """Each phase with enough requests: its number, itself, and the one with requests before it."""
-        before = None
-        for number, phase in enumerate(self.log.phases, 1):
-            if self.within(phase).sum() >= LEAST_REQUESTS:
-                if before is not None:
-                    yield number, phase, before
-                before = phase
-
-    def within(self, phase: Phase) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        arrival = self.log.times.arrival
-        inside: np.ndarray[tuple[int], np.dtype[np.bool_]] = (arrival >= phase.start_s) & (arrival < phase.end_s)
-        return inside
-
-    def nearest_fitted(self, phase: Phase) -> Phase:
-        """Of the fitted phases with requests, the one of the most alike rate, other than the phase itself."""
-        known = [each for each in self.log.phases[:FITTED_PHASES] if each.rate_per_s and each is not phase]
-        return min(known, key=lambda each: abs(math.log(each.rate_per_s / phase.rate_per_s)))
 
 
 def run(tell: Tell) -> Report:
@@ -91,7 +38,8 @@ def run(tell: Tell) -> Report:
     found = compare_recording(requests, metrics, page, tell)
     PLOT.parent.mkdir(parents=True, exist_ok=True)
     PLOT.write_text(_plot(found), encoding="utf-8")
-    tables = (_fit_table(found), _quantiles(found), _single_requests(found), _gauges(found), *_pace(found))
+    judged = (_quantiles(found), _single_requests(found), _gauges(found))
+    tables = (_fit_table(found), _against_null(judged), *judged, *causes(found))
     overload = found.log.phases[OVERLOAD - 1]
     inside = found.within(overload)
     headline = {
@@ -101,70 +49,6 @@ def run(tell: Tell) -> Report:
         for name, of in METRICS_OF.items()
     }
     return Report("recording", tables, files=(str(PLOT.relative_to(REPOSITORY)),), headline=headline)
-
-
-def compare_recording(requests: Path, metrics: Path, page: Path, tell: Tell) -> Comparison:
-    log = read_requests(requests, _text(requests))
-    samples, cache = read_metrics_history(metrics, _text(metrics))
-    cache = cache or parse_cache_config(page.read_text(encoding="utf-8"))
-    if cache is None:
-        raise ConfigError("no vllm:cache_config_info, so that the block size is not known", path=str(page))
-    limits = {"block_size": cache.block_size, "num_blocks": cache.num_gpu_blocks, "max_num_batched_tokens": 2048}
-    base = changed(load_profile("steady-30").engine, {**limits, **log.limits})
-    fitted = fit_profile([log.until(log.phases[FITTED_PHASES - 1].end_s, "idle, light and medium")], base)
-    measured = gauges_of(samples)
-    simulated, gauges = replay(fitted.engine, log.requests, sample_at=measured.at.tolist())
-    noise = _noise(log, simulated)
-    draws = []
-    for seed in range(DRAWS):
-        tell(f"recording: predicting under wandering pace, draw {seed + 1} of {DRAWS}")
-        draws.append(_wandering(fitted.engine, log, noise, measured.at, seed))
-    return Comparison(log, fitted, noise, measured, simulated, gauges, tuple(draws))
-
-
-def _text(path: Path) -> str:
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        return file.read()
-
-
-def _noise(log: RequestLog, simulated: Times) -> Noise:
-    """From what the fit leaves of the fitted phases' times between tokens: two requests a little apart in time are
-    wrong alike, and the time after which that falls to 1/e is the memory."""
-    chosen = log.times.arrival < log.phases[FITTED_PHASES - 1].end_s
-    left = np.log(log.times.tpot / simulated.tpot)[chosen]
-    left = left - left.mean()
-    middle = ((log.times.first_token + log.times.end) / 2)[chosen]
-    apart = np.abs(middle[:, None] - middle[None, :])
-    product = left[:, None] * left[None, :]
-    for lag in np.arange(0.25, 20.0, 0.25):
-        near = (apart > lag - 0.25) & (apart <= lag)
-        if near.any() and product[near].mean() < left.var() / math.e:
-            return Noise(float(left.std()), float(lag))
-    return Noise(float(left.std()), 20.0)
-
-
-def _wandering(engine: EngineProfile, log: RequestLog, noise: Noise, looks: Floats, seed: int) -> tuple[Times, Gauges]:
-    """The same load on an engine whose whole pace wanders: time is bent for the engine, and bent back."""
-    step_s = 0.1
-    span = int((log.times.arrival[-1] + 60) / step_s)
-    keep = math.exp(-step_s / noise.memory_s)
-    shocks = np.random.default_rng(seed).normal(size=span)
-    state = np.empty(span)
-    state[0] = shocks[0]
-    for index in range(1, span):
-        state[index] = keep * state[index - 1] + math.sqrt(1 - keep * keep) * shocks[index]
-    slowdown = np.exp(noise.sigma * state - noise.sigma**2 / 2)  # 1 on average, so that the mean pace stays as fitted
-    real = np.arange(span + 1) * step_s
-    work = np.concatenate([[0.0], np.cumsum(step_s / slowdown)])
-    bent = np.interp(log.times.arrival, real, work)
-    requests = [replace(request, arrival_at=float(at)) for request, at in zip(log.requests, bent, strict=True)]
-    times, gauges = replay(engine, requests, sample_at=np.interp(looks, real, work).tolist())
-    first_token, end = (np.interp(values, work, real) for values in (times.first_token, times.end))
-    return Times(log.times.arrival, first_token, end, times.output_tokens), replace(gauges, at=looks)
-
-
-def _kind(number: int) -> str:
-    return "fitted" if number <= FITTED_PHASES else "held out"
 
 
 def _fit_table(found: Comparison) -> Table:
@@ -191,6 +75,29 @@ def _fit_table(found: Comparison) -> Table:
     )
 
 
+def _against_null(judged: tuple[Table, ...]) -> Table:
+    """Of each phase, how many figures of each table have a positive skill."""
+    places = [next(index for index, name in enumerate(table.columns) if name.startswith("skill")) for table in judged]
+    phases = list(dict.fromkeys((row[0], row[1]) for table in judged for row in table.rows))
+    rows: list[tuple[Cell, ...]] = []
+    for phase, what in phases:
+        counts = []
+        for table, place in zip(judged, places, strict=True):
+            skills = [row[place] for row in table.rows if row[0] == phase and isinstance(row[place], float)]
+            counts.append(f"{sum(value > 0 for value in skills)} of {len(skills)}" if skills else None)
+        rows.append((phase, what, *counts))
+    return Table(
+        "recording_nulls",
+        "Figures that are better than their null, by phase",
+        ("phase", "", "medians and P95 of requests", "errors of single requests", "gauges"),
+        tuple(rows),
+        n=sum(len(table.rows) for table in judged),
+        free=judged[0].free,
+        remarks=("The null of a held-out phase may look at the phase before it, which the fit has not seen: where the "
+                 "server's pace changed in between, as before the burst, the null knows of it.",),
+    )  # fmt: skip
+
+
 def _quantiles(found: Comparison) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for number, phase, before in found.phases:
@@ -204,7 +111,7 @@ def _quantiles(found: Comparison) -> Table:
                 error = float(np.percentile(simulated, q)) / truth - 1
                 wrong = [float(np.percentile(null, q)) / truth - 1 for null in nulls]
                 rows.append((
-                    phase.name, _kind(number), int(inside.sum()), f"{name} P{q}", round(truth * 1000, 2),
+                    phase.name, kind(number), int(inside.sum()), f"{name} P{q}", round(truth * 1000, 2),
                     round(truth * 1000 * (1 + error), 2), percent(error), percent(wrong[0]), percent(wrong[1]),
                     round(skill(abs(error), min(map(abs, wrong))), 2),
                     f"{spread[0]:.3g} to {spread[1]:.3g}" if q == 50 else None,
@@ -235,7 +142,7 @@ def _single_requests(found: Comparison) -> Table:
             nulls = np.abs(np.median(of(found.log.times)[found.within(before)]) / truth - 1)
             error, null = float(np.median(errors)), float(np.median(nulls))
             rows.append((
-                phase.name, _kind(number), int(inside.sum()), name, percent(error),
+                phase.name, kind(number), int(inside.sum()), name, percent(error),
                 percent(float(np.percentile(errors, 95))), percent(null), percent(float(np.percentile(nulls, 95))),
                 round(skill(error, null), 2),
             ))  # fmt: skip
@@ -263,7 +170,7 @@ def _gauges(found: Comparison) -> Table:
                 null = np.abs(np.nanmedian(truth[previous]) - truth[inside])
                 mean_null = np.float64(np.nanmean(null))
                 rows.append((
-                    phase.name, _kind(number), int(inside.sum()), name, _short(np.nanmean(truth[inside])),
+                    phase.name, kind(number), int(inside.sum()), name, _short(np.nanmean(truth[inside])),
                     _short(np.nanmean(value[inside])), _short(np.nanmean(errors)), _short(np.nanmedian(errors)),
                     _short(np.nanpercentile(errors, 95)), _short(mean_null), _short(np.nanmedian(null)),
                     _short(np.nanpercentile(null, 95)),
@@ -283,66 +190,6 @@ def _gauges(found: Comparison) -> Table:
             "is of the mean errors. Where nothing ran, before and now, the null is perfect and no skill is told.",
         ),
     )  # fmt: skip
-
-
-PACES = (0.9, 0.95, 1.0, 1.05, 1.1)
-OVERLOAD = 4
-
-
-def _pace(found: Comparison) -> tuple[Table, Table]:
-    """How far the server's pace was from the fitted one in each phase, and what that does to the overload."""
-    paces: list[tuple[Cell, ...]] = []
-    own = 1.0
-    for number, phase in enumerate(found.log.phases, 1):
-        inside = found.within(phase)
-        if inside.sum() < LEAST_REQUESTS:
-            continue
-        spent = [float((times.end - times.first_token)[inside].sum()) for times in (found.log.times, found.simulated)]
-        paces.append((phase.name, _kind(number), int(inside.sum()), percent(spent[0] / spent[1] - 1)))
-        if number == OVERLOAD:
-            own = spent[0] / spent[1]
-    inside = found.within(found.log.phases[OVERLOAD - 1])
-    rows: list[tuple[Cell, ...]] = [("measured", *_overload(found.log.times, inside))]
-    for pace in (*PACES, own):
-        engine = slowed(found.fitted.engine, pace)
-        label = f"iterations {percent(pace - 1)}" + (" (its own pace)" if pace is own else "")
-        rows.append((label, *_overload(replay(engine, found.log.requests)[0], inside)))
-    return (
-        Table(
-            "recording_pace",
-            "Time that the server took for decoding beyond what the fitted engine takes, by phase",
-            ("phase", "", "n", "slower by"),
-            tuple(paces),
-            n=sum(row[2] for row in paces if isinstance(row[2], int)),
-            free=len(found.fitted.relative_errors),
-            remarks=("The same server, on a machine that does other things: no engine with fixed coefficients follows "
-                     "this, and it is the floor under all errors above.",),
-        ),
-        Table(
-            "recording_overload_by_pace",
-            "The overload, if all iterations were shorter or longer (medians and P95, ms)",
-            ("engine", "TTFT P50", "TTFT P95", "TPOT P50", "E2E P50"),
-            tuple(rows),
-            n=int(inside.sum()),
-            free=len(found.fitted.relative_errors),
-            remarks=("A diagnosis, not a prediction: the last row knows the phase's own pace, and shows what is left "
-                     "to the engine's rules once the pace is right.",),
-        ),
-    )  # fmt: skip
-
-
-def slowed(engine: EngineProfile, factor: float) -> EngineProfile:
-    """All terms of the iteration times ``factor``; the front end stays."""
-    terms = ("base_s", "s_per_prefill_token", "s_per_decode_sequence", "s_per_kv_token")
-    return changed(engine, {name: factor * getattr(engine, name) for name in terms})
-
-
-def _overload(times: Times, inside: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> tuple[Cell, ...]:
-    ttft, tpot, e2e = times.ttft[inside], times.tpot[inside], times.e2e[inside]
-    return tuple(
-        round(1000 * float(value), 2)
-        for value in (np.median(ttft), np.percentile(ttft, 95), np.nanmedian(tpot), np.median(e2e))
-    )
 
 
 def _short(value: np.float64) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,24 @@ BATCH = 16_384
 RUNS = 12
 
 
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One value for each request, in order of arrival: seconds, and tokens."""
+
+    arrivals: npt.NDArray[np.float64]
+    prompts: npt.NDArray[np.int64]
+    outputs: npt.NDArray[np.int64]
+
+
+def draw(replicas: int, requests: int, seed: int = 1) -> Workload:
+    """Poisson arrivals, lognormal lengths: mean 763 tokens in, 141 out."""
+    generator = np.random.default_rng(seed)
+    prompts = np.clip(generator.lognormal(np.log(512), 0.9, requests), 1, 8000).astype(np.int64)
+    outputs = np.clip(generator.lognormal(np.log(90), 0.95, requests), 1, 2000).astype(np.int64)
+    arrivals = np.cumsum(generator.exponential(1 / (RATE_PER_REPLICA_S * replicas), requests))
+    return Workload(arrivals, prompts, outputs)
+
+
 def fleet_of(replicas: int) -> EngineFleet:
     fleet = EngineFleet()
     fleet.route(0, [fleet.start(PROFILE) for _ in range(replicas)])
@@ -26,22 +45,16 @@ def fleet_of(replicas: int) -> EngineFleet:
 
 
 def simulate(replicas: int, requests: int, seed: int = 1) -> float:
-    """CPU seconds from arrays of requests, in batches, to arrays of their times.
-
-    Poisson arrivals, lognormal lengths: mean 763 tokens in, 141 out.
-    """
-    generator = np.random.default_rng(seed)
-    prompts = np.clip(generator.lognormal(np.log(512), 0.9, requests), 1, 8000).astype(np.int64)
-    outputs = np.clip(generator.lognormal(np.log(90), 0.95, requests), 1, 2000).astype(np.int64)
-    arrivals = np.cumsum(generator.exponential(1 / (RATE_PER_REPLICA_S * replicas), requests))
+    """CPU seconds from arrays of requests, in batches, to arrays of their times."""
+    load = draw(replicas, requests, seed)
     numbers = np.arange(requests)
     fleet = fleet_of(replicas)
     latencies_s = np.zeros(requests)
     began = time.process_time()
     for first in range(0, requests, BATCH):
         batch = slice(first, first + BATCH)
-        fleet.submit(arrivals[batch], prompts[batch], outputs[batch], numbers[batch])
-        fleet.run_until(float(arrivals[batch][-1]))
+        fleet.submit(load.arrivals[batch], load.prompts[batch], load.outputs[batch], numbers[batch])
+        fleet.run_until(float(load.arrivals[batch][-1]))
         take_latencies(fleet, latencies_s)
     fleet.run_until(math.inf)
     take_latencies(fleet, latencies_s)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from accuracy.acc_recording import FULL_PAGE, METRICS, REQUESTS, compare_recording
+from accuracy.acc_recording import FULL_PAGE, METRICS, REQUESTS
+from accuracy.recorded import compare_recording
 from tests.support.shared_data import shared_path
 
 
