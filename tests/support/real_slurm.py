@@ -1,0 +1,204 @@
+"""A real Slurm on this machine for the length of a test: a controller, some nodes and munge, as child processes.
+
+Needs root and Debian's packages (22.05 of Debian 12 was tried); no systemd, no cgroups, no database. The nodes are
+pretended: each is a ``slurmd`` of its own port, and jobs run as plain processes here.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+PACKAGES = "slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge"
+NEEDED = ("slurmctld", "slurmd", "munged", "sbatch", "squeue", "scancel", "sinfo")
+READY_WITHIN_S = 60.0
+ENDED_WITHIN_S = 10.0
+
+CONFIGURATION = """\
+ClusterName=tidegate
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={controller_port}
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+CredType=cred/munge
+StateSaveLocation={folder}/state
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
+SlurmdSpoolDir={folder}/spool-%n
+SlurmdParameters=config_overrides
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+MpiDefault=none
+ReturnToService=2
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+AccountingStorageType=accounting_storage/none
+KillWait=5
+MinJobAge=300
+NodeName=n[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{node_ports}] CPUs=4 RealMemory=1000
+"""
+
+
+def why_not() -> str | None:
+    """What is missing for a real Slurm on this machine, and how to mend it; None if nothing is."""
+    absent = [command for command in NEEDED if _command(command) is None]
+    if absent:
+        return f"needs Slurm ({', '.join(absent)} not found): apt-get install --no-install-recommends {PACKAGES}"
+    return None if os.geteuid() == 0 else "needs to be root, as Slurm's daemons do"
+
+
+def _command(name: str) -> str | None:
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+
+
+class RealSlurm:
+    """``with RealSlurm(4, ["PartitionName=batch Nodes=ALL Default=YES"]) as slurm``: ready on entry, gone on exit.
+
+    ``partitions`` and ``options`` are lines of slurm.conf. Jobs that still run on exit are cancelled. Raises
+    ``RuntimeError`` with the daemons' last words if the cluster does not come up.
+    """
+
+    def __init__(self, nodes: int, partitions: Sequence[str], options: Sequence[str] = ()) -> None:
+        self._nodes = nodes
+        self._lines = [*options, *partitions]
+        self._open = ExitStack()
+        self._folder = Path()
+
+    def __enter__(self) -> Self:
+        if (reason := why_not()) is not None:
+            raise RuntimeError(reason)
+        # Below /var/tmp, since munge wants every folder above its socket to be safe from others and open to pass.
+        self._folder = Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix="slurm-", dir="/var/tmp")))
+        self._folder.chmod(0o755)
+        with self._open:
+            self._configure()
+            self._start("munged", "--foreground", f"--key-file={self._folder}/munge.key",
+                        f"--socket={self._folder}/munge.socket", f"--pid-file={self._folder}/munged.pid",
+                        f"--seed-file={self._folder}/munge.seed", f"--log-file={self._folder}/munged.log")  # fmt: skip
+            self._wait_for(lambda: (self._folder / "munge.socket").exists())
+            self._start("slurmctld", "-D", "-f", str(self._folder / "slurm.conf"))
+            for node in self._names():
+                self._start("slurmd", "-D", "-f", str(self._folder / "slurm.conf"), "-N", node)
+            self._wait_for(self._all_idle)
+            self._open.callback(self._cancel_all)
+            self._open = self._open.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For a process that is to find this cluster."""
+        return {**os.environ, "SLURM_CONF": str(self._folder / "slurm.conf")}
+
+    @property
+    def folder(self) -> Path:
+        """Everything of this cluster, for jobs to write to as well; gone with it."""
+        return self._folder
+
+    def command(self, *words: str) -> str:
+        """Standard output of one of Slurm's commands. Raises ``RuntimeError`` with what it said if it fails."""
+        done = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=30, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(words)}: {done.stderr.strip()}")
+        return done.stdout
+
+    def wait_until_empty(self, within_s: float) -> None:
+        """Until no job waits or runs. Raises ``RuntimeError`` after ``within_s``."""
+        self._wait_for(lambda: not self.command("squeue", "-h", "-o", "%i").strip(), within_s, period_s=0.5)
+
+    def _configure(self) -> None:
+        folder = self._folder
+        controller_port, first_node_port = _free_ports(self._nodes)
+        text = CONFIGURATION.format(
+            host=socket.gethostname().partition(".")[0], folder=folder, nodes=self._nodes,
+            controller_port=controller_port, node_ports=f"{first_node_port}-{first_node_port + self._nodes - 1}",
+        )  # fmt: skip
+        (folder / "slurm.conf").write_text("\n".join([text, *self._lines, ""]), encoding="utf-8")
+        (folder / "munge.key").write_bytes(secrets.token_bytes(128))
+        (folder / "munge.key").chmod(0o400)
+        (folder / "state").mkdir()
+        for node in self._names():
+            (folder / f"spool-{node}").mkdir()
+
+    def _names(self) -> list[str]:
+        return [f"n{number}" for number in range(1, self._nodes + 1)]
+
+    def _start(self, name: str, *arguments: str) -> None:
+        log = self._open.enter_context((self._folder / f"{name}.out").open("ab"))
+        process = subprocess.Popen(
+            [_command(name) or name, *arguments], env=self.environment, stdin=subprocess.DEVNULL, stdout=log,
+            stderr=log, start_new_session=True,
+        )  # fmt: skip
+        self._open.callback(_end, process)
+
+    def _all_idle(self) -> bool:
+        states = self.command("sinfo", "-h", "-N", "-o", "%N %T").split()[1::2]
+        return len(states) >= self._nodes and set(states) == {"idle"}
+
+    def _wait_for(self, done: Callable[[], bool], within_s: float = READY_WITHIN_S, period_s: float = 0.1) -> None:
+        ends_at = time.monotonic() + within_s
+        problem = "nothing was heard of it"
+        while time.monotonic() < ends_at:
+            try:
+                if done():
+                    return
+            except RuntimeError as error:
+                problem = str(error)
+            time.sleep(period_s)
+        raise RuntimeError(f"Slurm is not as far within {within_s:g} s: {problem}\n{self._last_words()}")
+
+    def _last_words(self) -> str:
+        outputs = sorted(self._folder.glob("*.out"))
+        return "\n".join(f"{path.name}: {path.read_text(errors='replace')[-1000:]}" for path in outputs)
+
+    def _cancel_all(self) -> None:
+        if jobs := self.command("squeue", "-h", "-o", "%i").split():
+            self.command("scancel", *jobs)
+            self.wait_until_empty(READY_WITHIN_S)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(ENDED_WITHIN_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(ENDED_WITHIN_S)
+
+
+def _free_ports(nodes: int) -> tuple[int, int]:
+    """One for the controller and the first of a row for the nodes; slurm.conf knows no "any port". They were free just
+    now, which is as sure as it gets."""
+    for _ in range(100):
+        with ExitStack() as held:
+            first = _bound(held, 0)
+            try:
+                for port in range(first + 1, first + nodes + 1):
+                    _bound(held, port)
+            except OSError:
+                continue
+            return first, first + 1
+    raise RuntimeError(f"no {nodes + 1} free ports in a row")
+
+
+def _bound(held: ExitStack, port: int) -> int:
+    listener = held.enter_context(socket.socket())
+    listener.bind(("127.0.0.1", port))
+    bound: int = listener.getsockname()[1]
+    return bound
