@@ -83,7 +83,8 @@ def _against_null(judged: tuple[Table, ...]) -> Table:
     for phase, what in phases:
         counts = []
         for table, place in zip(judged, places, strict=True):
-            skills = [row[place] for row in table.rows if row[0] == phase and isinstance(row[place], float)]
+            cells = [row[place] for row in table.rows if row[0] == phase]
+            skills = [value for value in cells if isinstance(value, float)]
             counts.append(f"{sum(value > 0 for value in skills)} of {len(skills)}" if skills else None)
         rows.append((phase, what, *counts))
     return Table(

@@ -3,10 +3,10 @@
 The real Slurm (its version is told) has four pretended nodes that jobs take whole, ``inference`` before ``batch``, and
 plain EASY: only the first waiting job of each partition has a reservation (``bf_job_part_count_reserve=1``). The
 simulated one gets the same submissions, sizes and limits, and as run times those that the real jobs had. The jobs are
-drawn so that a second's delay of any end changes no decision of the model: what is compared are the rules. The model
-has no delay between an end and the start that it allows; beside it stands the model whose jobs hold their nodes for the
-median delay of the jobs that found room at once. Null: each job waits for the median of the first half's waits; and
-jobs start as they were submitted.
+drawn so that the model decides alike whether its scheduler looks at once or each one to three seconds: what is compared
+are the rules, not who wins a race. The model has no delay between an end and the start that it allows; beside it stands
+the model whose jobs hold their nodes for the median delay of the jobs that found room at once. Null: each job waits for
+the median of the first half's waits; and jobs start as they were submitted.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from itertools import combinations
 from statistics import median
 
 from accuracy.base import Cell, Report, Table, Tell, skill
-from simulator.cluster.jobs import Ended, JobRequest
+from simulator.cluster.jobs import Ended, JobRequest, Started
 from simulator.cluster.model import Arrival, SlurmModel, run_to_end
 from simulator.cluster.spec import ClusterSpec, NodeGroup, Partition
 from tests.support.real_slurm import RealSlurm, why_not
 
-JOBS = 30
+RUSH, RUSHES = 15, 2
+JOBS = RUSH * RUSHES
 NODES = 4
 CYCLE_S = 2.0
 """Backfill looks each second, and starting a job takes up to another."""
@@ -39,8 +40,10 @@ OPTIONS = (
     "bf_job_part_count_reserve=1",
     "PriorityType=priority/basic",
 )
+REST_S = 15.0
 TRIES = 2000
-SHAKES = 30
+CYCLES = 40
+LONGEST_CYCLE_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +59,15 @@ class Outcome:
         return tuple(start - submit for start, submit in zip(self.started, self.submitted, strict=True))
 
 
-def draw(jobs: int, seed: int) -> tuple[Arrival, ...]:
-    """Jobs of 1 to 4 nodes that sleep for seconds and claim minutes, as users do."""
+def draw(seed: int) -> tuple[Arrival, ...]:
+    """A rush of jobs of 1 to 4 nodes that sleep for seconds and claim minutes, as users do."""
     rng = random.Random(seed)
-    arrivals, at = [], 0.0
-    for number in range(jobs):
+    arrivals = []
+    for number in range(RUSH):
         partition = "inference" if rng.random() < 0.3 else "batch"
         nodes = rng.choice((1, 1, 1, 2, 2, 3, 4))
-        request = JobRequest(str(number), partition, nodes, 1, 60.0 * rng.choice((1, 1, 2, 3)), rng.uniform(3.0, 12.0))
-        arrivals.append(Arrival(at, request))
-        at += rng.uniform(1.5, 4.5)
+        request = JobRequest(str(number), partition, nodes, 1, 60.0 * rng.choice((1, 1, 2, 3)), rng.uniform(4.0, 16.0))
+        arrivals.append(Arrival(0.4 * number, request))
     return tuple(arrivals)
 
 
@@ -79,26 +81,52 @@ def simulate(arrivals: Sequence[Arrival]) -> Outcome:
     )
 
 
-def sturdy_load(jobs: int) -> tuple[Arrival, ...]:
-    """The first drawn load of which the model keeps the order of starts when each job lasts up to a second longer, and
-    in which jobs overtake others: found with the model alone, before any real job runs."""
-    for seed in range(TRIES):
-        arrivals = draw(jobs, seed)
-        plain = simulate(arrivals)
-        if out_of_order(plain.started, plain.submitted) < jobs // 2:
-            continue
-        shakes = (simulate(shaken(arrivals, shake)) for shake in range(SHAKES))
-        if all(out_of_order(each.started, plain.started) == 0 for each in shakes):
-            return arrivals
-    raise RuntimeError(f"no load out of {TRIES} keeps its order when jobs last a second longer")
+def sturdy_load(rushes: int) -> tuple[Arrival, ...]:
+    """The first drawn rushes that are sturdy, each when the one before is over: found with the model alone, before any
+    real job runs."""
+    load: list[Arrival] = []
+    begins_at = 0.0
+    for arrivals in filter(is_sturdy, map(draw, range(TRIES))):
+        for each in arrivals:
+            load.append(Arrival(begins_at + each.at, replace(each.request, name=str(len(load)))))
+        if len(load) == rushes * RUSH:
+            return tuple(load)
+        begins_at += max(simulate(arrivals).ended) + REST_S
+    raise RuntimeError(f"fewer than {rushes} of {TRIES} loads keep their order under a scheduler with a cycle")
 
 
-def shaken(arrivals: Sequence[Arrival], seed: int) -> list[Arrival]:
+def is_sturdy(arrivals: Sequence[Arrival]) -> bool:
+    """Whether jobs overtake others, and the model keeps the order of starts when its scheduler looks only now and
+    then."""
+    plain = simulate(arrivals)
+    if out_of_order(plain.started, plain.submitted) < RUSH:
+        return False
+    others = (starts_in_cycles(arrivals, number) for number in range(CYCLES))
+    return all(out_of_order(started, plain.started) == 0 for started in others)
+
+
+def starts_in_cycles(arrivals: Sequence[Arrival], seed: int) -> list[float]:
+    """The starts where jobs come and end only when the scheduler looks, each one to three seconds, and where each
+    lasts up to half a second longer. A job that is looked at a cycle after another of the same limit would end after
+    it, hence the limits that differ by seconds."""
     rng = random.Random(seed)
-    return [
-        replace(each, request=replace(each.request, run_s=(each.request.run_s or 0.0) + rng.uniform(0.1, 1.2)))
-        for each in arrivals
-    ]
+    model = SlurmModel(SPEC)
+    cycle_s, now = rng.uniform(1.0, LONGEST_CYCLE_S), -rng.random()
+    waiting, started, ends = list(arrivals), dict[int, float](), dict[int, float]()
+    while len(started) < len(arrivals):
+        now += cycle_s
+        while waiting and waiting[0].at <= now:
+            request = waiting.pop(0).request
+            limit_s = request.limit_s + rng.uniform(-LONGEST_CYCLE_S, LONGEST_CYCLE_S)
+            model.submit(replace(request, run_s=None, limit_s=limit_s), now)
+        for job_id in [job_id for job_id, end in ends.items() if end <= now]:
+            del ends[job_id]
+            model.finish(job_id, now)
+        for event in model.advance(now):
+            if isinstance(event, Started):
+                started[event.job_id] = event.at
+                ends[event.job_id] = event.at + (arrivals[event.job_id - 1].request.run_s or 0.0) + rng.uniform(0, 0.5)
+    return [started[number + 1] for number in range(len(arrivals))]
 
 
 def out_of_order(started: Sequence[float], expected: Sequence[float], margin_s: float = 0.0) -> int:
@@ -148,7 +176,7 @@ def start_delay_s(real: Outcome, simulated: Outcome) -> float:
 def run(tell: Tell) -> Report:
     if (reason := why_not()) is not None:
         return Report("slurm_real", skipped=reason)
-    arrivals = sturdy_load(JOBS)
+    arrivals = sturdy_load(RUSHES)
     with RealSlurm(NODES, PARTITIONS, OPTIONS) as slurm:
         version = slurm.command("sinfo", "--version").strip()
         real = run_for_real(slurm, arrivals, tell)

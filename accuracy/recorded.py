@@ -146,7 +146,7 @@ def _span(log: RequestLog) -> int:
 
 def steps_of(log: RequestLog) -> Floats:
     """The middles of the steps of ``STEP_S`` that ``paced`` takes a slowdown for."""
-    return (np.arange(_span(log)) + 0.5) * STEP_S
+    return np.arange(_span(log), dtype=np.float64) * STEP_S + STEP_S / 2
 
 
 def paced(engine: EngineProfile, log: RequestLog, slowdown: Floats, looks: Floats) -> tuple[Times, Gauges]:

@@ -178,9 +178,8 @@ def _stall(found: Comparison) -> Table:
         free=4,
         remarks=(
             "Each request's decoding, regressed on its tokens, those beside it, their context, and the arrivals in the "
-            "time that it should have taken. To count the arrivals in the time that it did take makes slow seconds "
-            "look like costly arrivals (6.7 ms instead, and a 15 % miss of the overload's median by luck). As the "
-            "fitted phases do not tell it from nothing, the engine has no such term.",
+            "time that it should have taken; counted in the time that it did take, slow seconds would look like costly "
+            "arrivals. As the fitted phases do not tell it from nothing, the engine has no such term.",
         ),
     )
 

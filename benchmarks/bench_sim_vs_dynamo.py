@@ -139,7 +139,11 @@ def replay_theirs(python: Path, load: Workload) -> Side:
     assert summary["completed_requests"] == REQUESTS, summary
     cpu_s, wall_s = least(answer["times"])
     return Side(
-        cpu_s, wall_s, summary["mean_ttft_ms"], summary["mean_e2e_latency_ms"], int(summary["total_output_tokens"]),
+        cpu_s,
+        wall_s,
+        summary["mean_ttft_ms"],
+        summary["mean_e2e_latency_ms"],
+        int(summary["total_output_tokens"]),
         summary["wall_time_ms"] / 1000,
     )
 

@@ -1,19 +1,19 @@
 """Run by the interpreter of another environment, which has ``ai-dynamo-runtime`` and nothing of ours: reads a question
 in JSON on standard input, replays a trace, and answers with times and counts on the last line of standard output."""
 
+import importlib
 import json
 import sys
 import time
 
 
 def main() -> None:
-    from dynamo import _core
-
+    replay = importlib.import_module("dynamo._core").run_mocker_trace_replay
     question = json.load(sys.stdin)
     times = []
     for _ in range(question["runs"]):
         cpu, wall = time.process_time(), time.perf_counter()
-        result = _core.run_mocker_trace_replay(
+        result = replay(
             [question["trace"]],
             extra_engine_args={"engine": question["engine"]},
             num_workers=question["workers"],

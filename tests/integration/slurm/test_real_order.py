@@ -20,8 +20,6 @@ from accuracy.acc_slurm_real import (
 )
 from tests.support.real_slurm import RealSlurm, why_not
 
-JOBS = 12
-
 
 def test_pairs_that_start_the_other_way_round_are_counted_and_small_differences_let_be() -> None:
     assert out_of_order([0.0, 5.0, 9.0], [1.0, 2.0, 3.0]) == 0
@@ -31,7 +29,7 @@ def test_pairs_that_start_the_other_way_round_are_counted_and_small_differences_
 
 
 def test_a_drawn_load_comes_in_order_and_fits_the_cluster() -> None:
-    load = draw(JOBS, seed=3)
+    load = draw(seed=3)
     assert all(earlier.at < later.at for earlier, later in pairwise(load))
     assert all(1 <= each.request.nodes <= NODES for each in load)
 
@@ -42,7 +40,7 @@ def test_a_drawn_load_comes_in_order_and_fits_the_cluster() -> None:
 def test_a_real_slurm_starts_the_jobs_in_the_simulated_order() -> None:
     if (reason := why_not()) is not None:
         pytest.skip(reason)
-    arrivals = sturdy_load(JOBS)
+    arrivals = sturdy_load(rushes=1)
     with RealSlurm(NODES, PARTITIONS, OPTIONS) as slurm:
         folder = slurm.folder
         real = run_for_real(slurm, arrivals, lambda words: None)
