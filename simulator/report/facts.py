@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from broker.model.plan import Decision
 from broker.model.replica import Tier
 from broker.model.spec import ModelSpec
-from simulator.report.gpu_hours import Holding, PhaseInterval
+from simulator.report.gpu_hours import Holding, PhaseInterval, weight_of
 from simulator.report.recorder import DAY_S, Recorded
 from simulator.report.slo import Booleans, RequestTable, ServiceLevel, kept_in_time
 from simulator.report.summary import OUTCOMES, Floats, Outcome, Outcomes
@@ -113,7 +113,7 @@ class Facts:
     def holdings(self) -> tuple[Holding, ...]:
         """Pools that take baseline replicas only are dedicated: nobody else has their GPUs while the service runs."""
         return tuple(
-            Holding(pool.pool_id, self.recorded.begin_s, self.duration_s, pool.gpus)
+            Holding(pool.pool_id, self.recorded.begin_s, self.duration_s, pool.gpus, weight_of(pool))
             for pool in self.recorded.site.pools
             if pool.tiers == (Tier.BASELINE,)
         )

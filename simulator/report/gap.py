@@ -16,7 +16,7 @@ from simulator.oracle.plan import Lead, ReplicaTimetable, clairvoyant_plan
 from simulator.oracle.policy import clairvoyant_spec
 from simulator.report.document import Clairvoyant, Oracle
 from simulator.report.facts import Facts
-from simulator.report.gpu_hours import gpu_hours
+from simulator.report.gpu_hours import gpu_hours, weight_of
 from simulator.report.slo import HOUR_S, worst_window
 from simulator.report.timeline import grid_of
 
@@ -118,6 +118,7 @@ def _pools(facts: Facts, model_id: str) -> tuple[OraclePool, ...]:
     return tuple(
         OraclePool(
             pool.pool_id, float(min(pool.gpus // spec.gpus, spec.maximum)), spec.gpus,
+            gpu_weight=weight_of(pool),
             start_s=min([profile.load_time_s, *_starts_s(facts, model_id, pool.pool_id)]),
         )
         for pool in facts.recorded.site.pools

@@ -16,6 +16,7 @@ import numpy as np
 
 from broker.model.errors import InvariantViolated
 from broker.model.replica import ReplicaPhase
+from broker.model.spec import PoolSpec
 
 _HOUR_S = 3600.0
 _CONSERVATION = 9
@@ -23,6 +24,13 @@ _STARTING = frozenset({ReplicaPhase.STARTING, ReplicaPhase.LOADING})
 _DRAINING = frozenset({ReplicaPhase.DRAINING, ReplicaPhase.STOPPING})
 _UNALLOCATED = frozenset({ReplicaPhase.REQUESTED, ReplicaPhase.PENDING, ReplicaPhase.GONE, ReplicaPhase.FAILED})
 """A phase that is none of these serves: READY, and UNKNOWN, which is allocated until its pool says otherwise."""
+
+
+def weight_of(pool: PoolSpec) -> float:
+    """What an hour of one of its GPUs counts, beside those of other pools."""
+    weight = pool.options.get("gpu_weight", 1.0)
+    assert isinstance(weight, int | float)
+    return float(weight)
 
 
 @dataclass(frozen=True, slots=True)

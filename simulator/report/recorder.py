@@ -17,7 +17,7 @@ from broker.model.replica import ENDED, Replica, ReplicaPhase, Tier
 from broker.model.spec import ModelSpec, SiteSpec
 from simulator.engine.profile import EngineProfile
 from simulator.fleet import SimulatedReplica
-from simulator.report.gpu_hours import PhaseInterval
+from simulator.report.gpu_hours import PhaseInterval, weight_of
 from simulator.report.summary import Floats
 from simulator.simulation import Simulation
 
@@ -205,6 +205,11 @@ class Recorder:
 
     # -- what is told
 
+    def _weight_of(self, pool_id: str) -> float:
+        site = self._simulation.state.control.site
+        assert site is not None
+        return next((weight_of(pool) for pool in site.pools if pool.pool_id == pool_id), 1.0)
+
     def _intervals(self, life: _Life) -> list[ReplicaInterval]:
         """Its phases as the broker saw them, its GPUs from when they were really given to when they were taken back."""
         process = life.process
@@ -224,7 +229,7 @@ class Recorder:
         allocated = process.allocated_gpus if process is not None else record.gpus
         interval = PhaseInterval(
             record.pool_id, phase, begin - self._start_at, end - self._start_at, record.gpus, busy_s,
-            unused_gpus=max(0, allocated - record.gpus),
+            unused_gpus=max(0, allocated - record.gpus), gpu_weight=self._weight_of(record.pool_id),
         )  # fmt: skip
         return ReplicaInterval(record.replica_id, record.model_id, record.tier, interval)
 

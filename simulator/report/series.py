@@ -116,7 +116,7 @@ def _replicas(facts: Facts, grid: Grid) -> Iterator[Series]:
 
 
 def _gpus(facts: Facts, grid: Grid) -> Iterator[Series]:
-    """What GPUs went to, as the split of GPU-hours has it, of all models."""
+    """What GPUs, weighted by their type, went to, as the split of GPU-hours has it, of all models."""
     serving: list[ReplicaInterval] = []
     parts: dict[str, list[PhaseInterval]] = {"starting": [], "draining": []}
     allocated = []
@@ -141,7 +141,7 @@ def _gpus(facts: Facts, grid: Grid) -> Iterator[Series]:
 
 
 def _busy_gpus(facts: Facts, grid: Grid, serving: Iterable[ReplicaInterval]) -> Floats:
-    gpus = {(one.model_id, one.interval.pool_id): one.interval.gpus for one in serving}
+    gpus = {(one.model_id, one.interval.pool_id): one.interval.gpus * one.interval.gpu_weight for one in serving}
     busy = facts.recorded.busy
     edges = np.minimum(edges_of(grid), facts.duration_s)
     total = np.zeros(grid.bins)
@@ -152,14 +152,15 @@ def _busy_gpus(facts: Facts, grid: Grid, serving: Iterable[ReplicaInterval]) -> 
 
 def _withheld(facts: Facts, grid: Grid, allocated: Sequence[PhaseInterval]) -> Floats:
     """Unused GPUs of whole nodes, and what dedicated pools hold beyond use."""
-    unused = _level_of(grid, allocated, [float(one.unused_gpus) for one in allocated], facts.duration_s).mean
+    unused = _level_of(grid, allocated, [one.unused_gpus * one.gpu_weight for one in allocated], facts.duration_s).mean
     for holding in facts.holdings:
         own = [one for one in allocated if one.pool_id == holding.pool_id]
         times, changes = _steps(own, [float(one.gpus + one.unused_gpus) for one in own])
         order = np.argsort(times, kind="stable")
         surplus = np.maximum(0.0, holding.gpus - np.concatenate(([0.0], np.cumsum(changes[order]))))
         since = np.concatenate(([holding.begin_s], times[order]))
-        unused = unused + level(grid, since, np.diff(surplus, prepend=0.0), facts.duration_s).mean
+        held = level(grid, since, np.diff(surplus, prepend=0.0), facts.duration_s)
+        unused = unused + held.mean * holding.gpu_weight
     return unused
 
 

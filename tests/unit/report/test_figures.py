@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -129,6 +131,18 @@ def test_what_a_dedicated_pool_holds_beyond_use_is_withheld(tiers: tuple[Tier, .
     line = next(one for one in report.series if one.labels.get("part") == "withheld")
     assert set(line.values) == {withheld / 96.0}
     assert {value for one in report.series if one.labels.get("part") == "busy" for value in one.values} == {1.0}
+
+
+def test_gpus_count_by_the_weight_of_their_pool() -> None:
+    of = facts()
+    heavy = replace(of.recorded.site.pools[0], options={"gpu_weight": 2.0})
+    replicas = tuple(replace(one, interval=replace(one.interval, gpu_weight=2.0)) for one in of.recorded.replicas)
+    recorded = replace(of.recorded, site=SiteSpec("hpc", (heavy,)), replicas=replicas)
+    before, after = told(of), told(replace(of, recorded=recorded))
+    assert after.gpu_hours[0].total == pytest.approx(2 * before.gpu_hours[0].total)
+    for light, double in zip(before.series, after.series, strict=True):
+        if light.name == "gpus":
+            assert double.values == tuple(2 * (value or 0.0) for value in light.values)
 
 
 def test_lengths_beyond_what_was_measured_mark_what_rests_on_them() -> None:
