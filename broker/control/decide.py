@@ -94,7 +94,7 @@ def supply_of(draft: Draft, model: ModelState) -> Supply:
     phases = [record.phase for record in records]
     ready = phases.count(ReplicaPhase.READY)
     if ready == len(phases):  # nearly always
-        return Supply(model.target, ready, 0, 0, sum([record.tier is Tier.BASELINE for record in records]))
+        return Supply(model.target, ready, 0, 0, [record.tier for record in records].count(Tier.BASELINE))
     on_its_way = sum([phase in ON_ITS_WAY for phase in phases])
     baseline = sum([record.phase is ReplicaPhase.READY and record.tier is Tier.BASELINE for record in records])
     return Supply(model.target, ready, on_its_way, phases.count(ReplicaPhase.DRAINING), baseline)

@@ -132,14 +132,13 @@ class BrokerState:
     def with_changes(self, changes: Changes) -> BrokerState:
         control = self.control
         models, pools, gateways = dict(self.models), dict(self.pools), dict(self.gateways)
-        replicas = dict(self.replicas)
         copied: dict[str, dict[str, Replica]] = {}
         gone: list[str] = []
         for (kind, key), entity in changes.items():
             match entity:
                 case Replica():  # first: a step may change 10,000 of them
                     if entity.model_id not in copied:
-                        copied[entity.model_id] = dict(replicas.get(entity.model_id, {}))
+                        copied[entity.model_id] = dict(self.replicas_of(entity.model_id))
                     copied[entity.model_id][key] = entity
                 case ModelState():
                     models[key] = entity
@@ -157,6 +156,14 @@ class BrokerState:
                     pools.pop(key, None)
                 case None:
                     gateways.pop(key, None)
+        replicas = self._replicas_with(copied, gone) if copied or gone else self.replicas
+        return BrokerState(control, models, pools, gateways, replicas)
+
+    def _replicas_with(
+        self, copied: dict[str, dict[str, Replica]], gone: list[str]
+    ) -> dict[str, Mapping[str, Replica]]:
+        """With these models' replicas instead of their former ones, and without those ``gone``."""
+        replicas: dict[str, Mapping[str, Replica]] = dict(self.replicas)
         for key in gone:
             model_id = next((m for m, members in (replicas | copied).items() if key in members), None)
             if model_id is not None:
@@ -166,7 +173,7 @@ class BrokerState:
         replicas.update(copied)
         for model_id in [m for m, members in replicas.items() if not members]:
             del replicas[model_id]
-        return BrokerState(control, models, pools, gateways, replicas)
+        return replicas
 
 
 def gateway_entity_key(key: GatewaySessionKey) -> str:

@@ -43,25 +43,35 @@ class Timeline:
     def time_of(self, tick: int) -> float:
         return tick + self.phase_s
 
-    def write(self, tick: int, usable: Mapping[Signal, Reading]) -> None:
-        if self._end == 0 or tick - self._end >= self.seconds:
+    def write(self, first: int, last: int, usable: Mapping[Signal, Reading]) -> None:
+        """The signals at each of the ticks ``first`` to ``last``, at which they were the same."""
+        for begin in range(first, last + 1, self.seconds):
+            self._write(begin, min(begin + self.seconds - 1, last), usable)
+
+    def _write(self, first: int, last: int, usable: Mapping[Signal, Reading]) -> None:
+        if self._end == 0 or first - self._end >= self.seconds:
             self._drop(self._end - self._first)
-            self._first = self._end = tick
-        elif tick - self._first >= 2 * self.seconds:
-            self._drop(self.seconds)
-        if tick < self._first:
+            self._first = self._end = first
+        elif last - self._first >= 2 * self.seconds:
+            self._drop(min(self.seconds, self._end - self._first))
+        first = max(first, self._first)
+        if last < first:
             return
-        if tick >= self._end:
-            self._extend(tick + 1)
-        index = tick - self._first
+        if last >= self._end:
+            self._extend(last + 1)
+        begin, ticks = first - self._first, last - first + 1
         for signal, values in self._values.items():
             reading = usable.get(signal)
-            values[index] = NaN if reading is None or reading.value is None else reading.value
+            value = NaN if reading is None or reading.value is None else reading.value
+            if ticks == 1:
+                values[begin] = value
+            else:
+                values[begin : begin + ticks] = array("d", [value]) * ticks
         self._last.update(usable)
-        self._last_tick.update(dict.fromkeys(usable, tick))
+        self._last_tick.update(dict.fromkeys(usable, last))
         if len(usable) < len(self._last):
-            for signal in [signal for signal, at in self._last_tick.items() if at == tick and signal not in usable]:
-                self._fall_back(signal, index)
+            for signal in [s for s, at in self._last_tick.items() if first <= at <= last and s not in usable]:
+                self._fall_back(signal, begin)
 
     def _drop(self, ticks: int) -> None:
         """Forget the oldest ``ticks`` ticks."""
