@@ -85,12 +85,11 @@ class FrontDoor:
         elif not tally.open.any():
             return
         tally.take(*self._fleet.take_told(), self._fleet.origin_s)
-        self._take_refusals()
+        if self._fleet.refused:
+            self._take_refusals()
 
     def _take_refusals(self) -> None:
         told = self._fleet.take_refusals()
-        if not len(told.request):
-            return
         no_endpoint = told.replica == _NOWHERE
         for row in told.request[no_endpoint].tolist():
             self._held[self._ledger.model[row]].append(row)

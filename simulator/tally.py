@@ -24,7 +24,6 @@ Counts = NDArray[np.int64]
 QUEUE_AGE, FIRST_TOKEN, INTER_TOKEN, PROMPT, OUTPUT, KINDS = 0, 1, 2, 3, 4, 5
 _ARRIVED, _FINISHED, _FAILED, _WAITING, _OPEN, _NUMBERS = 0, 1, 2, 3, 4, 5
 _SINCE_LAST = slice(_ARRIVED, _WAITING + 1)
-_ENTRY = np.dtype([("bucket", "<u2"), ("count", "<u4")])
 _LARGEST = SMALLEST * 2.0 ** ((BUCKETS - 1) / BUCKETS_PER_DOUBLING)
 
 
@@ -107,19 +106,21 @@ def _wait(
 
 
 @entry_point
-def _pack(counts: Counts, buckets: Any, filled: Any, ends: Any) -> int:
-    """Write out what is not zero, sketch after sketch, and set it to zero; how many entries."""
-    entries = 0
+def _pack(counts: Counts, entries: Any, ends: Any) -> None:
+    """Write out what is not zero as entries of 16-bit words (bucket, low and high word of the count), sketch after
+    sketch, and set it to zero. Each sketch ends at the byte in ``ends`` behind that of the one before."""
+    word = 0
     for kind in range(counts.shape[0]):
         for m in range(counts.shape[1]):
             for bucket in range(counts.shape[2]):
-                if counts[kind, m, bucket]:
-                    buckets[entries] = bucket
-                    filled[entries] = counts[kind, m, bucket]
+                count = counts[kind, m, bucket]
+                if count:
+                    entries[word] = bucket
+                    entries[word + 1] = count & 0xFFFF
+                    entries[word + 2] = count >> 16
                     counts[kind, m, bucket] = 0
-                    entries += 1
-            ends[kind * counts.shape[1] + m + 1] = entries
-    return entries
+                    word += 3
+            ends[kind * counts.shape[1] + m + 1] = 2 * word
 
 
 class Tally:
@@ -130,8 +131,7 @@ class Tally:
         self._ledger = ledger
         self._counts = np.zeros((KINDS, models, BUCKETS), np.int64)
         self._numbers = np.zeros((_NUMBERS, models), np.int64)
-        self._buckets = np.zeros(self._counts.size, np.uint16)
-        self._filled = np.zeros(self._counts.size, np.uint32)
+        self._entries = np.zeros(3 * self._counts.size, "<u2")
         self._ends = np.zeros(KINDS * models + 1, np.int64)
         self._waiting: Rows = np.zeros(1024, np.int64)
         self._known = 0
@@ -173,11 +173,9 @@ class Tally:
 
     def take_sketches(self) -> list[list[Sketch]]:
         """By kind and model; they begin anew."""
-        entries = np.empty(_pack(self._counts, self._buckets, self._filled, self._ends), _ENTRY)
-        entries["bucket"] = self._buckets[: len(entries)]
-        entries["count"] = self._filled[: len(entries)]
-        packed = entries.tobytes()
-        ends = (self._ends * _ENTRY.itemsize).tolist()
+        _pack(self._counts, self._entries, self._ends)
+        ends = self._ends.tolist()
+        packed = self._entries[: ends[-1] // 2].tobytes()
         return [
             [
                 Sketch(packed[ends[at] : ends[at + 1]]) if ends[at] < ends[at + 1] else EMPTY_SKETCH

@@ -88,11 +88,12 @@ class ControlLoop:
 
     def due_at(self) -> float | None:
         """When ``run`` should be called next, None while there is nothing to wait for."""
-        times = [at for at in (self._wake_at, self._pending_at) if at is not None]
-        if not times:
-            return None
-        due = max(min(times), self._last_run_at + self._coalesce_s)
-        return due if self._pending_at is None else min(due, self.coalesced(self._pending_at))
+        wake_at, pending_at = self._wake_at, self._pending_at
+        earliest = self._last_run_at + self._coalesce_s
+        if pending_at is None:
+            return None if wake_at is None else max(wake_at, earliest)
+        due = pending_at if wake_at is None or pending_at < wake_at else wake_at
+        return min(max(due, earliest), self.coalesced(pending_at))
 
     def coalesced(self, at: float) -> float:
         """When something of ``at`` should be run, together with what comes meanwhile. It waits no longer than it takes

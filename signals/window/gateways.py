@@ -195,7 +195,10 @@ class Gateways:
         """Add what came since the last time to the sums of its seconds."""
         if not self._pending:
             return
-        first, last = self._second_of(min(self._pending_at)), self._second_of(max(self._pending_at))
+        earliest = min(self._pending_at)
+        if self._view is not None and earliest <= self._view.until:
+            self._view = None
+        first, last = self._second_of(earliest), self._second_of(max(self._pending_at))
         if first == last:
             self._add_up(first, self._pending)
         else:
@@ -205,7 +208,6 @@ class Gateways:
             for tick, summaries in by_second.items():
                 self._add_up(tick, summaries)
         self._pending, self._pending_at = [], []
-        self._view = None
 
     def reconfigure(self, patience_s: float) -> None:
         self.patience_s = patience_s

@@ -144,7 +144,8 @@ class SignalWindow:
             waiting = sample.waiting > 0
         if not kept:
             return False
-        self._latest = None
+        if self._latest is not None and at <= self._latest.until:
+            self._latest = None
         if at <= self._looked_to:
             self._look_again(at)
         if not waiting:

@@ -477,6 +477,11 @@ class EngineFleet:
         code: true until the fleet runs on."""
         return self._take("first_tokens", self._state.first_tokens), self._take("completions", self._state.completions)
 
+    @property
+    def refused(self) -> bool:
+        """Whether any request was refused since the last ``take_refusals``."""
+        return bool(self._totals["refusals"])
+
     def take_refusals(self) -> Refusals:
         """Requests refused since the last call."""
         events = self._take("refusals", self._state.refusals)
