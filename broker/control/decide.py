@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from broker.control import shaping
 from broker.control.allocate import Allocation, allocate, carry_out
-from broker.control.copying import copy_with
 from broker.control.draft import Draft
 from broker.control.reasons import Reason
 from broker.control.shaping import Trail
+from broker.model.making import copy_with
 from broker.model.observation import Override, PauseScope
 from broker.model.plan import Decision, DecisionStep, Recommendation, ShadowRecommendation
 from broker.model.reading import stale

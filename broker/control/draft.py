@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from broker.control.copying import copy_with
 from broker.model.identity import action_id
+from broker.model.making import copy_with
 from broker.model.observation import PauseScope
 from broker.model.plan import Action, Launch, Publish, Stop, Withdraw
 from broker.model.replica import ENDED, ON_ITS_WAY, EndpointRecord, GatewaySessionKey, Replica, ReplicaPhase, StopMode

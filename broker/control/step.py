@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 from broker.control import lifecycle
 from broker.control.absorb import absorb
-from broker.control.copying import copy_with
 from broker.control.decide import Policies, decide
 from broker.control.draft import Draft
+from broker.model.making import copy_with
 from broker.model.observation import Observation
 from broker.model.plan import Decision, Plan
 from broker.model.replica import ReplicaPhase

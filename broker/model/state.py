@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from broker.model.making import quickly_made
 from broker.model.observation import Override, PauseChanged
 from broker.model.replica import GatewaySessionKey, Replica
 from broker.model.snapshot import ModelSnapshot
@@ -71,6 +72,7 @@ class PoolState:
     error: str = ""
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class GatewayState:
     """One gateway session, live until ``seen_at`` + the session time-out."""
@@ -106,6 +108,7 @@ Changes = Mapping[EntityKey, Entity | None]
 """Only what changed; None removes the entity."""
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class BrokerState:
     """A value: ``with_changes`` gives a new one and shares what did not change. Replicas are kept by model."""

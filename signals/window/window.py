@@ -31,7 +31,7 @@ _LATENCIES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Look:
     """The signals that were usable at ``t`` and, unless something new comes in, at any time up to ``until``."""
 
@@ -41,7 +41,7 @@ class Look:
     usable: dict[Signal, Reading]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class EnginesTold:
     """The signals by the engines in ``view``, of whom those ``expected`` should report, at ``t`` up to ``until``."""
 
