@@ -307,7 +307,7 @@ class Engines:
         parts: dict[Layout, Part] = {}
         layout: Layout | None = None
         since, base_at = t - self.patience_s, t - self._smoothing_s
-        changes_at = math.inf
+        changes_at = next_base_at = oldest_at = math.inf
         for replica in self._ordered:
             times, rows = replica.times, replica.rows
             latest = len(times) - 1
@@ -320,11 +320,13 @@ class Engines:
             if latest_at < since:
                 view.silent.append(replica.replica_id)
                 continue
-            base = max(bisect_right(times, base_at) - 1, 0)
-            if base < latest and times[base + 1] + self._smoothing_s < changes_at:
-                changes_at = times[base + 1] + self._smoothing_s
-            if latest_at + self.patience_s < changes_at:
-                changes_at = latest_at + self.patience_s
+            base = bisect_right(times, base_at) - 1
+            if base < 0:
+                base = 0
+            if base < latest and times[base + 1] < next_base_at:
+                next_base_at = times[base + 1]
+            if latest_at < oldest_at:
+                oldest_at = latest_at
             if replica.layout is not layout:
                 layout = replica.layout
                 part = parts.setdefault(layout, Part(layout))
@@ -337,6 +339,7 @@ class Engines:
         for part in parts.values():
             part.measure(since)
         view.parts.extend(parts.values())
+        changes_at = min(changes_at, next_base_at + self._smoothing_s, oldest_at + self.patience_s)
         view.until = max(t, changes_at - _MARGIN_S)
         return view
 
@@ -411,6 +414,8 @@ class EngineView:
     def quantile(self, which: int, q: float) -> float | None:
         """Of histogram ``which`` (queue time, time to first token, inter-token); NaN if a replica does not tell it,
         None if nothing was observed."""
+        if not any(part.layout.bounds[which] for part in self.parts):
+            return NaN
         bounds, counts, total = merged([part.histogram(which) for part in self.parts])
         if not bounds or counts[-1] != counts[-1]:
             return NaN

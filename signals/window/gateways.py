@@ -36,7 +36,7 @@ _MARGIN_S = 1e-3
 
 Entry = tuple[int, int]
 """(bucket, count) of a sketch."""
-Counts = tuple[list[int], list[int]]
+Counts = tuple[dict[int, int], dict[int, int]]
 """By bucket, of TTFT and INTER_TOKEN."""
 Report = tuple[float, str, int, float, float, float, float]
 """Of one report: when observed, boot id, sequence; when the next is due, age of the oldest waiting when observed
@@ -319,7 +319,7 @@ class GatewayView:
     in_flight: float
     seconds: list[Second]
     counts: Counts
-    _cumulative: dict[int, list[int]] = field(default_factory=dict)
+    _cumulative: dict[int, tuple[list[int], list[int]]] = field(default_factory=dict)
 
     @property
     def _span_s(self) -> float:
@@ -347,21 +347,23 @@ class GatewayView:
 
     def quantile(self, which: int, q: float) -> float | None:
         """Of TTFT or INTER_TOKEN; None if nothing was observed."""
-        cumulative = self._cumulative.get(which)
-        if cumulative is None:
-            cumulative = self._cumulative[which] = list(accumulate(self.counts[which]))
-        return sketch_quantile(q, cumulative)
+        known = self._cumulative.get(which)
+        if known is None:
+            counts = self.counts[which]
+            buckets = sorted(counts)
+            known = self._cumulative[which] = buckets, list(accumulate([counts[bucket] for bucket in buckets]))
+        return sketch_quantile(q, *known)
 
 
 def _no_counts() -> Counts:
-    return [0] * BUCKETS, [0] * BUCKETS
+    return {}, {}
 
 
 def _add_to(counts: Counts, second: Second | None, sign: int) -> None:
     if second is not None:
         for total, entries in zip(counts, second.latencies, strict=True):
             for bucket, count in entries:
-                total[bucket] += sign * count
+                total[bucket] = total.get(bucket, 0) + sign * count
 
 
 def _entries(sketches: list[bytes]) -> list[Entry]:
