@@ -17,9 +17,10 @@ from benchmarks.bench_engine_reference import PROFILE
 from broker.log.memory import MemoryLog, MemoryStore
 from broker.model.spec import EngineSpec, Limits, ModelSpec, PolicySpec, PoolSpec, SiteSpec
 from policies.registry import cached
+from simulator.demand import Demand
 from simulator.report.summary import RunSummary
 from simulator.simulation import Simulation, SimulationSettings, make_ready
-from traces.blocks import BLOCK_ROWS, RequestBlock, request_block
+from traces.blocks import BLOCK_ROWS, Names, RequestBlock, request_block
 from traces.schema import Requests
 
 MODELS, REPLICAS = 64, 16
@@ -43,15 +44,6 @@ LIMITS = Limits(
     signal_patience_s=3 * INTERVAL_S, gateway_session_s=3 * INTERVAL_S,
 )  # fmt: skip
 SITE = SiteSpec("bench", (PoolSpec("pool", "simulated", gpus=MODELS * (REPLICAS + 4)),), limits=LIMITS)
-
-
-class FleetSimulation(Simulation):
-    """Each request asks the model that its block names by number."""
-
-    def _expect(self, block: RequestBlock) -> float:
-        arrival_at = self.settings.start_at + block.arrival_s
-        self._door.expect(self._ledger.append(arrival_at, block.prompt_tokens, block.output_tokens, block.model))
-        return float(arrival_at[-1])
 
 
 def fleet_blocks(seconds: float, seed: int) -> Iterator[RequestBlock]:
@@ -80,11 +72,12 @@ def simulate(seconds: float) -> RunSummary:
     settings = SimulationSettings(
         tail_s=60.0, warm_up_s=120.0, scrape_interval_s=INTERVAL_S, summary_interval_s=INTERVAL_S
     )
-    simulation = FleetSimulation(
-        SITE, FLEET, NAMES[0], log=MemoryLog(MemoryStore(keeps_steps=False)), policies=cached(), settings=settings,
+    simulation = Simulation(
+        SITE, FLEET, log=MemoryLog(MemoryStore(keeps_steps=False)), policies=cached(), settings=settings,
         profile_of=lambda launch: PROFILE,
     )  # fmt: skip
-    summary = simulation.run(Requests(lambda: fleet_blocks(seconds, seed=1)))
+    requests = Requests(lambda: fleet_blocks(seconds, seed=1), models=Names("models", NAMES))
+    summary = simulation.run(Demand(requests))
     assert summary.requests.finished == summary.requests.sent
     return summary
 

@@ -7,6 +7,7 @@ Columns are those of the ledger, in the order of ``Ledger.columns``; counts are 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -151,7 +152,7 @@ class Tally:
         _take(first_tokens, completions, origin_s, self._ledger.columns, FINISHED, self._counts, self._numbers)
 
     def close(self, rows: Rows, at: Any, status: int) -> None:
-        """Requests ended at ``at`` without being answered. As in the gateway's tally, who went away counts as served."""
+        """Requests ended at ``at`` unanswered. As in the gateway's tally, who went away counts as served."""
         self._ledger.close(rows, at, status)
         by_model = np.bincount(self._ledger.model[rows], minlength=self._models)
         self.open -= by_model
@@ -189,7 +190,7 @@ class Tally:
         self._numbers[_SINCE_LAST] = 0
 
 
-_ENTRY_POINTS = (_take, _arrive, _wait, _pack)
+_ENTRY_POINTS: tuple[Callable[..., Any], ...] = (_take, _arrive, _wait, _pack)
 
 
 def make_ready() -> bool:

@@ -28,8 +28,9 @@ def quickly_made(cls: type[T]) -> type[T]:
     """
     names: list[str] = []
     settings: list[str] = []
-    known: dict[str, Any] = {"put": object.__setattr__, "cls": cls, "twin": twin_of(cls), "MISSING": MISSING}
-    for field in fields(cls):  # type: ignore[arg-type]  # a dataclass, which the type of a class cannot say
+    record: Any = cls  # a dataclass, which the type of a class cannot say
+    known: dict[str, Any] = {"put": object.__setattr__, "cls": cls, "twin": twin_of(record), "MISSING": MISSING}
+    for field in fields(record):
         name = field.name
         default = field.default if field.default_factory is MISSING else MISSING
         has_default = field.default is not MISSING or field.default_factory is not MISSING
@@ -44,8 +45,8 @@ def quickly_made(cls: type[T]) -> type[T]:
     lines = [f"def __init__(self, {', '.join(names)}):", '    put(self, "__class__", twin)', *settings]
     init = _compiled([*lines, "    self.__class__ = cls"], "__init__", known)
     init.__qualname__ = f"{cls.__qualname__}.__init__"
-    init.__annotations__ = cls.__init__.__annotations__
-    cls.__init__ = init  # type: ignore[misc]
+    init.__annotations__ = record.__init__.__annotations__
+    record.__init__ = init
     return cls
 
 
@@ -60,13 +61,14 @@ def _copier_of(cls: Any) -> Callable[[Any], Any]:
 def copy_with(value: T, **changed: Any) -> T:
     """What ``dataclasses.replace`` gives for a frozen dataclass with slots and without ``__post_init__``, in a tenth of
     its time. Raises ``KeyError`` for a field that there is not."""
-    copy: Any = _copier_of(type(value))(value)
+    cls: Any = type(value)
+    copy: Any = _copier_of(cls)(value)
     for name, new in changed.items():
         try:
             setattr(copy, name, new)
         except AttributeError:
             raise KeyError(name) from None
-    copy.__class__ = type(value)
+    copy.__class__ = cls
     made: T = copy
     return made
 
