@@ -56,13 +56,6 @@ class Gateway:
     reports: list[Report] = field(default_factory=list)
     seen: Seen | None = None
 
-    def append(self, report: Report) -> None:
-        """Put a report that is newer than all of the same boot."""
-        self.at, self.sequence = report[0], report[2]
-        self.reports.append(report)
-        if self.seen is not None:
-            self.seen.add(report)
-
     def insert(self, report: Report) -> bool:
         """Put a report where it belongs; False if it was seen before."""
         if self.seen is None:
@@ -175,9 +168,12 @@ class Gateways:
         gateway = self.known.get(summary.gateway_id) or self._add(summary.gateway_id, boot_id)
         age = _NOBODY if oldest is None else summary.observed_at - oldest
         due_at = summary.received_at + summary.interval_s
-        report = (at, boot_id, sequence, due_at, age, float(summary.waiting), float(summary.in_flight))
+        report = (at, boot_id, sequence, due_at, age, 0.0 + summary.waiting, 0.0 + summary.in_flight)
         if sequence > gateway.sequence and at > gateway.at and boot_id == gateway.boot_id:
-            gateway.append(report)
+            gateway.at, gateway.sequence = at, sequence
+            gateway.reports.append(report)
+            if gateway.seen is not None:
+                gateway.seen.add(report)
         elif not gateway.insert(report):
             return False
         self._pending.append(summary)

@@ -126,25 +126,27 @@ class SignalWindow:
         at, delay_s = sample.observed_at, sample.received_at - sample.observed_at
         if delay_s < 0.0:
             at = sample.received_at
-        source = sample.replica_id if isinstance(sample, MetricSample) else sample.gateway_id
+        late = at <= self._settled_at
+        kept = False
+        if isinstance(sample, MetricSample):
+            source, waiting = sample.replica_id, bool(sample.requests_waiting)
+            appeared = source not in self._engines.known
+            if not late:
+                kept = self._engines.observe(sample, at)
+        else:
+            source, waiting = sample.gateway_id, sample.waiting > 0
+            appeared = source not in self._gateways.known
+            if not late:
+                kept = self._gateways.observe(sample, at)
         if not -SKEW_TOLERANCE_S <= delay_s <= SKEW_TOLERANCE_S:
             self._skew_s[source] = delay_s
         elif self._skew_s:
             self._skew_s.pop(source, None)
-        if at <= self._settled_at:
-            self.late += 1
-            return False
-        if isinstance(sample, MetricSample):
-            appeared = source not in self._engines.known
-            kept = self._engines.observe(sample, at)
-            waiting = bool(sample.requests_waiting)
-        else:
-            appeared = source not in self._gateways.known
-            kept = self._gateways.observe(sample, at)
-            waiting = sample.waiting > 0
         if not kept:
+            self.late += late
             return False
-        if self._latest is not None and at <= self._latest.until:
+        latest = self._latest
+        if latest is not None and at <= latest.until:
             self._latest = None
         if at <= self._looked_to:
             self._look_again(at)
