@@ -9,7 +9,7 @@ import sys
 
 import benchmarks
 
-ON_REQUEST = frozenset({"sim_memory"})
+ON_REQUEST = frozenset({"sim_fleet_day", "sim_memory"})
 """Takes minutes: runs only when named."""
 
 

@@ -13,9 +13,8 @@ from broker.log.memory import MemoryLog, MemoryStore
 from broker.model.spec import EngineSpec, ModelSpec, PolicySpec, PoolSpec, SiteSpec
 from policies.registry import cached
 from simulator.demand import demand_of
-from simulator.engine.fleet import make_ready
 from simulator.report.summary import RunSummary
-from simulator.simulation import Simulation, SimulationSettings
+from simulator.simulation import Simulation, SimulationSettings, make_ready
 from traces.blocks import BLOCK_ROWS, RequestBlock, request_block
 from traces.schema import Requests
 

@@ -9,8 +9,7 @@ from broker.log.memory import MemoryLog
 from broker.model.spec import EngineSpec, ModelSpec, PolicySpec, PoolSpec, SiteSpec
 from policies.registry import cached
 from simulator.demand import demand_of
-from simulator.engine.fleet import make_ready
-from simulator.simulation import Simulation
+from simulator.simulation import Simulation, make_ready
 from traces.generate import generate
 from traces.profiles import load_profile
 from traces.rates import RateCurve

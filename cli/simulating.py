@@ -24,11 +24,10 @@ from policies.registry import cached
 from simulator.cluster.places import SLURM
 from simulator.cluster.plan import ClusterPlan
 from simulator.demand import Demand, demand_of, demand_of_scenario
-from simulator.engine.fleet import make_ready
 from simulator.oracle.policy import with_clairvoyant
 from simulator.report.summary import RunSummary, TraceCounts
 from simulator.run import Prepared, Report, prepare
-from simulator.simulation import SimulationSettings
+from simulator.simulation import SimulationSettings, make_ready
 from traces.counts import count_window
 from traces.describe import LONGEST_SPAN_S, describe, span_problem
 from traces.options import ScaleMethod

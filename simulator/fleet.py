@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -90,13 +91,36 @@ class SimulatedPool:
         self._service = service
         self._now = clock
         self._actions: set[str] = set()
+        self._listed: tuple[ObservedReplica, ...] = ()
+        self._listed_until = -math.inf
+        self._serving: list[tuple[str, str]] = []
 
     async def observe(self) -> PoolSnapshot:
         now = self._now()
+        self._look(now)
+        return PoolSnapshot(self.pool_id, now, now, True, self._listed, self._pool.gpus)
+
+    def serving(self) -> list[tuple[str, str]]:
+        """The replicas that answer now, each with its model before its name."""
+        self._look(self._now())
+        return self._serving
+
+    def _look(self, now: float) -> None:
+        """Make the listing anew unless it holds, until time changes it or somebody says so: a thousand replicas are
+        listed twice a second, and nearly always as before."""
+        if now < self._listed_until:
+            return
         self._forget_before(now - ENDED_KEPT_S)
-        return PoolSnapshot(
-            self.pool_id, now, now, True, tuple(r.listed(now) for r in self.replicas.values()), self._pool.gpus
-        )
+        replicas = self.replicas.values()
+        self._listed = tuple([replica.listed(now) for replica in replicas])
+        self._serving = [(r.launch.model.model_id, r.replica_id) for r in replicas if r.serves(now)]
+        loaded = [replica.loaded_at for replica in replicas if now < replica.loaded_at]
+        forgotten = [replica.ended_at + ENDED_KEPT_S for replica in replicas if replica.ended_at is not None]
+        self._listed_until = min(loaded + forgotten, default=math.inf)
+
+    def _changed(self) -> None:
+        """A replica is to be listed otherwise."""
+        self._listed_until = -math.inf
 
     async def start(self, launch: Launch) -> Receipt:
         now = self._now()
@@ -107,12 +131,14 @@ class SimulatedPool:
             profile = self._profile_of(launch)
             self.replicas[launch.replica_id] = SimulatedReplica(launch, profile, now, now + profile.load_time_s)
             self._actions.add(launch.action_id)
+            self._changed()
         return self._accepted(launch.action_id, launch.replica_id, launch.model.model_id)
 
     async def stop(self, order: Stop) -> Receipt:
         replica = self.replicas.get(order.replica_id)
         if replica is not None and replica.launch.generation == order.generation and replica.phase not in ENDED:
             replica.phase = ReplicaPhase.STOPPING
+            self._changed()
             busy = self._service.leaves(replica)
             if order.mode is StopMode.KILL or not busy:
                 self.end(replica, exit_code=0)
@@ -127,6 +153,7 @@ class SimulatedPool:
         replica.phase = ReplicaPhase.GONE if wanted else ReplicaPhase.FAILED
         replica.exit_code = exit_code
         replica.ended_at = self._now()
+        self._changed()
         self._service.ended(replica)
 
     def _forget_before(self, horizon: float) -> None:

@@ -10,25 +10,13 @@ import numpy as np
 from broker.model.observation import GatewayReport
 from broker.model.replica import EndpointRecord, ReplicaPhase
 from broker.model.signals import RequestSummary
-from broker.model.sketch import Sketch
 from simulator.engine.fleet import EngineFleet
 from simulator.engine.profile import EngineProfile
-from simulator.ledger import ABANDONED, CUT, FINISHED, OPEN, REJECTED, Ledger, Rows
-from simulator.sketches import sketches_of
+from simulator.ledger import ABANDONED, CUT, REJECTED, Ledger, Rows
+from simulator.tally import Tally
 
 _NAME, _BOOT = "simulated", "0"
 _NOWHERE = -1
-_NO_ROWS: Rows = np.zeros(0, np.int64)
-
-
-class _Interval:
-    """Rows of the ledger by what happened to them since the last summary, in the batches in which they were told."""
-
-    def __init__(self) -> None:
-        self.first_tokens: list[Rows] = [_NO_ROWS]
-        self.finished: list[Rows] = [_NO_ROWS]
-        self.failed: list[Rows] = [_NO_ROWS]
-        self.abandoned: list[Rows] = [_NO_ROWS]
 
 
 class FrontDoor:
@@ -46,10 +34,7 @@ class FrontDoor:
         self._places: dict[str, int] = {}
         self._leaving: set[str] = set()
         self._held: list[list[int]] = [[] for _ in self._pools]
-        self._waiting = _NO_ROWS
-        self._arrived = self._summarised = 0
-        self._open = np.zeros(len(self._pools), np.int64)
-        self._since = _Interval()
+        self._tally = Tally(len(self._pools), ledger)
         self._caught_up_at = -np.inf
         self._revision = 0
         self._sequence = 0
@@ -60,11 +45,11 @@ class FrontDoor:
 
     @property
     def arrived(self) -> int:
-        return self._arrived
+        return self._tally.total_arrived
 
     @property
     def open_requests(self) -> int:
-        return int(self._open.sum())
+        return int(self._tally.open.sum())
 
     def pool_of(self, model_id: str) -> int:
         """The number by which ledger and fleet know a model."""
@@ -93,48 +78,29 @@ class FrontDoor:
             return
         self._caught_up_at = now
         self._fleet.run_until(now)
-        ledger = self._ledger
-        arrived = ledger.arrived_by(now)
-        if arrived > self._arrived:
-            self._open += np.bincount(ledger.model[self._arrived : arrived], minlength=len(self._open))
-            self._arrived = arrived
-        elif not self._open.any():
+        tally = self._tally
+        arrived = self._ledger.arrived_by(now)
+        if arrived > tally.total_arrived:
+            tally.arrive(arrived)
+        elif not tally.open.any():
             return
-        self._take_first_tokens()
-        self._take_completions()
-        self._take_refusals()
-
-    def _take_first_tokens(self) -> None:
-        told = self._fleet.take_first_tokens()
-        self._ledger.first_token_at[told.request] = told.at
-        self._since.first_tokens.append(told.request)
-
-    def _take_completions(self) -> None:
-        rows, at = self._fleet.take_ends()
-        self._close(rows, at, FINISHED)
+        tally.take(*self._fleet.take_told(), self._fleet.origin_s)
+        if self._fleet.refused:
+            self._take_refusals()
 
     def _take_refusals(self) -> None:
         told = self._fleet.take_refusals()
-        if not len(told.request):
-            return
         no_endpoint = told.replica == _NOWHERE
         for row in told.request[no_endpoint].tolist():
             self._held[self._ledger.model[row]].append(row)
-        self._close(told.request[~no_endpoint], told.at[~no_endpoint], REJECTED)
+        self._tally.close(told.request[~no_endpoint], told.at[~no_endpoint], REJECTED)
 
     def abandon(self, rows: Rows, now: float) -> None:
         """Their clients leave at ``now``, to which it has caught up."""
         for row in rows.tolist():
             if not self._fleet.abort(row):
                 self._held[self._ledger.model[row]].remove(row)
-        self._close(rows, now, ABANDONED)
-
-    def _close(self, rows: Rows, at: Any, status: int) -> None:
-        self._ledger.close(rows, at, status)
-        self._open -= np.bincount(self._ledger.model[rows], minlength=len(self._open))
-        since = self._since
-        told = {FINISHED: since.finished, ABANDONED: since.abandoned}.get(status, since.failed)
-        told.append(rows)
+        self._tally.close(rows, now, ABANDONED)
 
     # -- endpoints
 
@@ -204,7 +170,7 @@ class FrontDoor:
         self._route_where_published(name)
         rows = self._fleet.stop(place)
         begun = ~np.isnan(self._ledger.first_token_at[rows])
-        self._close(rows[begun], now, CUT)
+        self._tally.close(rows[begun], now, CUT)
         self._send_again(rows[~begun], now)
         return bool(begun.any())
 
@@ -220,24 +186,12 @@ class FrontDoor:
     def summaries(self, now: float, interval_s: float) -> list[RequestSummary]:
         """One summary for each model, and a new interval."""
         self._sequence += 1
-        arrived = np.arange(self._summarised, self._arrived)
-        self._summarised = self._arrived
-        self._forget_served(arrived)
-        since, self._since = self._since, _Interval()
-        return self._told(now, interval_s, arrived, since)
-
-    def _forget_served(self, arrived: Rows) -> None:
-        waiting = np.concatenate([self._waiting, arrived])
-        waits = np.isnan(self._ledger.first_token_at[waiting]) & (self._ledger.status[waiting] == OPEN)
-        self._waiting = waiting[waits]
-
-    def _told(self, now: float, interval_s: float, arrived: Rows, since: _Interval) -> list[RequestSummary]:
-        finished, abandoned = np.concatenate(since.finished), np.concatenate(since.abandoned)
-        # As in the gateway's tally, who went away counts as served.
-        counts = (arrived, np.concatenate((finished, abandoned)), np.concatenate(since.failed), self._waiting)
-        arrived_of, finished_of, failed_of, waiting_of = map(self._by_model, counts)
-        sketches = self._sketches(now, arrived, np.concatenate(since.first_tokens), finished)
-        oldest = self._oldest_waiting()
+        tally = self._tally
+        tally.look(now)
+        queue_age, first_token, inter_token, prompt, output = tally.take_sketches()
+        arrived, finished, failed = tally.arrived.tolist(), tally.finished.tolist(), tally.failed.tolist()
+        waiting, open_requests, oldest = tally.waiting.tolist(), tally.open.tolist(), tally.oldest.tolist()
+        tally.begin_anew()
         return [
             RequestSummary(
                 model_id=model_id,
@@ -247,46 +201,18 @@ class FrontDoor:
                 observed_at=now,
                 received_at=now,
                 interval_s=interval_s,
-                arrived=arrived_of[pool],
-                finished=finished_of[pool],
-                failed=failed_of[pool],
+                arrived=arrived[pool],
+                finished=finished[pool],
+                failed=failed[pool],
                 held=len(self._held[pool]),
-                in_flight=int(self._open[pool]),
-                waiting=waiting_of[pool],
-                oldest_waiting_since=oldest[pool] if waiting_of[pool] else None,
-                queue_age=sketches[0][pool],
-                time_to_first_token=sketches[1][pool],
-                inter_token=sketches[2][pool],
-                prompt_tokens=sketches[3][pool],
-                output_tokens=sketches[4][pool],
+                in_flight=open_requests[pool],
+                waiting=waiting[pool],
+                oldest_waiting_since=oldest[pool] if waiting[pool] else None,
+                queue_age=queue_age[pool],
+                time_to_first_token=first_token[pool],
+                inter_token=inter_token[pool],
+                prompt_tokens=prompt[pool],
+                output_tokens=output[pool],
             )
             for model_id, pool in self._pools.items()
         ]
-
-    def _by_model(self, rows: Rows) -> list[int]:
-        counts: list[int] = np.bincount(self._ledger.model[rows], minlength=len(self._pools)).tolist()
-        return counts
-
-    def _oldest_waiting(self) -> list[float]:
-        """By model, NaN for none. Rows are in order of arrival, and what is written last stays: each model's oldest."""
-        oldest = np.full(len(self._pools), np.nan)
-        latest_first = self._waiting[::-1]
-        oldest[self._ledger.model[latest_first]] = self._ledger.arrival_at[latest_first]
-        times: list[float] = oldest.tolist()
-        return times
-
-    def _sketches(self, now: float, arrived: Rows, begun: Rows, finished: Rows) -> list[list[Sketch]]:
-        """Queue age, time to first token, time between tokens, prompt and output tokens, each by model."""
-        ledger, waiting = self._ledger, self._waiting
-        streamed = finished[ledger.output_tokens[finished] > 1]
-        streaming_s = ledger.ended_at[streamed] - ledger.first_token_at[streamed]
-        return sketches_of(
-            [
-                (ledger.model[waiting], now - ledger.arrival_at[waiting]),
-                (ledger.model[begun], ledger.first_token_at[begun] - ledger.arrival_at[begun]),
-                (ledger.model[streamed], streaming_s / (ledger.output_tokens[streamed] - 1)),
-                (ledger.model[arrived], ledger.prompt_tokens[arrived]),
-                (ledger.model[finished], ledger.output_tokens[finished]),
-            ],
-            len(self._pools),
-        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ REJECTED = OUTCOMES.index(Outcome.REJECTED)
 ABANDONED = OUTCOMES.index(Outcome.ABANDONED)
 
 _FIRST_ROWS = 4096
+
+Columns: TypeAlias = tuple[Any, ...]
 
 
 class Ledger:
@@ -38,6 +40,14 @@ class Ledger:
         self.model: NDArray[np.int16] = np.empty(_FIRST_ROWS, np.int16)
         self.tenant: NDArray[np.int16] = np.empty(_FIRST_ROWS, np.int16)
         self.status: NDArray[np.int8] = np.empty(_FIRST_ROWS, np.int8)
+        self._know_columns()
+
+    def _know_columns(self) -> None:
+        self.columns: Columns = (
+            self.arrival_at, self.first_token_at, self.ended_at, self.prompt_tokens, self.output_tokens, self.model,
+            self.status,
+        )  # fmt: skip
+        """All of them, for compiled code."""
 
     def __len__(self) -> int:
         return self._length
@@ -65,6 +75,7 @@ class Ledger:
                 longer = np.empty(max(wanted, 2 * len(column)), column.dtype)
                 longer[: self._length] = column[: self._length]
                 setattr(self, name, longer)
+        self._know_columns()
 
     def arrived_by(self, now: float) -> int:
         """How many had arrived at ``now``: the rows before that number."""

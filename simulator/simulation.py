@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+import simulator.engine.fleet
+import simulator.tally
 from broker.control.decide import Policies
 from broker.control.loop import Ran
 from broker.model.errors import ConfigError, InvariantViolated
@@ -68,7 +70,8 @@ _ENDINGS = {FINISHED: Ending.ANSWERED, CUT: Ending.FAILED, REJECTED: Ending.REJE
 """What clients make of how their requests ended."""
 
 _IDLE = (0.0,) * 7
-"""What a replica tells of itself that nobody has sent a request yet."""
+"""What a replica tells of itself that nobody has sent a request yet: the fields of a sample from the running requests
+to the finished ones."""
 
 Progress = Callable[[float, int], None]
 """Told the simulated second (negative while warming up) and the number of requests so far, at every step."""
@@ -77,6 +80,12 @@ Progress = Callable[[float, int], None]
 def profile_of_launch(launch: Launch) -> EngineProfile:
     """The profile that the model's engine names. Raises ``ConfigError`` if there is none of that name."""
     return load_profile(launch.model.engine.profile or "demo").engine
+
+
+def make_ready() -> bool:
+    """Have all that is compiled in a simulation ready; see ``simulator.engine.fleet.make_ready``."""
+    engines_compiled = simulator.engine.fleet.make_ready()
+    return simulator.tally.make_ready() or engines_compiled
 
 
 def _within(span_s: float, block: RequestBlock) -> Iterator[RequestBlock]:
@@ -116,7 +125,9 @@ class Simulation:
         self._crowd: Crowd | None = None
         self._replicas: dict[str, Mapping[str, Replica]] = {}
         self._watched: set[str] = set()
-        self._awaited: dict[str, tuple[Mapping[str, Replica], tuple[str, ...]]] = {}
+        self._looked_at: Mapping[str, Mapping[str, Replica]] | None = None
+        self._awaited: dict[str, tuple[Mapping[str, Replica], list[tuple[str, str]]]] = {}
+        self._awaiting: list[tuple[str, str]] = []
         for cluster in self.clusters.values():
             cluster.catch_up()
         self._driver.listen(self._on_step)
@@ -330,36 +341,20 @@ class Simulation:
 
     # -- what the broker sees
 
-    def _serving(self) -> Iterator[SimulatedReplica]:
-        for pool in self.pools.values():
-            yield from (replica for replica in pool.replicas.values() if replica.serves(self._driver.now))
-
     def _scrape(self) -> None:
         now = self._driver.now
         self._catch_up()
-        fleet = self._fleet
+        fleet, observe, place_of = self._fleet, self._driver.observe, self._door.place
         gauges = (
             fleet.running(), fleet.waiting(), fleet.kv_use(), fleet.total("prompt_tokens"),
             fleet.total("generation_tokens"), fleet.total("preemptions"), fleet.total("finished"),
         )  # fmt: skip
         by_place = list(zip(*(gauge.astype(float).tolist() for gauge in gauges), strict=True))
-        for replica in self._serving():
-            place = self._door.place(replica.replica_id)
-            running, waiting, kv_use, prompt, generation, preemptions, finished = (
-                _IDLE if place is None else by_place[place]
-            )
-            self._driver.observe(
-                MetricSample(
-                    replica.launch.model.model_id, replica.replica_id, now, now,
-                    requests_running=running,
-                    requests_waiting=waiting,
-                    kv_cache_use=kv_use,
-                    prompt_tokens_total=prompt,
-                    generation_tokens_total=generation,
-                    preemptions_total=preemptions,
-                    requests_finished_total=finished,
-                )
-            )  # fmt: skip
+        for pool in self.pools.values():
+            for model_id, name in pool.serving():
+                place = place_of(name)
+                # In the order of the fields: by name it takes half as long again, a thousand times a scrape.
+                observe(MetricSample(model_id, name, now, now, *(_IDLE if place is None else by_place[place])))
 
     def _summarise(self) -> None:
         now = self._driver.now
@@ -380,18 +375,19 @@ class Simulation:
             if replica is not None and replica.serves(now):
                 self._driver.offer(Probe(name, model_id, ProbeVerdict.READY, now, now))
 
-    def _on_their_way(self) -> Iterator[tuple[str, str]]:
+    def _on_their_way(self) -> list[tuple[str, str]]:
         """Replicas, with their models, that the broker waits for. It looks only at what changed since it looked last:
         the state shares what did not."""
         state = self.state
-        for model_id in state.models:
-            replicas = state.replicas_of(model_id)
-            known = self._awaited.get(model_id)
-            if known is None or known[0] is not replicas:
-                names = tuple(name for name, record in replicas.items() if record.phase in ON_ITS_WAY)
-                known = self._awaited[model_id] = (replicas, names)
-            for name in known[1]:
-                yield name, model_id
+        if state.replicas is not self._looked_at:
+            self._looked_at = state.replicas
+            for model_id, replicas in state.replicas.items():
+                known = self._awaited.get(model_id)
+                if known is None or known[0] is not replicas:
+                    names = [(name, model_id) for name, record in replicas.items() if record.phase in ON_ITS_WAY]
+                    self._awaited[model_id] = (replicas, names)
+            self._awaiting = [name for model_id in state.replicas for name in self._awaited[model_id][1]]
+        return self._awaiting
 
     # -- what is told
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from broker.control import lifecycle
-from broker.control.copying import copy_with
 from broker.control.draft import Draft
 from broker.control.listing import may_be_missed, new_rows
+from broker.model.making import copy_with
 from broker.model.observation import (
     GatewayReport,
     LeadershipTaken,

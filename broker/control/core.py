@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from broker.control.decide import Policies
 from broker.control.loop import ControlLoop, Ran
@@ -16,14 +16,13 @@ from broker.control.reconcile import Dispatch
 from broker.control.windows import TellFault, Windows, raise_fault
 from broker.model.observation import Observation
 from broker.model.ports import Epoch, Log
-from broker.model.replica import ReplicaPhase
+from broker.model.replica import Replica, ReplicaPhase
 from broker.model.signals import MetricSample, RequestSummary
 from broker.model.snapshot import WindowNeed
 from broker.model.spec import Limits, ModelSpec
 
-SNAPSHOT_INTERVAL_S = 1.0
 SNAPSHOT_SLOTS = 32
-"""Each model has its own moment of the second, so that 500 models make 32 small steps a second: one large one kept
+"""Each model has its own moment of the interval, so that 500 models make 32 small steps a second: one large one kept
 whoever came during it waiting for seconds. A power of two, so that the moments are exact as floats."""
 SNAPSHOTS_AT_ONCE = 32
 """In one step, of what is pressing: what matters much, and what is late by more than an interval. A broker that falls
@@ -39,6 +38,8 @@ class BrokerCore:
         self._policies = policies
         self._windows = Windows(tell_fault)
         self._specs: dict[str, tuple[ModelSpec, Limits]] = {}
+        self._followed: dict[str, Mapping[str, Replica]] = {}
+        self._interval_s = Limits().snapshot_interval_s
         self._snapshot_at: dict[str, float] = {}
         self._next_snapshot_at = math.inf
         self._urgent: set[str] = set()
@@ -57,9 +58,9 @@ class BrokerCore:
     def observe(self, sample: MetricSample | RequestSummary) -> bool:
         """A measurement of a model; unknown models are ignored. True if it matters so much that a snapshot is due at
         once, earlier than before."""
-        model_id = sample.model_id
-        if model_id not in self._windows or not self._windows.observe(sample):
+        if not self._windows.observe(sample):
             return False
+        model_id = sample.model_id
         if model_id in self._urgent:
             return False
         self._urgent.add(model_id)
@@ -91,7 +92,7 @@ class BrokerCore:
 
     def _emit_snapshots(self, now: float) -> bool:
         """Offer the snapshots that are due; True if there were any."""
-        horizon = now + SNAPSHOT_INTERVAL_S  # what is further ahead was set before the clock went back
+        horizon = now + self._interval_s  # what is further ahead was set before the clock went back
         if self._snapshots_due_at() > now and self._next_snapshot_at <= horizon:
             return False
         due = [
@@ -99,14 +100,14 @@ class BrokerCore:
             for model_id, at in self._snapshot_at.items()
             if at <= now or at > horizon
         ]
-        late = now - SNAPSHOT_INTERVAL_S
+        late = now - self._interval_s
         pressing = [entry for entry in due if not entry[0] or entry[1] <= late]
         chosen = sorted(pressing)[:SNAPSHOTS_AT_ONCE] or sorted(due)[:ROUTINE_AT_ONCE]
         for model_id in sorted(model_id for _, _, model_id in chosen):
-            moment = _moment_after(model_id, now)
+            moment = _moment_after(model_id, now, self._interval_s)
             # What is merely due is told as of its moment, where the window has looked already: a second look a few
             # milliseconds later would cost as much again.
-            at = now if model_id in self._urgent else moment - SNAPSHOT_INTERVAL_S
+            at = now if model_id in self._urgent else moment - self._interval_s
             self.loop.offer(self._windows.snapshot(model_id, at, now))
             self._snapshot_at[model_id] = moment
             self._urgent.discard(model_id)
@@ -120,11 +121,13 @@ class BrokerCore:
         """Give each model on record a window with its policies' needs and the replicas that should report."""
         state = self.loop.state
         limits = state.control.site.limits if state.control.site else Limits()
+        self._interval_s = limits.snapshot_interval_s
         for model_id in model_ids:
             model = state.models.get(model_id)
             if model is None:
                 self._windows.drop(model_id)
                 self._specs.pop(model_id, None)
+                self._followed.pop(model_id, None)
                 self._snapshot_at.pop(model_id, None)
                 self._urgent.discard(model_id)
                 continue
@@ -132,14 +135,17 @@ class BrokerCore:
             if known is None or known[0] is not model.spec or known[1] is not limits:
                 self._specs[model_id] = (model.spec, limits)
                 self._configure(model.spec, limits, now)
-            ready = [name for name, r in state.replicas_of(model_id).items() if r.phase is ReplicaPhase.READY]
-            self._windows.expect(model_id, ready, now)
+            replicas = state.replicas_of(model_id)
+            if self._followed.get(model_id) is not replicas:  # the state shares what did not change
+                self._followed[model_id] = replicas
+                ready = [name for name, record in replicas.items() if record.phase is ReplicaPhase.READY]
+                self._windows.expect(model_id, ready, now)
         self._find_next_snapshot()
 
     def _configure(self, spec: ModelSpec, limits: Limits, now: float) -> None:
         model_id = spec.model_id
-        self._windows.configure(model_id, self._needs(spec), limits.signal_patience_s, _moment(model_id))
-        self._snapshot_at.setdefault(model_id, _moment_after(model_id, now))
+        self._windows.configure(model_id, self._needs(spec), limits.signal_patience_s, _phase(model_id))
+        self._snapshot_at.setdefault(model_id, _moment_after(model_id, now, self._interval_s))
 
     def _needs(self, spec: ModelSpec) -> tuple[WindowNeed, ...]:
         needs: dict[WindowNeed, None] = {}
@@ -149,12 +155,16 @@ class BrokerCore:
         return tuple(needs)
 
 
-def _moment(model_id: str) -> float:
+def _slot(model_id: str) -> int:
+    return zlib.crc32(model_id.encode()) % SNAPSHOT_SLOTS
+
+
+def _phase(model_id: str) -> float:
     """The model's own moment of each second. Half a slot off the whole second, where listings and timers fall."""
-    return (zlib.crc32(model_id.encode()) % SNAPSHOT_SLOTS + 0.5) / SNAPSHOT_SLOTS * SNAPSHOT_INTERVAL_S
+    return (_slot(model_id) + 0.5) / SNAPSHOT_SLOTS
 
 
-def _moment_after(model_id: str, now: float) -> float:
-    """The model's next moment."""
-    moment = _moment(model_id)
-    return moment + SNAPSHOT_INTERVAL_S * (math.floor((now - moment) / SNAPSHOT_INTERVAL_S) + 1)
+def _moment_after(model_id: str, now: float, interval_s: float) -> float:
+    """The model's next moment: of a second at which its window looks, and of an own one where the interval is long."""
+    moment = _phase(model_id) + _slot(model_id) % max(1, math.floor(interval_s))
+    return moment + interval_s * (math.floor((now - moment) / interval_s) + 1)

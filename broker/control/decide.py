@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from broker.control import shaping
 from broker.control.allocate import Allocation, allocate, carry_out
-from broker.control.copying import copy_with
 from broker.control.draft import Draft
 from broker.control.reasons import Reason
 from broker.control.shaping import Trail
+from broker.model.making import copy_with
 from broker.model.observation import Override, PauseScope
 from broker.model.plan import Decision, DecisionStep, Recommendation, ShadowRecommendation
 from broker.model.reading import stale
@@ -94,7 +94,7 @@ def supply_of(draft: Draft, model: ModelState) -> Supply:
     phases = [record.phase for record in records]
     ready = phases.count(ReplicaPhase.READY)
     if ready == len(phases):  # nearly always
-        return Supply(model.target, ready, 0, 0, sum([record.tier is Tier.BASELINE for record in records]))
+        return Supply(model.target, ready, 0, 0, [record.tier for record in records].count(Tier.BASELINE))
     on_its_way = sum([phase in ON_ITS_WAY for phase in phases])
     baseline = sum([record.phase is ReplicaPhase.READY and record.tier is Tier.BASELINE for record in records])
     return Supply(model.target, ready, on_its_way, phases.count(ReplicaPhase.DRAINING), baseline)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from broker.model.identity import action_id
+from broker.model.making import copy_with
 from broker.model.observation import PauseScope
 from broker.model.plan import Action, Launch, Publish, Stop, Withdraw
 from broker.model.replica import ENDED, ON_ITS_WAY, EndpointRecord, GatewaySessionKey, Replica, ReplicaPhase, StopMode
@@ -31,7 +32,7 @@ class Draft:
     def __init__(self, state: BrokerState, now: float) -> None:
         self.now = now
         self.last_now = state.control.last_now
-        self.control: ControlState = replace(state.control, last_now=now)
+        self.control: ControlState = copy_with(state.control, last_now=now)
         self.models: dict[str, ModelState] = dict(state.models)
         self.pools: dict[str, PoolState] = dict(state.pools)
         self.gateways: dict[str, GatewayState] = dict(state.gateways)
@@ -62,14 +63,18 @@ class Draft:
             return self._base_replicas.get(model_id, {})  # type: ignore[return-value]  # never written to
         return own
 
+    def has_own(self, model_id: str) -> bool:
+        """Whether this step has changed any replica of the model."""
+        return model_id in self._replicas
+
     def live_gateways(self) -> list[GatewayState]:
         session_s = self.limits.gateway_session_s
         return [gateway for gateway in self.gateways.values() if self.now < gateway.seen_at + session_s]
 
     def paused(self, scope: PauseScope, name: str) -> bool:
-        return any(
-            pause.scope is PauseScope.ALL or (pause.scope is scope and pause.name == name)
-            for pause in self.control.pauses
+        pauses = self.control.pauses
+        return bool(pauses) and any(
+            pause.scope is PauseScope.ALL or (pause.scope is scope and pause.name == name) for pause in pauses
         )
 
     def frozen(self, replica: Replica) -> bool:

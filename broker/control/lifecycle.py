@@ -148,10 +148,13 @@ def breaker_is_open(breaker: Breaker, now: float) -> bool:
     return breaker.open_until is not None and now < breaker.open_until
 
 
-def advance(draft: Draft, model_id: str) -> None:
-    """Let time act on this model's replicas, in the order of their names: a restored state may have another."""
-    for record in sorted(timed(draft, model_id), key=lambda record: record.replica_id):
+def advance(draft: Draft, model_id: str) -> bool:
+    """Let time act on this model's replicas, in the order of their names: a restored state may have another. False if
+    there is none that it acts on."""
+    records = timed(draft, model_id)
+    for record in sorted(records, key=lambda record: record.replica_id):
         _advance_one(draft, record)
+    return bool(records)
 
 
 def repeat_launches(draft: Draft, model_id: str) -> None:

@@ -14,9 +14,13 @@ from broker.control.step import StepResult, step
 from broker.model.observation import GatewayReport, LeadershipTaken, Observation, PoolSnapshot, Probe
 from broker.model.plan import Effect, Plan
 from broker.model.ports import Checkpoint, Epoch, Log, StepRecord
-from broker.model.replica import EndpointRecord, Replica
+from broker.model.replica import EndpointRecord, GatewaySessionKey, Replica
 from broker.model.snapshot import ModelSnapshot
-from broker.model.state import BrokerState, Changes
+from broker.model.state import BrokerState, Changes, gateway_entity_key
+
+ROUTINE_S = 1.0
+"""What only says that somebody is still there waits so long for a step that is made anyway: a step of its own for
+each gateway's heartbeat was a quarter of all that a quiet broker did."""
 
 COALESCE_S = 0.02
 """Changes that come within this time of a step are decided together. On a busy site a step always has just been, so
@@ -51,7 +55,7 @@ class ControlLoop:
         self._pending: dict[tuple[str, ...], Observation] = {}
         self._offered = 0
         self._unsure: tuple[StepRecord, StepResult] | None = None
-        self._pending_since: float | None = None
+        self._pending_at: float | None = None
         self._number = 0
         self._last_run_at = float("-inf")
         self._checkpoint_at = float("-inf")
@@ -76,18 +80,20 @@ class ControlLoop:
         place = _says(observation) or (str(self._offered),)
         self._pending.pop(place, None)
         self._pending[place] = observation
-        if self._pending_since is not None:
+        at = observation.received_at + (ROUTINE_S if _is_routine(self.state, observation) else 0.0)
+        if self._pending_at is not None and self._pending_at <= at:
             return False
-        self._pending_since = observation.received_at
+        self._pending_at = at
         return True
 
     def due_at(self) -> float | None:
         """When ``run`` should be called next, None while there is nothing to wait for."""
-        times = [at for at in (self._wake_at, self._pending_since) if at is not None]
-        if not times:
-            return None
-        due = max(min(times), self._last_run_at + self._coalesce_s)
-        return due if self._pending_since is None else min(due, self.coalesced(self._pending_since))
+        wake_at, pending_at = self._wake_at, self._pending_at
+        earliest = self._last_run_at + self._coalesce_s
+        if pending_at is None:
+            return None if wake_at is None else max(wake_at, earliest)
+        due = pending_at if wake_at is None or pending_at < wake_at else wake_at
+        return min(max(due, earliest), self.coalesced(pending_at))
 
     def coalesced(self, at: float) -> float:
         """When something of ``at`` should be run, together with what comes meanwhile. It waits no longer than it takes
@@ -104,8 +110,8 @@ class ControlLoop:
             return replace(self._committed(*written, now), late=True)
         # Before the step, not after it: a checkpoint that fails must not keep a committed plan from being carried out.
         await self._checkpoint_if_due(now)
-        pending, since = self._pending, self._pending_since
-        self._pending, self._pending_since = {}, None
+        pending, since = self._pending, self._pending_at
+        self._pending, self._pending_at = {}, None
         try:
             observations = _in_order(pending)
             result = step(self.state, observations, self._policies, now)
@@ -115,7 +121,7 @@ class ControlLoop:
         except BaseException:
             superseded = self._pending.keys()
             self._pending = {place: seen for place, seen in pending.items() if place not in superseded} | self._pending
-            self._pending_since = self._pending_since if since is None else since
+            self._pending_at = self._pending_at if since is None else since
             raise
         return self._committed(record, result, now)
 
@@ -128,7 +134,7 @@ class ControlLoop:
             return None
         taken_in = set(map(id, unsure[0].observations))
         self._pending = {place: seen for place, seen in self._pending.items() if id(seen) not in taken_in}
-        self._pending_since = min((seen.received_at for seen in self._pending.values()), default=None)
+        self._pending_at = min((seen.received_at for seen in self._pending.values()), default=None)
         return unsure
 
     def _committed(self, record: StepRecord, result: StepResult, now: float) -> Ran:
@@ -162,6 +168,22 @@ def _says(observation: Observation) -> tuple[str, ...] | None:
             return "alive", pool_id
         case _:
             return None
+
+
+def _is_routine(state: BrokerState, observation: Observation) -> bool:
+    """Whether nothing is decided by it: it says of somebody known that they are still there."""
+    match observation:
+        case GatewayReport(closed=False, gateway_id=gateway_id, boot_id=boot_id):
+            known = gateway_entity_key(GatewaySessionKey(gateway_id, boot_id)) in state.gateways
+            return known and not any(model.draining for model in state.models.values())
+        case PoolSnapshot(known=True, replicas=(), missing=(), pool_id=pool_id, gpus_total=gpus_total):
+            pool, site = state.pools.get(pool_id), state.control.site
+            if site is None or pool is None or pool.known_at is None or pool.unknown_since is not None:
+                return False
+            in_time = observation.received_at < pool.known_at + site.limits.pool_patience_s
+            return in_time and pool.gpus_total == gpus_total
+        case _:
+            return False
 
 
 def _in_order(pending: dict[tuple[str, ...], Observation]) -> tuple[Observation, ...]:

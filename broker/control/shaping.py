@@ -95,7 +95,7 @@ def stabilise(
 
 def _since(history: tuple[TimedTarget, ...], span_s: float, now: float) -> tuple[TimedTarget, ...]:
     """Told by ``at + span_s``, at which a wake is set: ``now - span_s`` would be rounded otherwise."""
-    return tuple(entry for entry in history if now < entry.at + span_s)
+    return history and tuple(entry for entry in history if now < entry.at + span_s)
 
 
 def _bounded(history: tuple[TimedTarget, ...]) -> tuple[TimedTarget, ...]:
@@ -143,6 +143,8 @@ def _hold_out(trail: Trail, before: int, history: tuple[TimedTarget, ...], now: 
 
 def limit_step(trail: Trail, before: int, spec: ModelSpec, moves: tuple[TimedTarget, ...], now: float) -> None:
     """At most so many more (fewer) than the least (most) that was the target within the step time."""
+    if trail.value == before:
+        return
     shape = spec.stabilisation
     recent = recent_moves(moves, now)
     targets = [before, *(move.target for move in recent)]

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 from broker.control import lifecycle
 from broker.control.absorb import absorb
-from broker.control.copying import copy_with
 from broker.control.decide import Policies, decide
 from broker.control.draft import Draft
+from broker.model.making import copy_with
 from broker.model.observation import Observation
 from broker.model.plan import Decision, Plan
 from broker.model.replica import ReplicaPhase
@@ -58,11 +58,13 @@ def step(state: BrokerState, observations: Sequence[Observation], policies: Poli
 def _advance_and_decide(draft: Draft, model_id: str, policies: Policies) -> Decision | None:
     if draft.control.site is None:
         return None
-    lifecycle.advance(draft, model_id)
+    unsettled = lifecycle.advance(draft, model_id)
     decision = decide(draft, model_id, policies)
     model = draft.models.get(model_id)
     if model is None:
         return decision
+    if not unsettled and not model.draining and not draft.has_own(model_id):
+        return decision  # nearly always: all serve, as before
     lifecycle.repeat_launches(draft, model_id)
     # Asked after deciding, which may have begun drains and stops.
     timed = lifecycle.timed(draft, model_id)

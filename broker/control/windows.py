@@ -52,9 +52,6 @@ class Windows:
         self._kept: dict[str, _Kept] = {}
         self._tell_fault = tell_fault
 
-    def __contains__(self, model_id: str) -> bool:
-        return model_id in self._kept
-
     def configure(self, model_id: str, needs: tuple[WindowNeed, ...], patience_s: float, phase_s: float) -> None:
         """Begin a model's window, or change what is wanted of it."""
         kept = self._kept.get(model_id)
@@ -74,8 +71,10 @@ class Windows:
         kept.window.expect(kept.expected, now)
 
     def observe(self, sample: MetricSample | RequestSummary) -> bool:
-        """True if a snapshot of the sample's model is due at once."""
-        kept = self._kept[sample.model_id]
+        """True if a snapshot of the sample's model is due at once. Unknown models are ignored."""
+        kept = self._kept.get(sample.model_id)
+        if kept is None:
+            return False
         try:
             return kept.window.observe(sample)
         except Exception as error:

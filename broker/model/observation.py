@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from broker.model.making import quickly_made
 from broker.model.replica import ObservedReplica
 from broker.model.snapshot import ModelSnapshot
 from broker.model.spec import ModelSpec, SiteSpec
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class PoolSnapshot:
     """One listing of one pool. ``known`` False means that the listing failed: ``replicas`` then says nothing, and
@@ -67,6 +69,7 @@ class ProbeVerdict(StrEnum):
     WRONG = "wrong"
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class Probe:
     """One look at one replica's API with its own key."""
@@ -79,6 +82,7 @@ class Probe:
     detail: str = ""
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class GatewayReport:
     """A gateway session's heartbeat: the registry revision it has applied, what it has open by endpoint.

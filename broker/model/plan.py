@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from broker.model.making import quickly_made
 from broker.model.reading import Freshness
 from broker.model.replica import EndpointRecord, StopMode, Tier
 from broker.model.spec import Mode, ModelSpec
@@ -59,6 +60,7 @@ Action = Launch | Stop | Publish | Withdraw
 Effect = Launch | Stop
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class Input:
     """One value a recommendation rests on, with the bound it was held against, if any.
@@ -76,6 +78,7 @@ class Input:
     declared_bound: float | None = None
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class Recommendation:
     """What a policy wants: ``target`` replicas, of which ``baseline`` on dedicated capacity.
@@ -97,6 +100,7 @@ class Recommendation:
     valid_until: float | None = None
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class DecisionStep:
     """One stage between a raw desire and the final target: the value after it, a reason code, and words."""
@@ -117,6 +121,7 @@ class ShadowRecommendation:
     words: str
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class Decision:
     """One model's decision at ``now``. ``code`` and ``words`` are those of the step that fixed the final target."""

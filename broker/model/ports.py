@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from broker.model.making import quickly_made
 from broker.model.observation import Observation, Receipt
 from broker.model.plan import Decision, Effect
 from broker.model.replica import EndpointRecord
@@ -39,6 +40,7 @@ class Epoch:
     holder: str
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class StepRecord:
     """One step, whole: what it consumed and what it made. Written in one transaction, or not at all.

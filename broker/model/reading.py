@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from broker.model.making import quickly_made
+
 
 class Freshness(StrEnum):
     """How far a value can be trusted.
@@ -20,6 +22,7 @@ class Freshness(StrEnum):
     ZERO = "zero"
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class Reading:
     """One value at one time. ``value`` keeps the last good one when stale; it is None only if there never was one."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from broker.model.making import quickly_made
+
 
 class ReplicaPhase(StrEnum):
     """Where a replica stands in its life.
@@ -116,6 +118,7 @@ class Replica:
     capabilities: tuple[str, ...] = GENERATES
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class ObservedReplica:
     """What a pool's listing says of one replica that is provably ours.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from broker.model.making import quickly_made
 from broker.model.sketch import EMPTY_SKETCH, Sketch
 
 
@@ -27,6 +28,7 @@ class Signal(StrEnum):
     QUEUE_TIME_P95 = "queue_time_p95_s"
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class Histogram:
     """A Prometheus histogram as scraped: cumulative ``counts`` by upper ``bounds`` (the last is infinite)."""
@@ -36,6 +38,7 @@ class Histogram:
     total: float
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class MetricSample:
     """What one scrape saw of one replica. Counters are the engine's own running totals, None where it has none.
@@ -76,6 +79,7 @@ LATEST_AT = 1e11
 """In the year 5138: whatever is later is no time."""
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class RequestSummary:
     """What one gateway saw of one model in one interval, mergeable with any other.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from broker.model.making import quickly_made
 from broker.model.reading import ABSENT, Freshness, Reading
 from broker.model.signals import Signal
 
@@ -17,6 +18,7 @@ class WindowNeed:
     over_s: float
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class WindowReading:
     """``signal`` over the last ``over_s`` seconds. "X above t for 30s" means: ``covered`` and ``minimum`` > t.
@@ -35,6 +37,7 @@ class WindowReading:
     observed_at: float | None = None
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class ReplicaLoad:
     """One replica's own gauges at ``observed_at``, for drains and for choosing which replica to drain."""
@@ -46,6 +49,7 @@ class ReplicaLoad:
     kv_cache_use: float = 0.0
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class ModelSnapshot:
     """What ``SignalWindow`` says of one model. ``sequence`` increases with every snapshot of the model.
@@ -73,6 +77,7 @@ class ModelSnapshot:
         return WindowReading(signal, over_s, Freshness.ABSENT, covered=False)
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class Supply:
     """Replicas of one model by what they are good for. ``target`` is what the last decision wanted."""
@@ -84,6 +89,7 @@ class Supply:
     ready_baseline: int = 0
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class FleetSnapshot:
     """One model's signals joined with its supply and bounds at ``now``: the argument of ``Policy.recommend``.

@@ -116,7 +116,10 @@ class BreakerSpec:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What holds after every policy. Rates are per whole cluster, counted over sliding minutes and hours."""
+    """What holds after every policy. Rates are per whole cluster, counted over sliding minutes and hours.
+
+    ``snapshot_interval_s``: how often a model of which nothing pressing is heard is looked at and decided anew.
+    """
 
     starts_per_minute: int = 20
     starts_per_hour: int = 200
@@ -124,6 +127,7 @@ class Limits:
     stops_per_hour: int = 200
     concurrent_loads: int = 10
     pool_share: float = 1.0
+    snapshot_interval_s: float = 1.0
     signal_patience_s: float = 15.0
     pool_patience_s: float = 15.0
     gateway_session_s: float = 5.0

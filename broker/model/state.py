@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from broker.model.making import quickly_made
 from broker.model.observation import Override, PauseChanged
 from broker.model.replica import GatewaySessionKey, Replica
 from broker.model.snapshot import ModelSnapshot
@@ -71,6 +72,7 @@ class PoolState:
     error: str = ""
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class GatewayState:
     """One gateway session, live until ``seen_at`` + the session time-out."""
@@ -106,6 +108,7 @@ Changes = Mapping[EntityKey, Entity | None]
 """Only what changed; None removes the entity."""
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class BrokerState:
     """A value: ``with_changes`` gives a new one and shares what did not change. Replicas are kept by model."""
@@ -132,14 +135,13 @@ class BrokerState:
     def with_changes(self, changes: Changes) -> BrokerState:
         control = self.control
         models, pools, gateways = dict(self.models), dict(self.pools), dict(self.gateways)
-        replicas = dict(self.replicas)
         copied: dict[str, dict[str, Replica]] = {}
         gone: list[str] = []
         for (kind, key), entity in changes.items():
             match entity:
                 case Replica():  # first: a step may change 10,000 of them
                     if entity.model_id not in copied:
-                        copied[entity.model_id] = dict(replicas.get(entity.model_id, {}))
+                        copied[entity.model_id] = dict(self.replicas_of(entity.model_id))
                     copied[entity.model_id][key] = entity
                 case ModelState():
                     models[key] = entity
@@ -157,6 +159,14 @@ class BrokerState:
                     pools.pop(key, None)
                 case None:
                     gateways.pop(key, None)
+        replicas = self._replicas_with(copied, gone) if copied or gone else self.replicas
+        return BrokerState(control, models, pools, gateways, replicas)
+
+    def _replicas_with(
+        self, copied: dict[str, dict[str, Replica]], gone: list[str]
+    ) -> dict[str, Mapping[str, Replica]]:
+        """With these models' replicas instead of their former ones, and without those ``gone``."""
+        replicas: dict[str, Mapping[str, Replica]] = dict(self.replicas)
         for key in gone:
             model_id = next((m for m, members in (replicas | copied).items() if key in members), None)
             if model_id is not None:
@@ -166,7 +176,7 @@ class BrokerState:
         replicas.update(copied)
         for model_id in [m for m, members in replicas.items() if not members]:
             del replicas[model_id]
-        return BrokerState(control, models, pools, gateways, replicas)
+        return replicas
 
 
 def gateway_entity_key(key: GatewaySessionKey) -> str:

@@ -2,7 +2,8 @@
 
 Each sample becomes one packed row of doubles: time, gauges, counters, histogram sums, histogram counts. A view at ``t``
 takes each replica's latest row at or before ``t`` and a base row ``smoothing_s`` earlier; all rates and quantiles are
-differences of the two, for all replicas in a few numpy calls.
+differences of the two, for all replicas in a few numpy calls. A view also knows until when every later one would
+take the same rows: between two scrapes the ticks of a slowly scraped fleet cost nothing.
 """
 
 from __future__ import annotations
@@ -45,6 +46,9 @@ Gauges = list[float]
 
 NO_HISTOGRAM = Histogram((), (), 0.0)
 """Of an engine that does not keep it."""
+
+_MARGIN_S = 1e-3
+"""A view is taken anew this much before its rows change, so that no rounding of a time can make it outlive them."""
 
 
 class Layout:
@@ -178,10 +182,13 @@ class Engines:
         self.known: dict[str, Replica] = {}
         self._ordered: list[Replica] = []
         self._layouts: dict[tuple[tuple[float, ...], ...], Layout] = {}
+        self._view: EngineView | None = None
 
     def observe(self, sample: MetricSample, at: float) -> bool:
         """Keep the sample. False for a second one of the same time."""
         replica = self.known.get(sample.replica_id) or self._add(sample)
+        if self._view is not None and at <= self._view.until:
+            self._view = None
         queue = sample.queue_time or NO_HISTOGRAM
         ttft = sample.time_to_first_token or NO_HISTOGRAM
         inter_token = sample.inter_token_latency or NO_HISTOGRAM
@@ -239,6 +246,7 @@ class Engines:
         former ones."""
         if replica.times and at <= replica.times[-1]:
             return False
+        self._view = None
         replica.times.clear()
         replica.rows.clear()
         replica.layout = self._layout_of(sample)
@@ -252,6 +260,7 @@ class Engines:
 
     def _order(self) -> None:
         """By id, so that sums of floats do not depend on who came first."""
+        self._view = None
         self._ordered = [self.known[replica_id] for replica_id in sorted(self.known)]
 
     def _layout_of(self, sample: MetricSample) -> Layout:
@@ -273,6 +282,7 @@ class Engines:
     def evict(self, before: float) -> None:
         """Drop rows older than ``before`` (but each replica's last row at that time, the base of later views), and
         replicas that have none since."""
+        self._view = None
         for replica in self._ordered:
             stale = bisect_right(replica.times, before) - 1
             if stale > 0:
@@ -281,34 +291,56 @@ class Engines:
         for replica_id in ended:
             self.forget(replica_id)
 
+    def reconfigure(self, patience_s: float) -> None:
+        self.patience_s = patience_s
+        self._view = None
+
     def view(self, t: float) -> EngineView:
-        """What the replicas said at ``t``."""
+        """What the replicas said at ``t``; the last view again where it still holds."""
+        view = self._view
+        if view is None or not view.t <= t <= view.until:
+            view = self._view = self._viewed(t)
+        return view
+
+    def _viewed(self, t: float) -> EngineView:
         view = EngineView(t)
         parts: dict[Layout, Part] = {}
         layout: Layout | None = None
         since, base_at = t - self.patience_s, t - self._smoothing_s
+        changes_at = next_base_at = oldest_at = math.inf
         for replica in self._ordered:
             times, rows = replica.times, replica.rows
             latest = len(times) - 1
             if times[latest] > t:
                 latest = bisect_right(times, t) - 1
+                changes_at = min(changes_at, times[latest + 1])
                 if latest < 0:
                     continue
-            if times[latest] < since:
+            latest_at = times[latest]
+            if latest_at < since:
                 view.silent.append(replica.replica_id)
                 continue
-            base = max(bisect_right(times, base_at) - 1, 0)
+            base = bisect_right(times, base_at) - 1
+            if base < 0:
+                base = 0
+            if base < latest and times[base + 1] < next_base_at:
+                next_base_at = times[base + 1]
+            if latest_at < oldest_at:
+                oldest_at = latest_at
             if replica.layout is not layout:
                 layout = replica.layout
                 part = parts.setdefault(layout, Part(layout))
             if replica.irregular_at >= since or replica.irregular_at >= times[base]:
                 part.irregular.append((len(part.replicas), latest, base))
+                changes_at = t  # which rows it is made of depends on the time
             part.replicas.append(replica)
             part.latest.append(rows[latest])
             part.base.append(rows[base])
         for part in parts.values():
             part.measure(since)
         view.parts.extend(parts.values())
+        changes_at = min(changes_at, next_base_at + self._smoothing_s, oldest_at + self.patience_s)
+        view.until = max(t, changes_at - _MARGIN_S)
         return view
 
 
@@ -350,11 +382,14 @@ class Part:
 
 @dataclass(slots=True)
 class EngineView:
-    """What the replicas said at ``t``: those that report within patience, and those that fell silent."""
+    """What the replicas said at ``t``, and would say at any time up to ``until``: those that report within patience,
+    and those that fell silent."""
 
     t: float
+    until: float = math.inf
     silent: list[str] = field(default_factory=list)
     parts: list[Part] = field(default_factory=list)
+    _loads: tuple[ReplicaLoad, ...] | None = None
 
     def gauges(self) -> dict[str, Gauges]:
         """Of each reporting replica."""
@@ -379,6 +414,8 @@ class EngineView:
     def quantile(self, which: int, q: float) -> float | None:
         """Of histogram ``which`` (queue time, time to first token, inter-token); NaN if a replica does not tell it,
         None if nothing was observed."""
+        if not any(part.layout.bounds[which] for part in self.parts):
+            return NaN
         bounds, counts, total = merged([part.histogram(which) for part in self.parts])
         if not bounds or counts[-1] != counts[-1]:
             return NaN
@@ -398,6 +435,11 @@ class EngineView:
 
     def loads(self) -> tuple[ReplicaLoad, ...]:
         """The gauges of each reporting replica that tells how many requests it has, by id."""
+        if self._loads is None:
+            self._loads = self._made_loads()
+        return self._loads
+
+    def _made_loads(self) -> tuple[ReplicaLoad, ...]:
         loads = [
             ReplicaLoad(replica.replica_id, at, running, waiting, kv if kv == kv else 0.0)
             for part in self.parts

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import struct
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import numpy as np
 
@@ -18,65 +19,68 @@ from broker.model.signals import RequestSummary, Signal
 from broker.model.sketch import BUCKETS
 from signals.window.quantiles import SKETCH_ENTRY, SKETCH_VALUES, Floats, sketch_quantile
 
-# The sketches that are added up, each in its own stretch of a second's counts.
-TTFT, INTER_TOKEN, PROMPT, OUTPUT = range(4)
-COLUMNS = 4 * BUCKETS
-_STARTS = np.arange(4) * BUCKETS
-_MILLI_VALUES: Floats = np.rint(SKETCH_VALUES * 1000.0)
+TTFT, INTER_TOKEN = range(2)
+"""The sketches whose quantiles are asked for."""
 
-_ROW = struct.Struct("<5d")
+_MILLI_VALUES: Floats = np.rint(SKETCH_VALUES * 1000.0)
+_UNPACK = struct.Struct("<HI").iter_unpack
+_MANY = 256
+"""Entries of sketches beyond which numpy counts them faster than the language does."""
+_MOST_UNREAD = 8 * BUCKETS
+_MOST_PENDING = 4096
+
 _NOBODY = -math.inf
 _LAST_BOOT = "\U0010ffff"
+_MARGIN_S = 1e-3
+"""See ``engines``: a view is taken anew this much before it changes."""
 
-Key = tuple[float, str, int]
-"""(time, boot id, sequence) of a report: two of one time are told apart and have a fixed order."""
+Entry = tuple[int, int]
+"""(bucket, count) of a sketch."""
+Counts = tuple[dict[int, int], dict[int, int]]
+"""By bucket, of TTFT and INTER_TOKEN."""
+Report = tuple[float, str, int, float, float, float, float]
+"""Of one report: when observed, boot id, sequence; when the next is due, age of the oldest waiting when observed
+(-infinity for none), waiting, in flight. The first three tell reports of one time apart and give them a fixed order.
+"""
 
 
 @dataclass(slots=True)
 class Gateway:
-    """One gateway's reports by rising key; each row is (when observed, when the next is due, age of the oldest waiting
-    at observed_at or -infinity, waiting, in_flight). ``at`` and ``boot_id`` are those of the newest report,
-    ``sequence`` is the highest of that boot. A restarted gateway's new boot follows the old one, which thereby ends."""
+    """One gateway's reports in their order. ``at`` and ``boot_id`` are those of the newest report, ``sequence`` is the
+    highest of that boot. A restarted gateway's new boot follows the old one, which thereby ends."""
 
     gateway_id: str
     boot_id: str
     at: float = -math.inf
     sequence: int = -1
-    keys: list[Key] = field(default_factory=list)
-    rows: list[bytes] = field(default_factory=list)
+    reports: list[Report] = field(default_factory=list)
     seen: Seen | None = None
 
-    def append(self, key: Key, row: bytes) -> None:
-        """Put a report that is newer than all of the same boot."""
-        self.at, _, self.sequence = key
-        self.keys.append(key)
-        self.rows.append(row)
-        if self.seen is not None:
-            self.seen.add(key)
-
-    def insert(self, key: Key, row: bytes) -> bool:
-        """Put a report where its key wants it; False if it was seen before."""
+    def insert(self, report: Report) -> bool:
+        """Put a report where it belongs; False if it was seen before."""
         if self.seen is None:
-            self.seen = Seen(self.keys)
-        if not self.seen.add(key):
+            self.seen = Seen(self.reports)
+        if not self.seen.add(report):
             return False
-        index = bisect_left(self.keys, key)
-        self.keys.insert(index, key)
-        self.rows.insert(index, row)
-        self.at, self.boot_id, _ = self.keys[-1]
+        insort(self.reports, report)
+        self.at, self.boot_id = self.reports[-1][:2]
         self.sequence = self.seen.highest[self.boot_id]
         return True
 
-    def row_at(self, t: float, since: float) -> bytes | None:
-        """The newest row from ``since`` up to ``t``."""
-        index = bisect_right(self.keys, (t, _LAST_BOOT, 0)) - 1
-        return self.rows[index] if index >= 0 and self.keys[index][0] >= since else None
+    def report_at(self, t: float, since: float) -> Report | None:
+        """The newest report from ``since`` up to ``t``."""
+        index = bisect_right(self.reports, (t, _LAST_BOOT)) - 1
+        return self.reports[index] if index >= 0 and self.reports[index][0] >= since else None
+
+    def next_after(self, t: float) -> float:
+        """Just before the next report after ``t``, of which there must be one."""
+        return self.reports[bisect_right(self.reports, (t, _LAST_BOOT))][0] - _MARGIN_S
 
     def evict(self, before: float) -> None:
         """Drop reports older than ``before``."""
-        stale = bisect_left(self.keys, (before,))
+        stale = bisect_left(self.reports, (before,))
         if stale > 0:
-            del self.keys[:stale], self.rows[:stale]
+            del self.reports[:stale]
             self.seen = None
 
 
@@ -85,37 +89,65 @@ class Seen:
     reports come twice, out of order or from several boots, as the others' last sequence says it all. It spares a search
     for each report: 10,000 out of order in one body held the broker up for a minute."""
 
-    def __init__(self, keys: Iterable[Key]) -> None:
+    def __init__(self, reports: Iterable[Report]) -> None:
         self.highest: dict[str, int] = {}
         self._reports: set[tuple[str, int]] = set()
-        for key in keys:
-            self.add(key)
+        for report in reports:
+            self.add(report)
 
-    def add(self, key: Key) -> bool:
+    def add(self, report: Report) -> bool:
         """False if it was seen before."""
-        _, boot_id, sequence = key
-        report = (boot_id, sequence)
-        if report in self._reports:
+        _, boot_id, sequence, *_ = report
+        name = (boot_id, sequence)
+        if name in self._reports:
             return False
-        self._reports.add(report)
+        self._reports.add(name)
         self.highest[boot_id] = max(sequence, self.highest.get(boot_id, sequence))
         return True
 
 
 @dataclass(slots=True)
 class Second:
-    """What all gateways' reports of one second come to, and which gateways those were."""
+    """What all gateways' reports of one second come to, and which gateways those were. ``latencies`` are entries
+    (bucket, count) of TTFT and INTER_TOKEN sketches. Of prompt and output tokens, asked for only where engines do not
+    tell, ``unread`` holds the sketches that ``tokens`` (thousandths) does not contain yet."""
 
     gateways: set[str] = field(default_factory=set)
     arrived: int = 0
     failed: int = 0
     microseconds: int = 0
-    counts: Floats = field(default_factory=lambda: np.zeros(COLUMNS))
+    latencies: tuple[list[Entry], list[Entry]] = field(default_factory=lambda: ([], []))
+    unread: list[bytes] = field(default_factory=lambda: [b"", b""])
+    tokens: list[int] = field(default_factory=lambda: [0, 0])
+
+    def add(self, summaries: list[RequestSummary]) -> None:
+        self.gateways.update([summary.gateway_id for summary in summaries])
+        self.arrived += sum([summary.arrived for summary in summaries])
+        self.failed += sum([summary.failed for summary in summaries])
+        self.microseconds += round(sum([summary.interval_s for summary in summaries]) * 1e6)
+        self.latencies[TTFT].extend(_entries([summary.time_to_first_token.packed for summary in summaries]))
+        self.latencies[INTER_TOKEN].extend(_entries([summary.inter_token.packed for summary in summaries]))
+        self.unread[0] += b"".join([summary.prompt_tokens.packed for summary in summaries])
+        self.unread[1] += b"".join([summary.output_tokens.packed for summary in summaries])
+        if len(self.unread[0]) + len(self.unread[1]) > _MOST_UNREAD:
+            self.read()
+        for entries in self.latencies:
+            if len(entries) > 2 * BUCKETS:
+                entries[:] = _merged(entries)
+
+    def read(self) -> list[int]:
+        """``tokens``, of all."""
+        for which, packed in enumerate(self.unread):
+            if packed:
+                entries = np.frombuffer(packed, SKETCH_ENTRY)
+                self.tokens[which] += int((_MILLI_VALUES[entries["bucket"]] * entries["count"]).sum())
+                self.unread[which] = b""
+        return self.tokens
 
 
 class Gateways:
-    """The reports of one model's gateways. Each keeps 40 bytes and a key for each report of the retention; each
-    second's sums are 10 KB whatever the number of gateways. Seconds end at the window's ticks."""
+    """The reports of one model's gateways, of the retention; each second's sums are at most 70 KB, mostly 3 KB,
+    whatever the number of gateways. Seconds end at the window's ticks."""
 
     def __init__(self, patience_s: float, smoothing_s: float, phase_s: float) -> None:
         self.patience_s = patience_s
@@ -124,23 +156,30 @@ class Gateways:
         self.known: dict[str, Gateway] = {}
         self._ordered: list[Gateway] = []
         self._seconds: dict[int, Second] = {}
-        self._counts: Floats = np.zeros(COLUMNS)
+        self._counts = _no_counts()
         self._counted_to: int | None = None
         self._pending: list[RequestSummary] = []
         self._pending_at: list[float] = []
+        self._view: GatewayView | None = None
 
     def observe(self, summary: RequestSummary, at: float) -> bool:
         """Keep the summary. False for one that was seen before."""
         boot_id, sequence, oldest = summary.boot_id, summary.sequence, summary.oldest_waiting_since
         gateway = self.known.get(summary.gateway_id) or self._add(summary.gateway_id, boot_id)
         age = _NOBODY if oldest is None else summary.observed_at - oldest
-        row = _ROW.pack(at, summary.received_at + summary.interval_s, age, summary.waiting, summary.in_flight)
+        due_at = summary.received_at + summary.interval_s
+        report = (at, boot_id, sequence, due_at, age, 0.0 + summary.waiting, 0.0 + summary.in_flight)
         if sequence > gateway.sequence and at > gateway.at and boot_id == gateway.boot_id:
-            gateway.append((at, boot_id, sequence), row)
-        elif not gateway.insert((at, boot_id, sequence), row):
+            gateway.at, gateway.sequence = at, sequence
+            gateway.reports.append(report)
+            if gateway.seen is not None:
+                gateway.seen.add(report)
+        elif not gateway.insert(report):
             return False
         self._pending.append(summary)
         self._pending_at.append(at)
+        if len(self._pending) >= _MOST_PENDING:
+            self.settle()
         return True
 
     def _add(self, gateway_id: str, boot_id: str) -> Gateway:
@@ -152,7 +191,10 @@ class Gateways:
         """Add what came since the last time to the sums of its seconds."""
         if not self._pending:
             return
-        first, last = self._second_of(min(self._pending_at)), self._second_of(max(self._pending_at))
+        earliest = min(self._pending_at)
+        if self._view is not None and earliest <= self._view.until:
+            self._view = None
+        first, last = self._second_of(earliest), self._second_of(max(self._pending_at))
         if first == last:
             self._add_up(first, self._pending)
         else:
@@ -163,6 +205,10 @@ class Gateways:
                 self._add_up(tick, summaries)
         self._pending, self._pending_at = [], []
 
+    def reconfigure(self, patience_s: float) -> None:
+        self.patience_s = patience_s
+        self._view = None
+
     def _second_of(self, t: float) -> int:
         """The tick that ends the second of ``t``."""
         return math.ceil(t - self._phase_s)
@@ -171,26 +217,18 @@ class Gateways:
         second = self._seconds.get(tick)
         if second is None:
             second = self._seconds[tick] = Second()
-        second.gateways.update([summary.gateway_id for summary in summaries])
-        second.arrived += sum([summary.arrived for summary in summaries])
-        second.failed += sum([summary.failed for summary in summaries])
-        second.microseconds += round(sum([summary.interval_s for summary in summaries]) * 1e6)
-        second.counts += _counts(
-            [summary.time_to_first_token.packed for summary in summaries],
-            [summary.inter_token.packed for summary in summaries],
-            [summary.prompt_tokens.packed for summary in summaries],
-            [summary.output_tokens.packed for summary in summaries],
-        )
+        second.add(summaries)
         if self._counted_to is not None and tick <= self._counted_to:
             self._counted_to = None
 
     def evict(self, before: float) -> None:
         """Drop reports older than ``before``, and gateways that have none since."""
+        self._view = None
         for gateway in self._ordered:
             gateway.evict(before)
-        for gateway_id in [gateway.gateway_id for gateway in self._ordered if not gateway.keys]:
+        for gateway_id in [gateway.gateway_id for gateway in self._ordered if not gateway.reports]:
             del self.known[gateway_id]
-        self._ordered = [gateway for gateway in self._ordered if gateway.keys]
+        self._ordered = [gateway for gateway in self._ordered if gateway.reports]
 
     def drop_seconds(self, settled_at: float) -> None:
         """Drop the sums of seconds that no view after ``settled_at`` can reach. Called at each snapshot, as they are
@@ -200,92 +238,143 @@ class Gateways:
             del self._seconds[oldest]
 
     def view(self, t: float) -> GatewayView | None:
-        """What the gateways said at ``t``; None if none reported within patience. Needs ``settle`` before."""
+        """What the gateways said at ``t``; None if none reported within patience. Needs ``settle`` before. The last
+        view again where it still holds."""
+        view = self._view
+        if view is None or not view.t <= t <= view.until:
+            view = self._view = self._viewed(t)
+        return view
+
+    def _viewed(self, t: float) -> GatewayView | None:
         since = t - self.patience_s
-        rows = [gateway.rows[-1] for gateway in self._ordered if since <= gateway.at <= t]
-        if len(rows) < len(self._ordered):
-            rows += [row for gateway in self._ordered if gateway.at > t and (row := gateway.row_at(t, since))]
-        if not rows:
+        told = [gateway.reports[-1] for gateway in self._ordered if since <= gateway.at <= t]
+        later = [gateway for gateway in self._ordered if gateway.at > t] if len(told) < len(self._ordered) else []
+        told += [report for gateway in later if (report := gateway.report_at(t, since))]
+        if not told:
             return None
-        observed_at, due_at, ages, waiting, in_flight = zip(*_ROW.iter_unpack(b"".join(rows)), strict=True)
+        observed_at, _, _, due_at, ages, waiting, in_flight = zip(*told, strict=True)
         # Ages are as of the report, by its own clock: between reports the oldest request changes as often as not, and
         # letting it age on doubled the error on a recording. A report that is overdue does age on, by the log's clock.
-        age = (
-            max(ages)
-            if t <= min(due_at)
-            else max([age + max(t - due, 0.0) for age, due in zip(ages, due_at, strict=True)])
-        )
+        oldest, next_due = max(ages), min(due_at)
+        age = oldest if t <= next_due else max([age + max(t - due, 0.0) for age, due in zip(ages, due_at, strict=True)])
         last = self._second_of(t)
         ticks = range(last - self._seconds_back + 1, last + 1)
-        seconds = [self._seconds[tick] for tick in ticks if tick in self._seconds]
-        counts = self._counts_to(last, seconds)
-        return GatewayView(max(observed_at), max(age, 0.0), sum(waiting), sum(in_flight), seconds, counts)
+        seconds = {tick: self._seconds[tick] for tick in ticks if tick in self._seconds}
+        until = self._same_second_until(last, min(seconds, default=None))
+        until = min([until, min(observed_at) + self.patience_s - _MARGIN_S, *[g.next_after(t) for g in later]])
+        if oldest > _NOBODY:
+            until = min(until, next_due)
+        used = list(seconds.values())
+        return GatewayView(
+            t=t,
+            until=max(t, until),
+            observed_at=max(observed_at),
+            queue_age_s=max(age, 0.0),
+            waiting=sum(waiting),
+            in_flight=sum(in_flight),
+            seconds=used,
+            counts=self._counts_to(last, used),
+        )
 
-    def _counts_to(self, last: int, seconds: list[Second]) -> Floats:
+    def silent_until(self, t: float) -> float:
+        """Where the view at ``t`` is None: up to when it is."""
+        return min([gateway.next_after(t) for gateway in self._ordered if gateway.at > t], default=math.inf)
+
+    def _same_second_until(self, last: int, first: int | None) -> float:
+        """The last time at which the seconds of a view that begin with ``first`` (None: there are none) and end with
+        ``last`` are still those."""
+        leaves = [] if first is None else [first + self._seconds_back - 1]
+        comes = [tick - 1 for tick in self._seconds if tick > last]
+        return min([*leaves, *comes]) + self._phase_s if leaves or comes else math.inf
+
+    def _counts_to(self, last: int, seconds: list[Second]) -> Counts:
         """The counts of ``seconds``, those that end with tick ``last``. From one second to the next only the first
         and the last of them change; whole numbers, so that this is exact."""
+        counts = self._counts
         if self._counted_to is not None and last == self._counted_to + 1:
-            come, gone = self._seconds.get(last), self._seconds.get(last - self._seconds_back)
-            if come is not None:
-                self._counts += come.counts
-            if gone is not None:
-                self._counts -= gone.counts
+            _add_to(counts, self._seconds.get(last), 1)
+            _add_to(counts, self._seconds.get(last - self._seconds_back), -1)
         elif last != self._counted_to:
-            self._counts = np.zeros(COLUMNS)
+            counts = self._counts = _no_counts()
             for second in seconds:
-                self._counts += second.counts
+                _add_to(counts, second, 1)
         self._counted_to = last
-        return self._counts
+        return counts
 
 
+@dataclass(slots=True)
 class GatewayView:
-    """What the gateways said at one time, with ``seconds`` before it and their ``counts`` together. To be asked before
-    the next view is made."""
+    """What the gateways said at ``t``, and would say at any time up to ``until``, with ``seconds`` before it and the
+    ``counts`` of their latencies together. To be asked before the next view is made."""
 
-    def __init__(
-        self,
-        observed_at: float,
-        queue_age_s: float,
-        waiting: float,
-        in_flight: float,
-        seconds: list[Second],
-        counts: Floats,
-    ) -> None:
-        self.observed_at = observed_at
-        self.queue_age_s = queue_age_s
-        self.waiting = waiting
-        self.in_flight = in_flight
-        self._seconds = seconds
-        self._counts = counts.reshape(4, BUCKETS)
-        self._cumulative = self._counts[: INTER_TOKEN + 1].cumsum(axis=1)
-        # Seconds covered, by gateway: a lost report or one just joined does not count as a second of silence.
-        self._span_s = sum([second.microseconds / len(second.gateways) for second in seconds]) / 1e6
+    t: float
+    until: float
+    observed_at: float
+    queue_age_s: float
+    waiting: float
+    in_flight: float
+    seconds: list[Second]
+    counts: Counts
+    _cumulative: dict[int, tuple[list[int], list[int]]] = field(default_factory=dict)
+
+    @property
+    def _span_s(self) -> float:
+        """Seconds covered, by gateway: a lost report or one just joined does not count as a second of silence."""
+        return sum([second.microseconds / len(second.gateways) for second in self.seconds]) / 1e6
 
     def request_rates(self) -> dict[Signal, float]:
-        if self._span_s <= 0.0:
+        span_s = self._span_s
+        if span_s <= 0.0:
             return {}
         return {
-            Signal.ARRIVAL_RATE: sum([second.arrived for second in self._seconds]) / self._span_s,
-            Signal.FAILURE_RATE: sum([second.failed for second in self._seconds]) / self._span_s,
+            Signal.ARRIVAL_RATE: sum([second.arrived for second in self.seconds]) / span_s,
+            Signal.FAILURE_RATE: sum([second.failed for second in self.seconds]) / span_s,
         }
 
     def token_rates(self) -> dict[Signal, float]:
-        if self._span_s <= 0.0:
+        span_s = self._span_s
+        if span_s <= 0.0:
             return {}
-        prompt, output = np.add.reduce(self._counts[PROMPT:] * _MILLI_VALUES, axis=1).tolist()
+        prompt, output = map(sum, zip(*[second.read() for second in self.seconds], strict=True))
         return {
-            Signal.PROMPT_TOKEN_RATE: prompt / 1000.0 / self._span_s,
-            Signal.GENERATION_TOKEN_RATE: output / 1000.0 / self._span_s,
+            Signal.PROMPT_TOKEN_RATE: prompt / 1000.0 / span_s,
+            Signal.GENERATION_TOKEN_RATE: output / 1000.0 / span_s,
         }
 
     def quantile(self, which: int, q: float) -> float | None:
-        return sketch_quantile(q, self._cumulative[which])
+        """Of TTFT or INTER_TOKEN; None if nothing was observed."""
+        known = self._cumulative.get(which)
+        if known is None:
+            counts = self.counts[which]
+            buckets = sorted(counts)
+            known = self._cumulative[which] = buckets, list(accumulate([counts[bucket] for bucket in buckets]))
+        return sketch_quantile(q, *known)
 
 
-def _counts(*packed: list[bytes]) -> Floats:
-    """The counts by bucket of the sketches of each kind, kind after kind."""
-    joined = [b"".join(sketches) for sketches in packed]
-    entries = np.frombuffer(b"".join(joined), SKETCH_ENTRY)
-    starts = np.repeat(_STARTS, [len(sketches) // SKETCH_ENTRY.itemsize for sketches in joined])
-    counts = np.bincount(entries["bucket"] + starts, entries["count"], COLUMNS)
-    return np.asarray(counts, np.float64)
+def _no_counts() -> Counts:
+    return {}, {}
+
+
+def _add_to(counts: Counts, second: Second | None, sign: int) -> None:
+    if second is not None:
+        for total, entries in zip(counts, second.latencies, strict=True):
+            for bucket, count in entries:
+                total[bucket] = total.get(bucket, 0) + sign * count
+
+
+def _entries(sketches: list[bytes]) -> list[Entry]:
+    """All entries of the sketches; merged if they are many."""
+    packed = b"".join(sketches)
+    if len(packed) <= _MANY * SKETCH_ENTRY.itemsize:
+        return list(_UNPACK(packed))
+    entries = np.frombuffer(packed, SKETCH_ENTRY)
+    counts = np.bincount(entries["bucket"], entries["count"])
+    filled = np.flatnonzero(counts)
+    return list(zip(filled.tolist(), counts[filled].astype(np.int64).tolist(), strict=True))
+
+
+def _merged(entries: list[Entry]) -> list[Entry]:
+    counts: dict[int, int] = {}
+    for bucket, count in entries:
+        counts[bucket] = counts.get(bucket, 0) + count
+    return list(counts.items())

@@ -15,7 +15,8 @@ Floats = NDArray[np.float64]
 
 SKETCH_ENTRY = np.dtype([("bucket", "<u2"), ("count", "<u4")])
 """``Sketch.packed`` as numpy reads it."""
-SKETCH_VALUES: Floats = np.array([bucket_value(bucket) for bucket in range(BUCKETS)])
+_VALUES = [bucket_value(bucket) for bucket in range(BUCKETS)]
+SKETCH_VALUES: Floats = np.array(_VALUES)
 
 
 def prometheus_quantile(q: float, bounds: Sequence[float], counts: Sequence[float], total: float) -> float | None:
@@ -40,14 +41,13 @@ def prometheus_quantile(q: float, bounds: Sequence[float], counts: Sequence[floa
     return lower + (bounds[index] - lower) * (rank - below) / (counts[index] - below)
 
 
-def sketch_quantile(q: float, cumulative: Floats) -> float | None:
-    """The value at rank ceil(q * n) of cumulative counts by sketch bucket, as ``Sketch.quantile``; None if there are
-    none."""
-    observed = float(cumulative[-1])
-    if observed <= 0.0:
+def sketch_quantile(q: float, buckets: Sequence[int], cumulative: Sequence[int]) -> float | None:
+    """The value at rank ceil(q * n) of cumulative counts by rising sketch buckets, as ``Sketch.quantile``; None if
+    there are none."""
+    observed = cumulative[-1] if cumulative else 0
+    if observed <= 0:
         return None
-    rank = max(1.0, math.ceil(q * observed - 1e-9))
-    return float(SKETCH_VALUES[int(cumulative.searchsorted(rank))])
+    return _VALUES[buckets[bisect_left(cumulative, max(1, math.ceil(q * observed - 1e-9)))]]
 
 
 Cumulative = tuple[Sequence[float], list[float], float]

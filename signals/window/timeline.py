@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Mapping
-from itertools import repeat
 
 from broker.model.reading import ABSENT, Freshness, Reading
 from broker.model.signals import Signal
@@ -13,10 +12,13 @@ from broker.model.snapshot import WindowNeed, WindowReading
 
 SIGNALS = tuple(Signal)
 NaN = math.nan
+_WIDTH = len(SIGNALS)
+_COLUMN = {signal: column for column, signal in enumerate(SIGNALS)}
+_GAP = array("d", [NaN]) * _WIDTH
 
 
 class Timeline:
-    """One array for each signal with one value for each tick, NaN where the signal was not usable.
+    """One row for each tick with one value for each signal, NaN where the signal was not usable.
 
     Tick ``k`` stands at ``k + phase_s``. Holds at least the last ``seconds`` ticks, at most twice as many, and the last
     good value of each signal for ever. Memory: 14 signals * 16 bytes * ``seconds``. No numpy: its reductions cost
@@ -28,7 +30,7 @@ class Timeline:
         self.phase_s = phase_s
         self._first = 0
         self._end = 0
-        self._values = {signal: array("d") for signal in SIGNALS}
+        self._values = array("d")
         self._last: dict[Signal, Reading] = {}
         self._last_tick: dict[Signal, int] = {}
 
@@ -43,45 +45,46 @@ class Timeline:
     def time_of(self, tick: int) -> float:
         return tick + self.phase_s
 
-    def write(self, tick: int, usable: Mapping[Signal, Reading]) -> None:
-        if self._end == 0 or tick - self._end >= self.seconds:
+    def write(self, first: int, last: int, usable: Mapping[Signal, Reading]) -> None:
+        """The signals at each of the ticks ``first`` to ``last``, at which they were the same."""
+        for begin in range(first, last + 1, self.seconds):
+            self._write(begin, min(begin + self.seconds - 1, last), usable)
+
+    def _write(self, first: int, last: int, usable: Mapping[Signal, Reading]) -> None:
+        if self._end == 0 or first - self._end >= self.seconds:
             self._drop(self._end - self._first)
-            self._first = self._end = tick
-        elif tick - self._first >= 2 * self.seconds:
-            self._drop(self.seconds)
-        if tick < self._first:
+            self._first = self._end = first
+        elif last - self._first >= 2 * self.seconds:
+            self._drop(min(self.seconds, self._end - self._first))
+        first = max(first, self._first)
+        if last < first:
             return
-        if tick >= self._end:
-            self._extend(tick + 1)
-        index = tick - self._first
-        for signal, values in self._values.items():
-            reading = usable.get(signal)
-            values[index] = NaN if reading is None or reading.value is None else reading.value
+        known = [usable.get(signal, ABSENT).value for signal in SIGNALS]
+        row = array("d", [NaN if value is None else value for value in known])
+        if first > self._end:
+            self._values.extend(_GAP * (first - self._end))
+        begin = first - self._first
+        self._values[begin * _WIDTH : (last + 1 - self._first) * _WIDTH] = row * (last + 1 - first)
+        self._end = max(self._end, last + 1)
         self._last.update(usable)
-        self._last_tick.update(dict.fromkeys(usable, tick))
+        self._last_tick.update(dict.fromkeys(usable, last))
         if len(usable) < len(self._last):
-            for signal in [signal for signal, at in self._last_tick.items() if at == tick and signal not in usable]:
-                self._fall_back(signal, index)
+            for signal in [s for s, at in self._last_tick.items() if first <= at <= last and s not in usable]:
+                self._fall_back(signal, begin)
 
     def _drop(self, ticks: int) -> None:
         """Forget the oldest ``ticks`` ticks."""
-        for values in self._values.values():
-            del values[:ticks]
+        del self._values[: ticks * _WIDTH]
         self._first += ticks
-
-    def _extend(self, end: int) -> None:
-        for values in self._values.values():
-            values.extend(repeat(NaN, end - self._end))
-        self._end = end
 
     def _fall_back(self, signal: Signal, index: int) -> None:
         """A late sample showed that a signal was not usable at its last good tick after all: the one before counts."""
-        values = self._values[signal]
         while index > 0:
             index -= 1
-            if values[index] == values[index]:
+            value = self._values[index * _WIDTH + _COLUMN[signal]]
+            if value == value:
                 self._last_tick[signal] = self._first + index
-                self._last[signal] = Reading(Freshness.FRESH, values[index])
+                self._last[signal] = Reading(Freshness.FRESH, value)
                 return
         del self._last[signal], self._last_tick[signal]
 
@@ -97,7 +100,8 @@ class Timeline:
         ``now - over_s`` on, and ``now`` itself. Covered means that the signal was usable at each of them."""
         start = self.tick_before(now - need.over_s) - self._first
         stop = self.tick_before(now) + 1 - self._first
-        seen = self._values[need.signal][max(start, 0) : max(stop, 0)].tolist()
+        column = _COLUMN[need.signal]
+        seen = self._values[max(start, 0) * _WIDTH + column : max(stop, 0) * _WIDTH : _WIDTH].tolist()
         current = reading.current
         covered = start >= 0 and current is not None
         total = sum(seen)
@@ -116,7 +120,7 @@ class Timeline:
     def resized(self, seconds: int) -> Timeline:
         """The same past with room for ``seconds`` ticks."""
         other = Timeline(seconds, self.phase_s)
-        other._values = {signal: values[-seconds:] for signal, values in self._values.items()}
+        other._values = self._values[-seconds * _WIDTH :]
         other._first, other._end = max(self._first, self._end - seconds), self._end
         other._last, other._last_tick = self._last, self._last_tick
         return other

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from broker.model.reading import Freshness, Reading, fresh, true_zero
 from broker.model.signals import MetricSample, RequestSummary, Signal
@@ -18,6 +19,9 @@ SKEW_TOLERANCE_S = 2.0
 Expected = dict[str, float]
 """The replicas that should report, with the time since when."""
 
+_MARGIN_S = 1e-3
+"""See ``engines``: a look is taken anew this much before what it rests on changes."""
+
 _LATENCIES = (
     # signal, quantile, the engines' histogram, the gateways' sketch, who must be absent for a true zero
     (Signal.TTFT_P50, 0.50, 1, TTFT, "waiting"),
@@ -25,6 +29,30 @@ _LATENCIES = (
     (Signal.INTER_TOKEN_P95, 0.95, 2, INTER_TOKEN, "running"),
     (Signal.QUEUE_TIME_P95, 0.95, 0, None, "running"),
 )
+
+
+@dataclass(slots=True)
+class Look:
+    """The signals that were usable at ``t`` and, unless something new comes in, at any time up to ``until``."""
+
+    t: float
+    until: float
+    engines: EngineView
+    usable: dict[Signal, Reading]
+
+
+@dataclass(slots=True)
+class EnginesTold:
+    """The signals by the engines in ``view``, of whom those ``expected`` should report, at ``t`` up to ``until``."""
+
+    view: EngineView
+    expected: Expected | None
+    t: float
+    until: float
+    usable: dict[Signal, Reading]
+
+    def holds(self, view: EngineView, expected: Expected | None, t: float) -> bool:
+        return view is self.view and expected is self.expected and self.t <= t <= self.until
 
 
 class SignalWindow:
@@ -89,6 +117,8 @@ class SignalWindow:
         self._evicted_at = -math.inf
         self._waiting: set[str] = set()
         self._skew_s: dict[str, float] = {}
+        self._latest: Look | None = None
+        self._told: EnginesTold | None = None
 
     def observe(self, sample: MetricSample | RequestSummary) -> bool:
         """Take in one sample of this model. True if a snapshot is due at once: a replica or gateway appeared, or
@@ -96,24 +126,28 @@ class SignalWindow:
         at, delay_s = sample.observed_at, sample.received_at - sample.observed_at
         if delay_s < 0.0:
             at = sample.received_at
-        source = sample.replica_id if isinstance(sample, MetricSample) else sample.gateway_id
+        late = at <= self._settled_at
+        kept = False
+        if isinstance(sample, MetricSample):
+            source, waiting = sample.replica_id, bool(sample.requests_waiting)
+            appeared = source not in self._engines.known
+            if not late:
+                kept = self._engines.observe(sample, at)
+        else:
+            source, waiting = sample.gateway_id, sample.waiting > 0
+            appeared = source not in self._gateways.known
+            if not late:
+                kept = self._gateways.observe(sample, at)
         if not -SKEW_TOLERANCE_S <= delay_s <= SKEW_TOLERANCE_S:
             self._skew_s[source] = delay_s
         elif self._skew_s:
             self._skew_s.pop(source, None)
-        if at <= self._settled_at:
-            self.late += 1
-            return False
-        if isinstance(sample, MetricSample):
-            appeared = source not in self._engines.known
-            kept = self._engines.observe(sample, at)
-            waiting = bool(sample.requests_waiting)
-        else:
-            appeared = source not in self._gateways.known
-            kept = self._gateways.observe(sample, at)
-            waiting = sample.waiting > 0
         if not kept:
+            self.late += late
             return False
+        latest = self._latest
+        if latest is not None and at <= latest.until:
+            self._latest = None
         if at <= self._looked_to:
             self._look_again(at)
         if not waiting:
@@ -132,6 +166,7 @@ class SignalWindow:
         if before is not None and wanted == before.keys():
             return False
         at = max(now, self._expected[-1][0]) if self._expected else now
+        self._latest = None
         self._expected.append((at, {replica_id: (before or {}).get(replica_id, at) for replica_id in sorted(wanted)}))
         if self._next_tick is None:
             self._look_again(at)
@@ -141,12 +176,16 @@ class SignalWindow:
         """The replica is gone: drop what it said. True if it was known."""
         self._waiting.discard(replica_id)
         self._skew_s.pop(replica_id, None)
+        self._latest = None
         return self._engines.forget(replica_id)
 
     def reconfigure(self, needs: tuple[WindowNeed, ...], patience_s: float) -> None:
         """Other windows, and another patience, from now on. What is known of the past stays."""
         self._needs = needs
-        self._patience_s = self._engines.patience_s = self._gateways.patience_s = patience_s
+        self._patience_s = patience_s
+        self._engines.reconfigure(patience_s)
+        self._gateways.reconfigure(patience_s)
+        self._latest = self._told = None
         if _seconds(needs) != self._timeline.seconds:
             self._timeline = self._timeline.resized(_seconds(needs))
 
@@ -165,20 +204,23 @@ class SignalWindow:
         self._gateways.settle()
         timeline = self._timeline
         last = timeline.tick_before(now)
-        engines: EngineView | None = None
-        usable: dict[Signal, Reading] = {}
         if self._next_tick is not None:
             back = max(timeline.seconds, math.ceil(self._retention_s))
-            for tick in range(max(self._next_tick, last - back + 1), last + 1):
-                engines, usable = self._look(timeline.time_of(tick))
-                timeline.write(tick, usable)
+            tick = max(self._next_tick, last - back + 1)
+            while tick <= last:
+                look = self._look(timeline.time_of(tick))
+                same_to = max(tick, timeline.tick_before(min(look.until, now)))
+                timeline.write(tick, same_to, look.usable)
+                tick = same_to + 1
             self._next_tick = max(self._next_tick, last + 1)
             self._looked_to = timeline.time_of(self._next_tick - 1)
-        if engines is None or now != timeline.time_of(last):
-            engines, usable = self._look(now)
+        look = self._look(now)
+        usable = look.usable
         readings = {signal: usable.get(signal) or timeline.last_good(signal) for signal in SIGNALS}
         windows = tuple([timeline.window(need, now, readings[need.signal]) for need in self._needs])
-        snapshot = ModelSnapshot(self.model_id, self.sequence, now, received_at, readings, windows, engines.loads())
+        snapshot = ModelSnapshot(
+            self.model_id, self.sequence, now, received_at, readings, windows, look.engines.loads()
+        )
         self._settle(now)
         self.sequence += 1
         return snapshot
@@ -199,6 +241,7 @@ class SignalWindow:
         if now < self._evicted_at + self._patience_s:
             return
         self._evicted_at = now
+        self._latest = None
         before = now - self._retention_s
         self._engines.evict(before)
         self._gateways.evict(before)
@@ -208,36 +251,60 @@ class SignalWindow:
         while len(self._expected) > 1 and self._expected[1][0] <= before:
             del self._expected[0]
 
-    def _expected_at(self, t: float) -> Expected | None:
-        return next((expected for at, expected in reversed(self._expected) if at <= t), None)
+    def _expected_at(self, t: float) -> tuple[Expected | None, float]:
+        """Who should report at ``t``, and when that changes."""
+        changes_at = math.inf
+        for at, expected in reversed(self._expected):
+            if at <= t:
+                return expected, changes_at
+            changes_at = at
+        return None, changes_at
 
-    def _look(self, t: float) -> tuple[EngineView, dict[Signal, Reading]]:
-        """What the engines said at ``t``, and the signals that were usable then."""
-        expected = self._expected_at(t)
+    def _look(self, t: float) -> Look:
+        """What there was to see at ``t``; the last look again where it still holds."""
+        look = self._latest
+        if look is None or not look.t <= t <= look.until:
+            look = self._latest = self._looked(t)
+        return look
+
+    def _looked(self, t: float) -> Look:
+        expected, changes_at = self._expected_at(t)
         engines = self._engines.view(t)
         gateways = self._gateways.view(t)
+        until = math.nextafter(changes_at, 0.0)
         if expected is not None and not expected:
             usable = dict.fromkeys(_REPLICAS_ONLY, true_zero(t))
+            until = t  # the zero is of now
         else:
-            usable = self._of_engines(engines, expected, t)
-        if gateways is not None:
+            told = self._told
+            if told is None or not told.holds(engines, expected, t):
+                told = self._told = self._of_engines(engines, expected, t)
+            usable = told.usable if gateways is None else dict(told.usable)
+            until = min(until, engines.until, told.until)
+        if gateways is None:
+            until = min(until, self._gateways.silent_until(t))
+        else:
             _add_gateways(usable, gateways, expected)
-        return engines, usable
+            until = min(until, gateways.until)
+        return Look(t, max(t, until), engines, usable)
 
-    def _of_engines(self, view: EngineView, expected: Expected | None, t: float) -> dict[Signal, Reading]:
+    def _of_engines(self, view: EngineView, expected: Expected | None, t: float) -> EnginesTold:
         """The signals by the engines' own metrics; none if one is missing that should report."""
         gauges = view.gauges()
         missing = bool(view.silent)
+        until = math.inf
         if expected is not None:
             if not gauges.keys() <= expected.keys():
                 gauges = {replica_id: values for replica_id, values in gauges.items() if replica_id in expected}
-            missing = len(gauges) < len(expected) and any(
-                t - since > self._patience_s or replica_id in view.silent
-                for replica_id, since in expected.items()
-                if replica_id not in gauges
-            )
+            if len(gauges) == len(expected):
+                missing = False
+            else:
+                absent = {replica_id: since for replica_id, since in expected.items() if replica_id not in gauges}
+                missing = any(t - since > self._patience_s or name in view.silent for name, since in absent.items())
+                if not missing:
+                    until = min(absent.values()) + self._patience_s - _MARGIN_S
         if missing or not gauges:
-            return {}
+            return EnginesTold(view, expected, t, until, {})
         at = view.oldest_at
         _, running, waiting, kv = map(sum, zip(*gauges.values(), strict=True))
         numbers = {
@@ -256,7 +323,7 @@ class SignalWindow:
                     usable[signal] = true_zero(at)
             elif value == value:
                 usable[signal] = fresh(value, at)
-        return usable
+        return EnginesTold(view, expected, t, until, usable)
 
 
 def _add_gateways(usable: dict[Signal, Reading], view: GatewayView, expected: Expected | None) -> None:

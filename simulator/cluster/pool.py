@@ -96,6 +96,7 @@ class SlurmPool(SimulatedPool):
                 allocated_gpus=request.nodes * request.gpus,
             )  # fmt: skip
             self.replicas[launch.replica_id] = replica
+            self._changed()
             self._job_ids[launch.replica_id] = self._host.submit(request, lambda event: self._happened(replica, event))
         return self._accepted(launch.action_id, launch.replica_id, launch.model.model_id)
 
@@ -106,6 +107,7 @@ class SlurmPool(SimulatedPool):
         if replica is not None and replica.launch.generation == order.generation and replica.phase not in ENDED:
             waits = replica.phase is ReplicaPhase.PENDING
             replica.phase = ReplicaPhase.STOPPING
+            self._changed()
             busy = self._service.leaves(replica)
             if waits or order.mode is StopMode.KILL:
                 self._host.cancel(self._job_ids[order.replica_id])
@@ -119,6 +121,7 @@ class SlurmPool(SimulatedPool):
             return
         self._exiting.add(replica.replica_id)
         replica.exit_code = exit_code
+        self._changed()
         wanted = replica.phase is ReplicaPhase.STOPPING
         self._host.finish(
             self._job_ids[replica.replica_id], failed=exit_code != 0, in_s=self._asks.exit_s if wanted else 0.0
@@ -144,6 +147,7 @@ class SlurmPool(SimulatedPool):
             )
 
     def _happened(self, replica: SimulatedReplica, event: JobEvent) -> None:
+        self._changed()
         match event:
             case Started():
                 replica.phase = ReplicaPhase.STARTING

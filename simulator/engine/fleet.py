@@ -314,12 +314,14 @@ class EngineFleet:
 
     def _run_to(self, limit: int) -> None:
         due = int(np.searchsorted(self._arrival_ticks, limit, side="right"))
-        while self._next_arrival < due:
+        last = False
+        while not last:
             batch = self._arrivals[self._next_arrival : min(due, self._next_arrival + _BATCH)]
-            self._reserve(len(batch))
-            run(self._packed, batch, layout.NOBODY, 0, 0, limit)
             self._next_arrival += len(batch)
-        run(self._packed, _NONE, layout.NOBODY, 0, self._count, limit)
+            last = self._next_arrival >= due
+            if len(batch):
+                self._reserve(len(batch))
+            run(self._packed, batch, layout.NOBODY, 0, self._count if last else 0, limit)
 
     def advance(self, replica: int, until: float) -> None:
         """``run_until`` for one replica, without what was submitted."""
@@ -470,11 +472,15 @@ class EngineFleet:
         }
         return Completions(**columns)
 
-    def take_ends(self) -> tuple[Integers, Floats]:
-        """As ``take_completions``, only which requests and when: for who takes a hundred at a time, the other columns
-        cost more than the rest of it."""
-        events = self._take("completions", self._state.completions)
-        return events["request"].copy(), self._seconds(events["at"])
+    def take_told(self) -> tuple[Records, Records]:
+        """First tokens and completions since the last call as they are kept (ticks since ``origin_s``), for compiled
+        code: true until the fleet runs on."""
+        return self._take("first_tokens", self._state.first_tokens), self._take("completions", self._state.completions)
+
+    @property
+    def refused(self) -> bool:
+        """Whether any request was refused since the last ``take_refusals``."""
+        return bool(self._totals["refusals"])
 
     def take_refusals(self) -> Refusals:
         """Requests refused since the last call."""

@@ -138,6 +138,11 @@ class LimitSettings(Section):
     pool_share: Annotated[float, Field(gt=0, le=1)] = Field(
         default=_LIMITS.pool_share, description="The share of each pool's GPUs that may be used."
     )
+    snapshot_interval_s: PositiveDuration = Field(
+        default=_LIMITS.snapshot_interval_s,
+        description="How often each model is decided on while nothing presses; more often than its replicas are read "
+        "and gateways report, it costs and shows little.",
+    )
     signal_patience_s: PositiveDuration = Field(
         default=_LIMITS.signal_patience_s, description="A signal older than this is stale: nothing is scaled in on it."
     )
@@ -160,6 +165,16 @@ class LimitSettings(Section):
         default=_LIMITS.ended_kept_s, description="How long the record of an ended replica is kept."
     )
     breaker: BreakerSettings = Field(default=BreakerSettings(), description="When starts fail again and again.")
+
+    @model_validator(mode="after")
+    def _patience(self) -> LimitSettings:
+        if self.snapshot_interval_s >= self.signal_patience_s:
+            patience = format_duration(self.signal_patience_s)
+            raise Misplaced(
+                f"is not shorter than signal_patience, which is {patience}: signals would be stale in between",
+                "snapshot_interval",
+            )
+        return self
 
     def to_spec(self) -> Limits:
         return Limits(**self.model_dump(exclude={"breaker"}), breaker=self.breaker.to_spec())

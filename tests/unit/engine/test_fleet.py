@@ -14,6 +14,7 @@ from simulator.engine.fleet import NO_GROUP, EngineFleet, Routing
 from simulator.engine.profile import EngineProfile
 from simulator.engine.reference import ReferenceEngine
 from simulator.engine.requests import EngineRequest, Finished, FirstToken
+from simulator.engine.ticks import TICKS_PER_S
 from tests.unit.engine.test_compiled import Step, profiles, steps
 
 ONE_SECOND = EngineProfile("one-second", 1.0, 0, 0, 0, 4, 64, 4, 100, 0, 0, "an iteration lasts a second")
@@ -230,8 +231,10 @@ def test_what_is_submitted_later_comes_in_between_and_after_what_has_the_same_ti
     assert fleet.take_completions().request.tolist() == [0, 1, 3, 4, 2]
     fleet.submit([9.0, 9.0], 1, 1, [5, 6])
     fleet.run_until(math.inf)
-    requests, at = fleet.take_ends()
-    assert (requests.tolist(), at.tolist()) == ([5, 6], [10.0, 11.0])
+    first_tokens, ends = fleet.take_told()
+    assert (first_tokens["request"].tolist()[-2:], ends["request"].tolist()) == ([5, 6], [5, 6])
+    assert ends["at"].tolist() == [10 * TICKS_PER_S, 11 * TICKS_PER_S]
+    assert [len(told) for told in fleet.take_told()] == [0, 0]
 
 
 def test_a_fleet_runs_for_years() -> None:
