@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from simulator.engine.kernel.entry_points import drop_in_flight, run
 from simulator.engine.layout import Integers, Packed, Record, Records, State
 from simulator.engine.profile import EngineProfile
 from simulator.engine.requests import EngineCounters, IterationCost
+from simulator.engine.routing import AFFINITY_SLACK, Routing
 from simulator.engine.ticks import TICKS_PER_S, array_to_seconds, array_to_ticks, last_tick, to_seconds, to_ticks
 
 Floats = npt.NDArray[np.float64]
@@ -36,19 +36,11 @@ _SLOT_TIMES = ("arrival_at", "queued_at", "first_scheduled_at", "first_token_at"
 _TOLD = ("first_tokens", "completions", "refusals")
 _LONG_PAST = 2**62
 _EVENT_TIMES = ("at", *_SLOT_TIMES)
-
-
-class Routing(IntEnum):
-    """How a pool's requests find their endpoint.
-
-    Least loaded: the fewest requests in flight at that instant, the least recently chosen among equals. Prefix-affine:
-    the endpoint that had the group's last request, unless it has more than ``slack`` requests more in flight than the
-    least loaded, which then takes the group over.
-    """
-
-    LEAST_LOADED = layout.LEAST_LOADED
-    ROUND_ROBIN = layout.ROUND_ROBIN
-    PREFIX_AFFINE = layout.PREFIX_AFFINE
+_RULES = {
+    Routing.LEAST_LOADED: layout.LEAST_LOADED,
+    Routing.ROUND_ROBIN: layout.ROUND_ROBIN,
+    Routing.PREFIX_AFFINE: layout.PREFIX_AFFINE,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,14 +198,16 @@ class EngineFleet:
         self._free_indexes.append(replica)
         return np.sort(dropped["request"])
 
-    def route(self, pool: int, replicas: Sequence[int], rule: Routing = Routing.LEAST_LOADED, slack: int = 8) -> None:
+    def route(
+        self, pool: int, replicas: Sequence[int], rule: Routing = Routing.LEAST_LOADED, slack: int = AFFINITY_SLACK
+    ) -> None:
         """From now on ``pool``'s requests go to these replicas."""
         self._know_pools(pool)
         endpoints = _wider(self._state.endpoints, len(self._state.pools), len(replicas))
         self._keep(self._state._replace(endpoints=endpoints))
         endpoints[pool, : len(replicas)] = replicas
         record: Record = self._state.pools[pool]
-        record["rule"], record["slack"], record["endpoints"] = rule, slack, len(replicas)
+        record["rule"], record["slack"], record["endpoints"] = _RULES[rule], slack, len(replicas)
 
     def _endpoints(self, pool: int) -> Any:
         return self._state.endpoints[pool, : self._state.pools[pool]["endpoints"]]

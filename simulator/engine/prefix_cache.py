@@ -5,7 +5,10 @@ ones are taken from its front, and a sequence's blocks are freed last block firs
 queue was freed after it, so a prefix that nobody uses has lost as many blocks as were freed since and are not free
 any more, from its end. That is one subtraction, and needs no queue.
 
-Sequences of one group do not share memory here, as they do in vLLM: each takes blocks of its own.
+A group is taken for one growing text, as a conversation is: whoever was computed leaves what it had, prompt and
+answer, and whoever comes finds as much of the longest of these as it says that it shares. Sequences of one group do
+not share memory here, as they do in vLLM: each takes blocks of its own. That is exact for conversations, where one
+turn follows the other; a prefix that many use at once takes too much room.
 """
 
 from __future__ import annotations
@@ -51,11 +54,12 @@ class PrefixCache:
         """A sequence's first ``computed_tokens`` are being computed; others find them from now on, as in vLLM."""
         if request.prefix_group is not None:
             prefix = self._prefixes[request.prefix_group]
-            prefix.blocks = max(prefix.blocks, min(request.prefix_tokens, computed_tokens) // self._block_size)
+            prefix.blocks = max(prefix.blocks, computed_tokens // self._block_size)
 
-    def leave(self, request: EngineRequest, blocks: int) -> None:
-        """A sequence gives its ``blocks`` up: finished, preempted or aborted."""
+    def leave(self, request: EngineRequest, blocks: int, computed_tokens: int) -> None:
+        """A sequence gives up its ``blocks``, with ``computed_tokens`` in them: finished, preempted or aborted."""
         self._freed += blocks
+        self.fill(request, computed_tokens)
         if request.prefix_group is not None:
             prefix = self._prefixes[request.prefix_group]
             prefix.users -= 1

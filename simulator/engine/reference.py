@@ -226,7 +226,7 @@ class ReferenceEngine:
     def _leave(self, sequence: _Sequence) -> None:
         """Give back what a sequence holds: finished, preempted or aborted."""
         self._free_blocks += sequence.blocks
-        self._prefixes.leave(sequence.request, sequence.blocks)
+        self._prefixes.leave(sequence.request, sequence.blocks, sequence.computed)
         sequence.blocks = 0
 
     def _preempt(self, sequence: _Sequence) -> None:

@@ -16,8 +16,8 @@ class EngineRequest:
     """One request, with the answer's length, which only the engine may know beforehand.
 
     ``cached_tokens`` of the prompt are known to need no computing (prefix cache). Where the trace says who shares,
-    the first ``prefix_tokens`` of the prompt are those of all requests of ``prefix_group``, and the engine finds out
-    what of them it still holds. Either way they are held in the KV cache like all others.
+    the first ``prefix_tokens`` of the prompt also stood in an earlier request of ``prefix_group``, or in the answer to
+    it, and the engine finds out what of them it still holds. Either way they are held in the KV cache like all others.
     Raises ``ValueError`` for lengths that no request has.
     """
 
@@ -183,9 +183,3 @@ def check_fits(profile: EngineProfile, request: EngineRequest) -> None:
             f"request {request.request_id} needs {tokens} tokens of KV cache, {profile.name} has "
             f"{profile.kv_capacity_tokens} in all"
         )
-
-
-def cached_of_share(prompt_tokens: int, share: float, block_size: int) -> int:
-    """``cached_tokens`` where all that is known is the share of prompt tokens that the prefix cache serves: whole
-    blocks, as vLLM caches, and never the whole prompt."""
-    return min(int(prompt_tokens * share), prompt_tokens - 1) // block_size * block_size

@@ -68,6 +68,7 @@ def leave_decoding(state: State, r: int, slot: int) -> None:
     replica.decoding -= 1
     replica.kv_tokens -= context
     state.block_wanted[r, sequence.phase] -= 1
+    fill_prefix(state, replica, sequence, context)
     give_blocks_up(state, replica, sequence, blocks_for(replica, context))
 
 
@@ -118,9 +119,8 @@ def enter_prefix(state: State, replica: Record, sequence: Record, known_tokens: 
 
 
 @inner
-def fill_prefix(state: State, replica: Record, sequence: Record) -> None:
+def fill_prefix(state: State, replica: Record, sequence: Record, computed_tokens: int) -> None:
     """``PrefixCache.fill``."""
     if sequence.prefix != NOBODY:
         prefix = state.prefixes[sequence.prefix]
-        filled = min(sequence.prefix_tokens, sequence.computed) // replica.block_size
-        prefix.blocks = max(prefix.blocks, filled)
+        prefix.blocks = max(prefix.blocks, computed_tokens // replica.block_size)

@@ -165,7 +165,7 @@ def prefill(state: State, r: int, slot: int, tokens: int, blocks: int) -> None:
     sequence.computed += tokens
     sequence.blocks += blocks
     replica.free_blocks -= blocks
-    fill_prefix(state, replica, sequence)
+    fill_prefix(state, replica, sequence, sequence.computed)
     if sequence.computed == sequence.prefill_target:
         push_last(state.queues[r][PREFILLED], state.slots, slot)
         replica.partial = NOBODY

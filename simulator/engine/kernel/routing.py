@@ -35,7 +35,8 @@ def choose(state: State, arrival: Record) -> int:
     chosen = least_loaded(state, endpoints, pool.endpoints, arrival.at)
     if pool.rule == PREFIX_AFFINE and arrival.group != NOBODY:
         group = state.groups[arrival.group]
-        most = state.load[chosen] // LOAD + pool.slack
+        least = state.load[chosen] // LOAD
+        most = least + max(pool.slack, least // 2)
         for index in range(pool.endpoints):
             if endpoints[index] == group.affine and state.load[group.affine] // LOAD <= most:
                 chosen = int(group.affine)

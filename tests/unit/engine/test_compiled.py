@@ -109,16 +109,18 @@ def test_compiled_equals_the_reference_in_every_event_and_gauge(
     assert looks == expected_looks
 
 
-def test_the_drawn_cases_reach_preemption_and_chunked_prefill() -> None:
+def test_the_drawn_cases_reach_preemption_chunked_prefill_and_shared_prefixes() -> None:
     """A generator that never fills the cache would prove nothing about what happens when it is full."""
-    preempted = chunked = 0
+    preempted = chunked = found = 0
 
     @settings(max_examples=150, deadline=None, database=None, derandomize=True)
     @given(profiles(), steps())
     def count(profile: EngineProfile, drawn: list[Step]) -> None:
-        nonlocal preempted, chunked
+        nonlocal preempted, chunked, found
         engine = CompiledEngine(profile)
-        run(engine, drawn, 0.0)
+        events, _ = run(engine, drawn, 0.0)
+        told = {step.request.request_id: step.request.cached_tokens for step in drawn if step.request is not None}
+        found += any(isinstance(event, Finished) and event.cached_tokens > told[event.request_id] for event in events)
         preempted += engine.counters.preemptions > 0
         chunked += any(
             step.request is not None and step.request.prompt_tokens > profile.max_num_batched_tokens for step in drawn
@@ -127,6 +129,7 @@ def test_the_drawn_cases_reach_preemption_and_chunked_prefill() -> None:
     count()
     assert preempted >= 10
     assert chunked >= 10
+    assert found >= 10
 
 
 @settings(max_examples=150, deadline=None)

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulator.engine.fleet import NO_GROUP, EngineFleet, Routing
+from simulator.engine.fleet import NO_GROUP, EngineFleet
 from simulator.engine.profile import EngineProfile
 from simulator.engine.reference import ReferenceEngine
 from simulator.engine.requests import EngineRequest, Finished, FirstToken
+from simulator.engine.routing import Routing
 from simulator.engine.ticks import TICKS_PER_S
 from tests.unit.engine.test_compiled import Step, profiles, steps
 
@@ -68,7 +69,8 @@ class ReferenceFleet:
         chosen = min(range(len(self.engines)), key=lambda r: (len(self.in_flight[r]), self._chosen[r], r))
         if self._rule is Routing.PREFIX_AFFINE and request.prefix_group is not None:
             affine = self._affine.get(request.prefix_group)
-            if affine is not None and len(self.in_flight[affine]) <= len(self.in_flight[chosen]) + SLACK:
+            least = len(self.in_flight[chosen])
+            if affine is not None and len(self.in_flight[affine]) <= least + max(SLACK, least // 2):
                 chosen = affine
             self._affine[request.prefix_group] = chosen
         self._chosen[chosen] = self._routed

@@ -8,7 +8,7 @@ import pytest
 
 from simulator.engine.profile import EngineProfile
 from simulator.engine.reference import ReferenceEngine
-from simulator.engine.requests import EngineEvent, EngineRequest, Finished, FirstToken, cached_of_share
+from simulator.engine.requests import EngineEvent, EngineRequest, Finished, FirstToken
 
 ONE_SECOND = EngineProfile("one-second", 1.0, 0, 0, 0, 4, 8, 4, 100, 0, 0, "an iteration lasts a second")
 
@@ -179,19 +179,14 @@ def test_a_preempted_sequence_finds_its_own_prefix_again() -> None:
     assert (finished["b"].preemptions, finished["b"].cached_tokens) == (1, 0)  # a's second block was the one freed
 
 
-@pytest.mark.parametrize(
-    ("prompt", "share", "expected"),
-    [
-        pytest.param(100, 0.0, 0, id="nothing"),
-        pytest.param(100, 0.5, 48, id="whole blocks"),
-        pytest.param(32, 1.0, 16, id="never the whole prompt"),
-        pytest.param(1, 1.0, 0, id="one token"),
-    ],
-)
-def test_a_share_of_cached_tokens_is_whole_blocks_and_never_the_whole_prompt(
-    prompt: int, share: float, expected: int
-) -> None:
-    assert cached_of_share(prompt, share, 16) == expected
+def test_a_conversation_finds_its_last_prompt_and_the_answer_to_it_in_whole_blocks() -> None:
+    """Blocks of 4: the first turn leaves 8 + 5 tokens, of which the last one's block is not full."""
+    turns = [shared("a", 0.0, 8, 0, output=6), shared("b", 20.0, 18, 14), shared("c", 40.0, 24, 19)]
+    assert cached(engine_with(*turns, num_blocks=20, max_num_batched_tokens=64).advance(100)) == {
+        "a": 0,
+        "b": 12,
+        "c": 16,
+    }
 
 
 def test_iterations_tell_who_got_a_token() -> None:
