@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from broker.log_lines import configure_logging
-from broker.model.units import parse_duration_s
-from cli.output import Exit, fail, told_errors
+from cli.output import duration_option, told_errors
 from cli.serve import require_place, write_address
 from cli.site import DEFAULT_BROKER, Site, broker_address, chosen_site, token_of
 
@@ -31,6 +30,7 @@ def gateway(
     model: Annotated[list[str] | None, typer.Option("--model", help="A model to hold requests for from the start; may be given again.", show_default=False)] = None,
     hold: Annotated[str, typer.Option("--hold", help="How long to hold requests of a model without a replica.")] = "60s",
     shutdown: Annotated[str, typer.Option("--shutdown", help="Time for open requests at the end.")] = "2m",
+    request_log: Annotated[Path | None, typer.Option("--request-log", help="Write a line for each request here, without its text, for `trace fit` (docs/traces.md).", show_default=False)] = None,
     address_file: Annotated[Path | None, typer.Option("--address-file", help="Write the gateway's address here.", show_default=False)] = None,
 ) -> None:  # fmt: skip
     """Run the OpenAI-compatible gateway that follows a broker's registry, until SIGTERM or SIGINT.
@@ -39,10 +39,10 @@ def gateway(
     """
     from gateway import event_loop
     from gateway.app import run_gateway
-    from gateway.settings import GatewaySettings, ProxyLimits
+    from gateway.settings import GatewaySettings, ProxyLimits, RequestLogSettings
 
     configure_logging(sys.stderr)
-    limits, shutdown_s = ProxyLimits(hold_s=_duration("--hold", hold)), _duration("--shutdown", shutdown)
+    limits, shutdown_s = ProxyLimits(hold_s=duration_option("--hold", hold)), duration_option("--shutdown", shutdown)
     with told_errors():
         require_place(address_file)
         declared = chosen_site(site, needed=broker is None)
@@ -58,6 +58,7 @@ def gateway(
             models=tuple(model or ()),
             limits=limits,
             shutdown_s=shutdown_s,
+            request_log=None if request_log is None else RequestLogSettings(request_log),
         )
         event_loop.run(run_gateway(settings, ready=lambda address: write_address(address_file, address)))
 
@@ -68,10 +69,3 @@ def _site_secret(declared: SiteSettings | None, file: Path | None) -> bytes:
     from gateway.settings import secret_from
 
     return secret_from(os.environ, file)
-
-
-def _duration(option: str, text: str) -> float:
-    try:
-        return parse_duration_s(text)
-    except ValueError as error:
-        raise fail(f"{option}: {error}", Exit.USAGE) from None

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from broker.model.errors import ConfigError, ConfigErrors, LeadershipRefused, TidegateError, TraceError
+from broker.model.units import parse_duration_s
 
 
 class Exit(IntEnum):
@@ -55,6 +56,14 @@ _FOLDED = 16
 
 console = _Console()
 errors = _Console(stderr=True)
+
+
+def duration_option(option: str, text: str) -> float:
+    """The seconds that an option's text says; a usage error that names it for text that is no duration."""
+    try:
+        return parse_duration_s(text)
+    except ValueError as error:
+        raise fail(f"{option}: {error}", Exit.USAGE) from None
 
 
 def discard_output() -> None:

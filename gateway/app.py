@@ -21,6 +21,7 @@ from gateway.keys import EngineKeys, UserKeys
 from gateway.openai import ApiError
 from gateway.proxy import Proxy
 from gateway.registry_client import RegistryClient
+from gateway.request_log import RequestLog
 from gateway.session import BrokerSession
 from gateway.settings import GatewaySettings
 from gateway.table import RoutingTable
@@ -53,6 +54,9 @@ class Gateway:
         clock = clock or SystemClock()
         keys = EngineKeys(settings.site_secret)
         self._users = UserKeys(settings.keys_file)
+        self._request_log = (
+            None if settings.request_log is None else RequestLog(settings.request_log, settings.site_secret)
+        )
         self._client = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
         self._pool = Pool(settings.limits.connect_s, ENGINE_KEEPALIVE_S)
         self._changed = Changed()
@@ -99,6 +103,7 @@ class Gateway:
             clock,
             settings.limits,
             self.session.report_soon,
+            self._request_log,
         )
         self._runner = web.AppRunner(self._application(), handler_cancellation=True, shutdown_timeout=CLOSE_PATIENCE_S)
 
@@ -123,6 +128,8 @@ class Gateway:
         self._spawn("session", self.session.run)
         self._spawn("prober", self.prober.run)
         self._spawn("user_keys", lambda: self._users.watch(self._settings.keys_every_s))
+        if self._request_log is not None:
+            self._spawn("request_log", self._request_log.run)
         log.info("gateway_listens", host=host, port=self.port, broker=self._settings.broker_url)
         if self._users.open_to_all:
             log.warning("gateway_open", effect="everybody on this machine may use the models", mend="give a keys file")
@@ -148,6 +155,8 @@ class Gateway:
 
     async def _close_connections(self) -> None:
         await self._runner.cleanup()
+        if self._request_log is not None:
+            await self._request_log.close()
         self._pool.close()
         await self._client.close()
 
@@ -192,12 +201,12 @@ class Gateway:
 
     def _serving(self, capability: str) -> Handler:
         async def serve(request: web.Request) -> web.StreamResponse:
-            self._authenticate(request)
+            user = self._authenticate(request)
             if self._stopping:
                 raise ApiError(503, "This gateway is shutting down.", kind="service_unavailable", retry_after_s=1.0)
             self._open_requests += 1
             try:
-                return await self.proxy.handle(request, capability)
+                return await self.proxy.handle(request, capability, None if self._users.open_to_all else user)
             finally:
                 self._open_requests -= 1
                 if not self._open_requests:
@@ -230,9 +239,11 @@ class Gateway:
         text = metrics.render(self.table, self.tallies, self.registry, self.session, self.proxy)
         return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
-    def _authenticate(self, request: web.Request) -> None:
-        if self._users.user_of(request.headers.get("Authorization")) is None:
+    def _authenticate(self, request: web.Request) -> str:
+        user = self._users.user_of(request.headers.get("Authorization"))
+        if user is None:
             raise openai.unauthorized()
+        return user
 
     @web.middleware
     async def _answer_errors(self, request: web.Request, handler: Handler) -> web.StreamResponse:

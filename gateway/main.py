@@ -13,7 +13,14 @@ from broker.model.errors import ConfigError, TidegateError
 from broker.model.units import parse_duration_s
 from gateway import event_loop
 from gateway.app import run_gateway
-from gateway.settings import SECRET_VARIABLE, TOKEN_VARIABLE, GatewaySettings, ProxyLimits, secret_from
+from gateway.settings import (
+    SECRET_VARIABLE,
+    TOKEN_VARIABLE,
+    GatewaySettings,
+    ProxyLimits,
+    RequestLogSettings,
+    secret_from,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,6 +50,7 @@ def _settings(options: argparse.Namespace) -> GatewaySettings:
         models=tuple(options.model),
         limits=ProxyLimits(hold_s=options.hold),
         shutdown_s=options.shutdown,
+        request_log=None if options.request_log is None else RequestLogSettings(options.request_log),
     )
 
 
@@ -59,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", action="append", default=[], help="a model to hold requests for from the start")
     parser.add_argument("--hold", type=_duration, default=60.0, help="how long to hold requests (default: 60s)")
     parser.add_argument("--shutdown", type=_duration, default=120.0, help="time for open requests at the end (2m)")
+    parser.add_argument("--request-log", type=Path, metavar="FILE", help="write a line for each request, without text")
     return parser
 
 

@@ -66,6 +66,15 @@ def render(
             "tidegate_gateway_log_lines_lost_total", "counter", "Log lines that could not be written.", LogStream.lost
         ),
     ]
+    if proxy.request_log is not None:
+        families.append(
+            _single(
+                "tidegate_gateway_request_log_lost_total",
+                "counter",
+                "Lines of the request log that could not be written.",
+                proxy.request_log.lost,
+            )
+        )
     return "".join(f"{line}\n" for family in families for line in family.lines())
 
 

@@ -15,6 +15,7 @@ import json
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -28,6 +29,7 @@ from gateway.health import Prober
 from gateway.keys import EngineKeys
 from gateway.openai import ApiError
 from gateway.relay import Broken, collect, cut, relay_body, relay_stream
+from gateway.request_log import SESSION_HEADER, RequestLog, prompt_tokens_about
 from gateway.settings import ProxyLimits
 from gateway.sse import ENGINE_ABORTED, StreamWatch, find_usage, was_aborted
 from gateway.table import RoutingTable
@@ -54,6 +56,7 @@ class Call:
     body: bytes
     request_id: str
     arrived_at: float
+    prompt_tokens_about: int
 
 
 class Refused(Exception):
@@ -66,18 +69,36 @@ class Refused(Exception):
 
 
 class Passage:
-    """One request's way through: its place in the tally and how it ended."""
+    """One request's way through: its place in the tally and how it ended. ``refused``: by the engine, with a 4xx."""
 
     def __init__(self, tally: ModelTally, arrived_at: float) -> None:
         self.tally = tally
         self.arrived_at = arrived_at
         self.number = tally.arrive(arrived_at)
         self.outcome = Outcome.FAILED
+        self.refused = False
         self.prompt_tokens: int | None = None
         self.output_tokens: int | None = None
 
     def end(self) -> None:
         self.tally.end(self.number, self.outcome, self.prompt_tokens, self.output_tokens)
+
+    def row(self, call: Call) -> dict[str, Any]:
+        """What the request log tells. No answer, no tokens; one that has none, as an embedding, is one step of work."""
+        output_tokens = self.output_tokens or 0
+        if self.refused or self.outcome in (Outcome.FAILED, Outcome.REJECTED):
+            output_tokens = 0
+        elif self.outcome is Outcome.FINISHED:
+            output_tokens = max(1, output_tokens)
+        told = self.prompt_tokens is not None
+        return {
+            "at": round(self.arrived_at, 6),
+            "model": call.model_id,
+            "prompt_tokens": self.prompt_tokens if told else call.prompt_tokens_about,
+            "output_tokens": output_tokens,
+            "status": "refused" if self.refused else self.outcome.value,
+            **({} if told else {"prompt_estimated": True}),
+        }
 
 
 class Proxy:
@@ -94,6 +115,7 @@ class Proxy:
         clock: Clock,
         limits: ProxyLimits,
         emptied: Callable[[], None],
+        request_log: RequestLog | None = None,
     ) -> None:
         self._pool = pool
         self._table = table
@@ -104,12 +126,14 @@ class Proxy:
         self._clock = clock
         self._limits = limits
         self._emptied = emptied
+        self.request_log = request_log
         self.retries = 0
         self.closing = False
 
-    async def handle(self, request: web.Request, capability: str) -> web.StreamResponse:
-        """Raises ``ApiError`` for everything that ends before the answer began."""
-        call = await _read(request, capability, self._limits.body_s)
+    async def handle(self, request: web.Request, capability: str, user: str | None) -> web.StreamResponse:
+        """``user``: None where nobody is asked who they are. Raises ``ApiError`` for all that ends before the answer
+        began."""
+        call = await _read(request, capability, self._limits.body_s, measured=self.request_log is not None)
         await self._until_populated(call)
         self._refuse_impossible(call)
         passage = Passage(self._tallies.of(call.model_id), self._clock.now())
@@ -120,6 +144,8 @@ class Proxy:
             raise
         finally:
             passage.end()
+            if self.request_log is not None:
+                self.request_log.add(passage.row(call), tenant=user, session=request.headers.get(SESSION_HEADER))
 
     async def _until_populated(self, call: Call) -> None:
         """Before the first snapshot nobody can say which models exist."""
@@ -218,6 +244,7 @@ class Proxy:
                 raise _unreachable(str(error)) from None
             if not first:
                 raise _unreachable("it ended its answer before the first byte")
+            passage.refused = head.status >= 400
             if head.is_event_stream:
                 return await self._stream(request, call, passage, connection, head, first)
             return await self._whole(request, call, passage, connection, head, first)
@@ -249,9 +276,10 @@ class Proxy:
             await cut(request, user, b"\n\n" + event if watch.midway else event)
         except ConnectionError:
             passage.outcome = Outcome.ABANDONED
-        usage = watch.usage()
-        passage.prompt_tokens = usage.prompt_tokens
-        passage.output_tokens = watch.tokens if usage.output_tokens is None else usage.output_tokens
+        finally:
+            usage = watch.usage()
+            passage.prompt_tokens = usage.prompt_tokens
+            passage.output_tokens = watch.tokens if usage.output_tokens is None else usage.output_tokens
         return user
 
     async def _whole(
@@ -293,7 +321,7 @@ class Proxy:
         log.warning("answer_cut", model_id=call.model_id, request_id=call.request_id, reason=reason)
 
 
-async def _read(request: web.Request, capability: str, limit_s: float) -> Call:
+async def _read(request: web.Request, capability: str, limit_s: float, *, measured: bool) -> Call:
     arrived_at = _now()
     try:
         async with asyncio.timeout(limit_s):
@@ -309,7 +337,8 @@ async def _read(request: web.Request, capability: str, limit_s: float) -> Call:
     if not isinstance(asked, dict) or not isinstance(asked.get("model"), str):
         raise openai.bad_request("The body must be a JSON object with the model's name as string in 'model'.")
     request_id = request.headers.get("X-Request-Id", "")[:128] or uuid.uuid4().hex
-    return Call(request.path, capability, asked["model"], asked.get("stream") is True, body, request_id, arrived_at)
+    streamed, about = asked.get("stream") is True, prompt_tokens_about(asked) if measured else 0
+    return Call(request.path, capability, asked["model"], streamed, body, request_id, arrived_at, about)
 
 
 async def _refusal(head: Head, connection: Connection) -> Refused:

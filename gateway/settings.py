@@ -34,6 +34,14 @@ class ProxyLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestLogSettings:
+    """``path`` is begun anew at about ``limit_bytes``; what it held goes on as ``path.1`` to ``path.9``."""
+
+    path: Path
+    limit_bytes: int = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
 class GatewaySettings:
     """``models`` are known before the registry names them, so that their first requests are held, not refused.
     ``shutdown_s``: how long open streams may take after SIGTERM. ``port`` 0 takes any free one.
@@ -56,6 +64,7 @@ class GatewaySettings:
     probe_every_s: float = 1.0
     keys_every_s: float = 2.0
     shutdown_s: float = 120.0
+    request_log: RequestLogSettings | None = None
 
     def __post_init__(self) -> None:
         if not self.broker_url.startswith(("http://", "https://")):
