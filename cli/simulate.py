@@ -9,8 +9,10 @@ from typing import Annotated
 
 import typer
 
-from cli.output import Exit, console, errors, fail, print_json, told_errors
+from cli.output import Exit, console, duration_option, errors, fail, print_json, told_errors
+from simulator.engine.routing import Routing
 from simulator.report.options import OracleChoice
+from traces.conditions import MetricFaults
 from traces.options import LARGEST_RATE_SCALE, ScaleMethod
 
 LONGEST_TAIL_S = 30 * 86_400.0
@@ -29,6 +31,10 @@ def simulate(
     tail: Annotated[float, typer.Option("--tail", min=0, max=LONGEST_TAIL_S, help="Seconds to run on after the last arrival.")] = 60.0,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Count malformed rows instead of stopping.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn.")] = 1,
+    routing: Annotated[Routing, typer.Option("--routing", help="How the gateway chooses a replica.")] = Routing.LEAST_LOADED,
+    cached_share: Annotated[float, typer.Option("--cached-share", min=0, max=1, help="Share of prompt tokens that prefix caches hold, where the trace does not tell who shares.")] = 0.0,
+    metric_loss: Annotated[float | None, typer.Option("--metric-loss", min=0, max=1, help="Share of scrapes and gateway reports that are lost.", show_default=False)] = None,
+    metric_delay: Annotated[str | None, typer.Option("--metric-delay", help="Median time that they take to the broker, such as 2s.", show_default=False)] = None,
     against: Annotated[Path | None, typer.Option("--against", help="Stand beside this run: the JSON of a demo or simulation.", show_default=False)] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write a report into this folder: index.html, report.json, Parquet files.", show_default=False)] = None,
     oracle: Annotated[OracleChoice, typer.Option("--oracle", help="With --out: whether the run is held against a lower bound and a clairvoyant plan; by itself the plan is made where that takes no minutes.")] = OracleChoice.AUTO,
@@ -49,9 +55,13 @@ def simulate(
     _check_load(
         trace, scenario, {"--model": model, "--window": span, "--rate-scale": rate_scale != 1.0, "--skip-bad": skip_bad}
     )
+    for option, share in (("--cached-share", cached_share), ("--metric-loss", metric_loss)):
+        if share is not None and math.isnan(share):
+            raise fail(f"{option}: nan is not a share from 0 to 1", Exit.USAGE)
     run = TraceRun(
         trace, policies, site=site, model_id=model, span=span, rate_scale=rate_scale, scale_method=scale_method,
-        tail_s=tail, skip_bad=skip_bad, seed=seed, scenario=scenario, cluster=cluster,
+        tail_s=tail, skip_bad=skip_bad, seed=seed, scenario=scenario, cluster=cluster, routing=routing,
+        cached_share=cached_share, metrics=_metric_faults(metric_loss, metric_delay),
     )  # fmt: skip
     with told_errors():
         other = read_summary(against) if against is not None else None
@@ -70,6 +80,13 @@ def simulate(
         errors.print(f"simulated in {wall_s:.2f} s: {summary.duration_s / max(wall_s, 1e-9):,.0f} times real time")
     if summary.requests.failed or not summary.requests.finished:
         raise fail("; ".join(summary.problems) or "no request was served")
+
+
+def _metric_faults(loss: float | None, delay: str | None) -> MetricFaults | None:
+    if loss is None and delay is None:
+        return None
+    share, delay_s = loss or 0.0, duration_option("--metric-delay", delay or "0s")
+    return MetricFaults(loss=share, report_loss=share, delay_s=delay_s)
 
 
 def _check_load(trace: Path | None, scenario: Path | None, of_traces: Mapping[str, object]) -> None:

@@ -24,10 +24,12 @@ from policies.registry import cached
 from simulator.cluster.places import SLURM
 from simulator.cluster.plan import ClusterPlan
 from simulator.demand import Demand, demand_of, demand_of_scenario
+from simulator.engine.routing import Routing
 from simulator.oracle.policy import with_clairvoyant
 from simulator.report.summary import RunSummary, TraceCounts
 from simulator.run import Prepared, Report, prepare
 from simulator.simulation import SimulationSettings, make_ready
+from traces.conditions import MetricFaults
 from traces.counts import count_window
 from traces.describe import LONGEST_SPAN_S, describe, span_problem
 from traces.options import ScaleMethod
@@ -39,7 +41,8 @@ from traces.shape import WHOLE, parse_window, scale_rate, window
 @dataclass(frozen=True, slots=True)
 class TraceRun:
     """What `simulate`'s options say. ``trace`` or ``scenario`` is what is asked; ``span``, the part of the trace as
-    `--window` writes it, ``model_id``, ``rate_scale``, ``scale_method`` and ``skip_bad`` are of the trace."""
+    `--window` writes it, ``model_id``, ``rate_scale``, ``scale_method`` and ``skip_bad`` are of the trace.
+    ``metrics``: None where no option tells of them; then a scenario may."""
 
     trace: Path | None
     policies: Path
@@ -53,6 +56,9 @@ class TraceRun:
     seed: int
     scenario: Path | None = None
     cluster: Path | None = None
+    routing: Routing = Routing.LEAST_LOADED
+    cached_share: float = 0.0
+    metrics: MetricFaults | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +101,10 @@ def prepare_run(run: TraceRun, instead: Mapping[str, PolicySpec] | None = None) 
     )
     asked = _of_trace(run.trace, run, models) if run.trace is not None else _of_scenario(run, models)
     spec = site.spec if site is not None else _roomy_site(models)
-    settings = SimulationSettings(tail_s=run.tail_s, warm_up_s=WARM_UP_S)
+    settings = SimulationSettings(
+        tail_s=run.tail_s, warm_up_s=WARM_UP_S, metrics=run.metrics, routing=run.routing,
+        cached_share=run.cached_share,
+    )  # fmt: skip
     if asked.start_at is not None:
         settings = replace(settings, start_at=asked.start_at)
     try:

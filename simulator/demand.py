@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from traces.conditions import PERFECT, MetricFaults
 from traces.scenario import ReactingLoad, Scenario
 from traces.schema import Requests, TraceRequest, as_requests
 from traces.sessions import Script
@@ -16,11 +17,13 @@ from traces.shape import asking, one_of_several, together
 class Demand:
     """``requests`` in order of arrival, none of them a failed one; each asks the model that its column names. All names
     are known from the start: a model that is asked nothing is still one of the run's. ``reacting`` are the loads whose
-    clients wait for answers, under the same names; nothing is asked at ``until_s`` or later."""
+    clients wait for answers, under the same names; nothing is asked at ``until_s`` or later. ``metrics``: how the
+    broker gets to know of it."""
 
     requests: Requests
     reacting: tuple[ReactingLoad, ...] = ()
     until_s: float = math.inf
+    metrics: MetricFaults = PERFECT
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -54,7 +57,7 @@ def demand_of_scenario(scenario: Scenario, seed: int) -> Demand:
         replace(load, scripts=_coded(load, len(steady.loads) + number, whole))
         for number, load in enumerate(lively.reacting(seed))
     )
-    return Demand(whole, reacting, scenario.duration_s)
+    return Demand(whole, reacting, scenario.duration_s, scenario.metrics)
 
 
 def _coded(load: ReactingLoad, number: int, whole: Requests) -> Iterator[Script]:

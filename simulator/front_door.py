@@ -6,13 +6,16 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from broker.model.observation import GatewayReport
 from broker.model.replica import EndpointRecord, ReplicaPhase
 from broker.model.signals import RequestSummary
 from simulator.engine.fleet import EngineFleet
 from simulator.engine.profile import EngineProfile
+from simulator.engine.routing import Routing
 from simulator.ledger import ABANDONED, CUT, REJECTED, Ledger, Rows
+from simulator.shared_prefixes import SharedPrefixes
 from simulator.tally import Tally
 
 _NAME, _BOOT = "simulated", "0"
@@ -23,13 +26,19 @@ class FrontDoor:
     """One simulated gateway for all models, each of which is a pool of the fleet.
 
     All that is read is as of the last ``catch_up``. Endpoints are tried in order of name: among equals the first that
-    was never chosen takes a request.
+    was never chosen takes a request. ``cached_share``: see ``SharedPrefixes``.
     """
 
-    def __init__(self, model_ids: Iterable[str], fleet: EngineFleet, ledger: Ledger) -> None:
+    def __init__(
+        self, model_ids: Iterable[str], fleet: EngineFleet, ledger: Ledger, *,
+        routing: Routing = Routing.LEAST_LOADED, cached_share: float = 0.0,
+    ) -> None:  # fmt: skip
         self._pools = {model_id: pool for pool, model_id in enumerate(model_ids)}
         self._fleet = fleet
         self._ledger = ledger
+        self._routing = routing
+        self._shared = SharedPrefixes(cached_share)
+        self._cached_before = 0
         self._published: list[set[str]] = [set() for _ in self._pools]
         self._places: dict[str, int] = {}
         self._leaving: set[str] = set()
@@ -55,16 +64,18 @@ class FrontDoor:
         """The number by which ledger and fleet know a model."""
         return self._pools[model_id]
 
-    def expect(self, rows: Rows) -> None:
-        """Requests of the ledger that will arrive, each at its time."""
+    def expect(self, rows: Rows, prefix_group: Any, prefix_tokens: Any) -> None:
+        """Requests of the ledger that will arrive, each at its time, and the prefixes that they share."""
+        self._shared.note(rows, prefix_group, prefix_tokens)
         self._submit(rows, self._ledger.arrival_at[rows])
 
     def _submit(self, rows: Rows, at: Any) -> None:
         if len(rows):
             ledger = self._ledger
+            prompts = ledger.prompt_tokens[rows]
             self._fleet.submit(
-                np.broadcast_to(at, rows.shape), ledger.prompt_tokens[rows], ledger.output_tokens[rows], rows,
-                pool=ledger.model[rows],
+                np.broadcast_to(at, rows.shape), prompts, ledger.output_tokens[rows], rows,
+                pool=ledger.model[rows], **self._shared.of(rows, prompts),
             )  # fmt: skip
 
     def _send_again(self, rows: Rows, now: float) -> None:
@@ -131,7 +142,7 @@ class FrontDoor:
 
     def _route(self, pool: int) -> None:
         taking = sorted(self._published[pool] & (self._places.keys() - self._leaving))
-        self._fleet.route(pool, [self._places[name] for name in taking])
+        self._fleet.route(pool, [self._places[name] for name in taking], self._routing)
 
     def empties_at(self, name: str) -> float | None:
         """For a replica that has requests in flight and gets no more: a time before which it still has some."""
@@ -166,6 +177,7 @@ class FrontDoor:
         if name not in self._places:
             return False
         place = self._places.pop(name)
+        self._cached_before += self._fleet.counters(place).cached_tokens
         self._leaving.discard(name)
         self._route_where_published(name)
         rows = self._fleet.stop(place)
@@ -173,6 +185,17 @@ class FrontDoor:
         self._tally.close(rows[begun], now, CUT)
         self._send_again(rows[~begun], now)
         return bool(begun.any())
+
+    @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens, of requests that got a first token, that replicas found in their caches."""
+        now = self._fleet.total("cached_tokens")
+        return self._cached_before + sum(int(now[place]) for place in self._places.values())
+
+    @property
+    def shared_tokens(self) -> NDArray[np.integer[Any]] | None:
+        """See ``Outcomes``, of all rows."""
+        return self._shared.at_most(self._ledger.prompt_tokens[: len(self._ledger)])
 
     # -- what it tells
 

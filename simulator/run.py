@@ -98,6 +98,7 @@ def prepare(
 ) -> Prepared:  # fmt: skip
     """As ``run``, up to the start."""
     settings = settings or SimulationSettings()
+    settings = replace(settings, seed=seed, metrics=settings.metrics or demand.metrics)
     surroundings = None if cluster is None else Surroundings.of(cluster, settings, seed, demand.asked_s())
     simulation = Simulation(
         site, models, log=MemoryLog(MemoryStore(keeps_steps=False)), policies=policies or cached(), settings=settings,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +28,11 @@ from simulator.demand import Demand
 from simulator.driver import Driver, Priority
 from simulator.engine.fleet import EngineFleet
 from simulator.engine.profile import EngineProfile
+from simulator.engine.routing import Routing
 from simulator.fleet import SimulatedPool, SimulatedReplica
 from simulator.front_door import FrontDoor
 from simulator.ledger import ABANDONED, CUT, FINISHED, OPEN, REJECTED, Ledger
+from simulator.metric_path import MetricPath
 from simulator.profiles.document import load_profile
 from simulator.report.summary import (
     Outcomes,
@@ -44,6 +46,7 @@ from simulator.report.summary import (
 )
 from traces.blocks import RequestBlock
 from traces.clients import Ending
+from traces.conditions import PERFECT, MetricFaults
 
 _SPAN_S = 86_400.0
 """Of the arrivals that the fleet is told ahead of: it counts them only for some months."""
@@ -57,13 +60,21 @@ _REPORT_DELAY_S = 0.01
 class SimulationSettings:
     """``tail_s`` runs on after the last arrival, so that scale-in is seen. ``start_at``: the trace's second 0 as epoch
     seconds, which matters to schedules. ``warm_up_s`` lets the first replicas load before the trace begins.
-    ``scrape_interval_s`` and ``summary_interval_s``: how often replicas and the gateway are asked."""
+    ``scrape_interval_s`` and ``summary_interval_s``: how often replicas and the gateway are asked; ``metrics``: what
+    becomes of the answers on their way, by chance of ``seed`` (None: what the demand says, in ``simulator.run``; else
+    nothing). ``routing``: how the gateway chooses a replica.
+    ``cached_share``: what replicas' prefix caches hold of the prompts of which the trace does not tell what they share.
+    """
 
     tail_s: float = 60.0
     start_at: float = 1_700_000_000.0
     warm_up_s: float = 0.0
     scrape_interval_s: float = 1.0
     summary_interval_s: float = 1.0
+    metrics: MetricFaults | None = None
+    routing: Routing = Routing.LEAST_LOADED
+    cached_share: float = 0.0
+    seed: int = 1
 
 
 _ENDINGS = {FINISHED: Ending.ANSWERED, CUT: Ending.FAILED, REJECTED: Ending.REJECTED, ABANDONED: Ending.ABANDONED}
@@ -118,7 +129,11 @@ class Simulation:
         self._driver = Driver(log, policies, self.pools, start_at=self._began_at)
         self._fleet = EngineFleet(self._began_at)
         self._ledger = Ledger()
-        self._door = FrontDoor((model.model_id for model in models), self._fleet, self._ledger)
+        self._door = FrontDoor(
+            (model.model_id for model in models), self._fleet, self._ledger,
+            routing=self.settings.routing, cached_share=self.settings.cached_share,
+        )  # fmt: skip
+        self._metrics = MetricPath(self._driver, self.settings.metrics or PERFECT, self.settings.seed)
         self._decisions: list[Decision] = []
         self._points: dict[str, list[ReplicaPoint]] = {model.model_id: [] for model in models}
         self._demand: Demand | None = None
@@ -163,7 +178,7 @@ class Simulation:
     @property
     def outcomes(self) -> Outcomes:
         """Every request that came so far; ``model`` is an index of ``model_ids``, ``tenant`` one of ``tenants``."""
-        return self._ledger.outcomes(self.settings.start_at)
+        return replace(self._ledger.outcomes(self.settings.start_at), shared_tokens=self._door.shared_tokens)
 
     def run(
         self, demand: Demand, *, trace: TraceCounts | None = None, progress: Progress | None = None,
@@ -252,11 +267,10 @@ class Simulation:
     def _expect(self, block: RequestBlock, numbers: NDArray[np.int16]) -> float:
         """Take a block's requests in, each to come at its time; when the last one does."""
         arrival_at = self.settings.start_at + block.arrival_s
-        self._door.expect(
-            self._ledger.append(
-                arrival_at, block.prompt_tokens, block.output_tokens, numbers[block.model], block.tenant
-            )
+        rows = self._ledger.append(
+            arrival_at, block.prompt_tokens, block.output_tokens, numbers[block.model], block.tenant
         )
+        self._door.expect(rows, block.prefix_group, block.prefix_tokens)
         return float(arrival_at[-1])
 
     def _open_requests(self) -> int:
@@ -344,7 +358,7 @@ class Simulation:
     def _scrape(self) -> None:
         now = self._driver.now
         self._catch_up()
-        fleet, observe, place_of = self._fleet, self._driver.observe, self._door.place
+        fleet, observe, place_of = self._fleet, self._metrics.sample, self._door.place
         gauges = (
             fleet.running(), fleet.waiting(), fleet.kv_use(), fleet.total("prompt_tokens"),
             fleet.total("generation_tokens"), fleet.total("preemptions"), fleet.total("finished"),
@@ -359,14 +373,13 @@ class Simulation:
     def _summarise(self) -> None:
         now = self._driver.now
         self._catch_up()
-        for summary in self._door.summaries(now, self.settings.summary_interval_s):
-            self._driver.observe(summary)
-        self._driver.offer(self._door.report(now))
+        summaries = self._door.summaries(now, self.settings.summary_interval_s)
+        self._metrics.report(self._door.report(now), summaries)
 
     def _report_if_draining(self) -> None:
         if any(model.draining for model in self.state.models.values()):
             self._catch_up()
-            self._driver.offer(self._door.report(self._driver.now))
+            self._metrics.report(self._door.report(self._driver.now))
 
     def _probe(self) -> None:
         now = self._driver.now
@@ -432,6 +445,7 @@ class Simulation:
             decisions=self._decisions,
             trace=trace,
             models={model_id: self._figures(model_id) for model_id in asked} if len(asked) > 1 else None,
+            cached_tokens=self._door.cached_tokens,
         )
 
     def _figures(self, model_id: str) -> ServiceFigures:

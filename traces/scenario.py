@@ -13,6 +13,7 @@ from typing import Protocol
 
 from traces.blocks import Names
 from traces.clients import ClientRules, Clients, recorded
+from traces.conditions import PERFECT, MetricFaults
 from traces.generate import LoadProfile, generate, scripts, tenant_shares
 from traces.options import RequestKind, ScaleMethod
 from traces.randomness import stream
@@ -168,6 +169,7 @@ class Scenario:
     duration_s: float
     loads: tuple[Load, ...]
     start_at: float | None = None
+    metrics: MetricFaults = PERFECT
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -99,7 +99,8 @@ def _asked(facts: Facts, model_id: str) -> _Asked:
     limits = np.array([limit.limit_s for limit in level.first_token])
     # In time is whoever has the first token by its limit and then the pace: so late may the last one's work be done.
     latest_s = limits[np.searchsorted(lengths, prompts)] + level.per_token_s * np.maximum(0.0, answers - 1)
-    work_s = least_work_s(profile, prompts, answers)
+    found = 0.0 if out.shared_tokens is None else out.shared_tokens[rows].astype(np.float64)
+    work_s = least_work_s(profile, prompts, answers, found)
     arrival_s = np.maximum(0.0, out.arrival_s[rows])
     fluid, at_once = (
         fluid_demand(

@@ -82,7 +82,10 @@ def _headline(summary: RunSummary) -> Text:
         ("abandoned", counts.abandoned),
     ):
         text.append(f", {number:,} {name}", style="bold red" if number else "green")
-    text.append(f"; {summary.prompt_tokens:,} tokens in, {summary.output_tokens:,} out", style="not bold")
+    cached = (
+        f" ({summary.cached_tokens / summary.prompt_tokens:.0%} from prefix caches)" if summary.cached_tokens else ""
+    )
+    text.append(f"; {summary.prompt_tokens:,} tokens in{cached}, {summary.output_tokens:,} out", style="not bold")
     if summary.trace is not None:
         text.append("\n" + _trace_line(summary.trace, counts.sent), style="not bold")
     return text

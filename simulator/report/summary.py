@@ -71,7 +71,8 @@ class Outcomes:
     ``output_tokens`` is what was received, ``answer_tokens`` what a whole answer has (where it is not known, what was
     received), ``status`` the index in ``OUTCOMES``; ``model`` and ``tenant`` are indexes of whoever made the table, -1
     for none. ``token_gaps_s`` are times between consecutive tokens, of all requests, each of them ``token_gap_counts``
-    times.
+    times. ``shared_tokens``: of each prompt what an engine may have found in its cache, at most; None where nobody
+    could find anything.
     """
 
     arrival_s: Floats
@@ -85,6 +86,7 @@ class Outcomes:
     tenant: Integers
     token_gaps_s: Floats
     token_gap_counts: Integers
+    shared_tokens: Integers | None = None
 
     def __len__(self) -> int:
         return len(self.arrival_s)
@@ -257,7 +259,7 @@ class RunSummary(ServiceFigures):
     ``queues``, by pool, and ``batch`` are of a simulated cluster.
 
     ``source`` is ``demo`` or ``simulate``; ``started_at`` places it in the decisions' time. ``problems`` says, in
-    words, why the run is no success; empty if it is one.
+    words, why the run is no success; empty if it is one. ``cached_tokens`` of the prompts were found in prefix caches.
     """
 
     source: str
@@ -269,6 +271,7 @@ class RunSummary(ServiceFigures):
     models: Mapping[str, ServiceFigures] = field(default_factory=dict)
     queues: Mapping[str, QueueFigures] = field(default_factory=dict)
     batch: BatchFigures | None = None
+    cached_tokens: int = 0
 
 
 LOAD_BINS = 120
@@ -286,6 +289,7 @@ def summarise(
     trace: TraceCounts | None = None,
     problems: Iterable[str] = (),
     models: Mapping[str, ServiceFigures] | None = None,
+    cached_tokens: int = 0,
 ) -> RunSummary:
     """The summary of a run of ``duration_s``; see ``service_figures``."""
     whole = service_figures(outcomes, replicas, duration_s)
@@ -298,6 +302,7 @@ def summarise(
         trace=trace,
         problems=tuple(problems),
         models=models or {},
+        cached_tokens=cached_tokens,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -44,7 +45,7 @@ SITE = SiteSpec("simulated", (PoolSpec("pool", "simulated", gpus=6),), limits=Li
 
 @dataclass
 class SmallRun:
-    """One simulation with its log. ``run`` may be called once."""
+    """One simulation with its log. ``run`` may be called once. ``conditions``: further ``SimulationSettings``."""
 
     model: ModelSpec = ELASTIC
     warm_up_s: float = 5.0
@@ -52,11 +53,12 @@ class SmallRun:
     store: MemoryStore = field(default_factory=MemoryStore)
     slurm: Mapping[str, SlurmPlace] = field(default_factory=dict)
     policies: Policies = field(default_factory=cached)
+    conditions: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.simulation = Simulation(
             SITE, (self.model,), log=MemoryLog(self.store), policies=self.policies,
-            settings=SimulationSettings(tail_s=self.tail_s, warm_up_s=self.warm_up_s),
+            settings=SimulationSettings(tail_s=self.tail_s, warm_up_s=self.warm_up_s, **self.conditions),
             profile_of=lambda launch: SLOW_ENGINE,
             slurm=self.slurm,
         )  # fmt: skip

@@ -15,6 +15,7 @@ from broker.app.settings.loading import read_section
 from broker.app.settings.words import Misplaced
 from broker.model.errors import ConfigError
 from traces.clients import ClientRules
+from traces.conditions import PERFECT, MetricFaults
 from traces.generate import LoadProfile, scale_tokens
 from traces.lengths import lognormal_quantiles
 from traces.options import RequestKind, ScaleMethod
@@ -26,6 +27,7 @@ from traces.shape import WHOLE, Window, parse_window
 
 _RULES = ClientRules()
 
+Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 PositiveDuration = Annotated[Duration, Field(gt=0)]
 
@@ -173,9 +175,7 @@ class ClientSettings(Section):
     retries: Annotated[int, Field(ge=0, le=100)] = Field(
         default=_RULES.retries, description="How often a client asks again after a failure, rejection or leaving."
     )
-    retry_share: Annotated[float, Field(ge=0, le=1)] = Field(
-        default=_RULES.retry_share, description="The probability of each such attempt."
-    )
+    retry_share: Share = Field(default=_RULES.retry_share, description="The probability of each such attempt.")
     retry_pause_s: PositiveDuration = Field(
         default=_RULES.retry_pause_s, description="Time before the first of them, doubled each time."
     )
@@ -199,6 +199,28 @@ class ScenarioModel(Section):
     loads: dict[Name, LoadSettings] = Field(min_length=1, description="Its streams of requests; they add up.")
 
 
+class MetricSettings(Section):
+    """How measurements reach the broker late, or not at all. By default at once and all of them."""
+
+    loss: Share = Field(default=PERFECT.loss, description="The probability that a scrape of a replica is lost.")
+    report_loss: Share = Field(
+        default=PERFECT.report_loss, description="That of a gateway's report, which is sent again with the next."
+    )
+    delay_s: Duration = Field(default=PERFECT.delay_s, description="Median time that they take to the broker.")
+    delay_sigma: Annotated[float, Field(ge=0, le=3)] = Field(
+        default=PERFECT.delay_sigma, description="Spread of that time: the lognormal distribution's sigma."
+    )
+    outage_every_s: Duration = Field(
+        default=PERFECT.outage_every_s, description="Mean time between outages of all measurements; 0: none."
+    )
+    outage_s: PositiveDuration = Field(default=PERFECT.outage_s, description="Mean time that an outage lasts.")
+
+    def to_faults(self) -> MetricFaults:
+        return MetricFaults(
+            self.loss, self.report_loss, self.delay_s, self.delay_sigma, self.outage_every_s, self.outage_s
+        )
+
+
 class ScenarioSettings(Section):
     """The whole of `scenario.yaml`: what several models are asked in one simulated run."""
 
@@ -207,6 +229,7 @@ class ScenarioSettings(Section):
         default=None, description="The day at whose 00:00 UTC it begins; schedules and a cluster's hours go by it."
     )
     models: dict[Name, ScenarioModel] = Field(min_length=1, description="The models that are asked.")
+    metrics: MetricSettings = Field(default=MetricSettings(), description="How measurements reach the broker.")
 
     def to_scenario(self) -> Scenario:
         return Scenario(
@@ -217,6 +240,7 @@ class ScenarioSettings(Section):
                 for name, load in model.loads.items()
             ),
             start_at=self._start_at(),
+            metrics=self.metrics.to_faults(),
         )
 
     def _start_at(self) -> float | None:

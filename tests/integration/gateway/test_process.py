@@ -66,6 +66,9 @@ async def test_sigterm_lets_streams_finish_and_ends_the_session(site: Site) -> N
         pytest.param(["--broker", "http://x", "--host", "0.0.0.0"], "t", "without a keys file", id="open to all"),
         pytest.param(["--broker", "http://x", "--keys", "/nowhere"], "t", "cannot read the keys file", id="no file"),
         pytest.param(["--broker", "http://x", "--hold", "long"], "t", "not a duration", id="no duration"),
+        pytest.param(
+            ["--broker", "http://x", "--request-log", "/nowhere/log"], "t", "cannot write the request log", id="no log"
+        ),
     ],
 )
 async def test_what_cannot_work_is_told_without_a_traceback(arguments: list[str], token: str, words: str) -> None:

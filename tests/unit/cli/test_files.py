@@ -105,7 +105,19 @@ def test_a_trace_of_millennia_is_told_and_not_replayed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["--tail", "1e308"], ["--tail", "inf"], ["--tail", "nan"], ["--rate-scale", "1e308"], ["--rate-scale", "nan"]],
+    [
+        ["--tail", "1e308"],
+        ["--tail", "inf"],
+        ["--tail", "nan"],
+        ["--rate-scale", "1e308"],
+        ["--rate-scale", "nan"],
+        ["--metric-loss", "nan"],
+        ["--metric-loss", "2"],
+        ["--cached-share", "nan"],
+        ["--cached-share", "-1"],
+        ["--metric-delay", "soon"],
+        ["--routing", "somehow"],
+    ],
     ids=" ".join,
 )
 def test_simulate_refuses_figures_without_bounds(words: list[str], tmp_path: Path) -> None:
@@ -113,6 +125,18 @@ def test_simulate_refuses_figures_without_bounds(words: list[str], tmp_path: Pat
     trace.write_text(BURST + "0,ChatGPT,50,10,60,Conversation log\n")
     result = tidegate("simulate", "--trace", trace, "--policies", POLICIES, *words)
     assert result.exit_code == Exit.USAGE, result.output
+
+
+def test_a_simulation_tells_what_prefix_caches_had_and_lives_with_lost_metrics(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.jsonl"
+    rows = [{"timestamp": 4000 * n, "input_length": 1024, "output_length": 9, "hash_ids": [1, 2]} for n in range(9)]
+    trace.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words: list[str | Path] = ["simulate", "--trace", trace, "--policies", POLICIES]
+    for further in ([], ["--routing", "prefix-affine"], ["--metric-loss", "0.5", "--metric-delay", "300ms"]):
+        result = tidegate(*words, *further, "--json")
+        assert result.exit_code == Exit.OK, result.output
+        assert json.loads(result.stdout)["cached_tokens"] == 8 * 1008, "all but the last block of 16"
+    assert "(88% from prefix caches)" in " ".join(tidegate(*words).stdout.split())
 
 
 def test_a_simulation_that_served_nothing_is_a_failure_and_waits_for_nobody(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tests.unit.settings.files import EXAMPLES
 from tests.unit.traces.files import BURSTGPT, burstgpt_at
 from traces.blocks import joined
 from traces.clients import ClientRules, Ending
+from traces.conditions import PERFECT, MetricFaults
 from traces.scenario import Scenario
 from traces.schema import Requests
 
@@ -93,6 +94,15 @@ def test_clients_of_a_load_react_by_its_rules(tmp_path: Path) -> None:
     assert (load.model, 1 < opening.patience_s < 200) == ("chat", True)
     assert replace(found, loads=()).models == ()
     assert load.clients.after(opening, Ending.FAILED, 1.0) in (None, load.clients.after(opening, Ending.FAILED, 1.0))
+
+
+def test_measurements_reach_the_broker_at_once_unless_the_file_says_otherwise(tmp_path: Path) -> None:
+    head = HEAD + "        source: {kind: generated, profile: azure2023_conv}\n"
+    assert scenario(tmp_path, head).metrics == PERFECT
+    faulty = scenario(
+        tmp_path, head + "metrics: {loss: 0.1, report_loss: 0.2, delay: 500ms, outage_every: 1h, outage: 2m}\n"
+    )
+    assert faulty.metrics == MetricFaults(0.1, 0.2, 0.5, outage_every_s=3600.0, outage_s=120.0)
 
 
 WRONG = {
