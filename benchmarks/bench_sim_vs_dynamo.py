@@ -30,7 +30,8 @@ import numpy.typing as npt
 from benchmarks.base import Measurement
 from benchmarks.bench_engine_reference import PROFILE
 from benchmarks.bench_sim_engine import REPLICAS, Workload, draw
-from simulator.engine.fleet import EngineFleet, Routing, make_ready
+from simulator.engine.fleet import EngineFleet, make_ready
+from simulator.engine.routing import Routing
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ENVIRONMENT = REPOSITORY / "build" / "dynamo-venv" / "bin" / "python"
