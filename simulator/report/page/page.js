@@ -71,13 +71,13 @@ function start() {
   choices(wanted);
   buildPlots();
   if (wanted.t !== undefined) show(binOf(Number(wanted.t)));
-  const cards = [attainmentCard(), latencyCard(), gpuCard(), oracleCard(), figureCard(), requestCard()];
+  const cards = [attainmentCard(), latencyCard(), gpuCard(), oracleCard(), tellFigures(), requestCard()];
   if (Object.keys(report.queues).length) cards.push(queueCard());
   if (report.batch) cards.push(harmCard());
   document.getElementById("tables").append(...cards);
   provenance();
   filterDecisions();
-  for (const id of ["model", "split", "log"]) document.getElementById(id).addEventListener("change", () => { buildPlots(); filterDecisions(); });
+  for (const id of ["model", "split", "log"]) document.getElementById(id).addEventListener("change", () => { buildPlots(); tellFigures(); filterDecisions(); });
   for (const id of ["find", "code", "changes"]) document.getElementById(id).addEventListener("input", filterDecisions);
   document.getElementById("more").addEventListener("click", () => { list.most += 5 * PAGE; tellDecisions(); });
   document.getElementById("plots").addEventListener("keydown", keys);

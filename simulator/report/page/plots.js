@@ -124,7 +124,8 @@ class Plot {
     for (const line of this.lines) if (line.stacked) this.area(line, floor);
     for (const line of this.lines) if (!line.stacked) this.line(line);
     this.limits.forEach((limit, index) => this.limit(limit, LEFT + 4 + 60 * index));
-    for (const mark of this.marks) this.mark(mark);
+    const taken = new Set();
+    for (const mark of this.marks) this.mark(mark, taken);
     this.cross = this.svg.appendChild(drawn("line", { class: "cross", y1: TOP, y2: this.height - BOTTOM, visibility: "hidden" }));
     this.read();
   }
@@ -193,8 +194,11 @@ class Plot {
     this.svg.append(drawn("text", { class: "limit", x, y: beyond ? TOP + 9 : Math.max(TOP + 9, y - 4) }, beyond ? `${words} (above)` : words));
   }
 
-  mark({ t, up }) {
-    const x = this.x(t), y = TOP + 3;
+  // Where many targets change one mark stands for those beside it.
+  mark({ t, up }, taken) {
+    const x = this.x(t), y = TOP + 3, place = `${Math.round(x / 5)} ${up}`;
+    if (taken.has(place)) return;
+    taken.add(place);
     const points = up ? `${x - 4},${y + 7} ${x + 4},${y + 7} ${x},${y}` : `${x - 4},${y} ${x + 4},${y} ${x},${y + 7}`;
     this.svg.append(drawn("polygon", { points, fill: up ? "var(--c1)" : "var(--c2)" }));
   }
@@ -306,7 +310,7 @@ function buildPlots() {
   show(state.bin);
 }
 
-// The decisions around the crosshair, the nearest changes first in time.
+// The decisions around the crosshair: the nearest changes, and what else was decided in its bin.
 function tellWhy(bin) {
   const box = document.getElementById("why");
   box.replaceChildren();
@@ -318,9 +322,10 @@ function tellWhy(bin) {
   const near = 5 * grid.bin_s;
   const found = report.decisions.filter((one) =>
     (!model || one.model_id === model) && one.t_s < end + near && one.until_s >= begin - near);
-  const changes = found.filter((one) => one.before !== one.target);
+  const away = (one) => Math.abs(one.t_s - (begin + end) / 2);
+  const changes = found.filter((one) => one.before !== one.target).sort((a, b) => away(a) - away(b)).slice(0, 3).sort((a, b) => a.t_s - b.t_s);
   const rest = found.filter((one) => one.before === one.target && one.t_s < end && one.until_s >= begin);
-  const told = [...changes.slice(0, 3), ...rest].slice(0, 3);
+  const told = [...changes, ...rest].slice(0, 3);
   if (!told.length) {
     const last = changesOf(model).filter((one) => one.t_s < begin).pop();
     if (!last) box.append(element("p", {}, "No decision until here."));

@@ -94,12 +94,13 @@ const FIGURES = {
 };
 
 function figureCard() {
-  const [words, write] = [(row) => (FIGURES[row.name] || [row.name])[0], (row) => (FIGURES[row.name] || [null, digits])[1]];
+  const words = (row) => (FIGURES[row.name] || [row.name])[0], write = (row) => (FIGURES[row.name] || [null, digits])[1];
+  const rows = report.figures.filter((row) => row.model_id === (several ? chosenModel() : ""));
   return card("Figures by day", [
     { title: "Figure", of: (row) => marked((row.model_id ? `${row.model_id}: ` : "") + words(row), row.extrapolated), words: true },
     { title: "value", number: true, of: (row) => write(row)(row.value) },
     { title: "interval", number: true, of: (row) => interval(row.interval, write(row)) },
-  ], report.figures, [resampledWords()]);
+  ], rows, [resampledWords()]);
 }
 
 function harmCard() {
@@ -120,6 +121,14 @@ function harmCard() {
   ], rows, [
     `The same batch jobs with and without the replicas. The null moves submissions by up to ${seconds(batch.jitter_s)} instead: backfill is chaotic, and only what goes beyond the null is harm.`,
     `Waits beside the replicas: ${wait(batch.wait)}; without them: ${wait(batch.wait_without)}.${batch.refused ? ` ${digits(batch.refused)} jobs fit no partition.` : ""} n = 1 seed (${run.seed}).`], true);
+}
+
+// Those of the model that is chosen above.
+function tellFigures() {
+  const made = figureCard(), known = document.getElementById("figures");
+  made.id = "figures";
+  if (known) known.replaceWith(made);
+  return made;
 }
 
 function queueCard() {
