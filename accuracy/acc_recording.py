@@ -78,7 +78,7 @@ def _fit_table(found: Comparison) -> Table:
 def _against_null(judged: tuple[Table, ...]) -> Table:
     """Of each phase, how many figures of each table have a positive skill."""
     places = [next(index for index, name in enumerate(table.columns) if name.startswith("skill")) for table in judged]
-    phases = list(dict.fromkeys((row[0], row[1]) for table in judged for row in table.rows))
+    phases = sorted({(str(row[0]), str(row[1])) for table in judged for row in table.rows})
     rows: list[tuple[Cell, ...]] = []
     for phase, what in phases:
         counts = []
