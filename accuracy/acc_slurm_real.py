@@ -211,8 +211,9 @@ def _summary(
         remarks=(
             f"Real waits: median {median(real.waits):.1f} s, largest {max(real.waits):.1f} s. The delay is the one "
             "free number of its column: what ending, scheduling and starting take. A chain of jobs adds it up.",
-            "Where both differ, Slurm reserved particular nodes for the first waiting job, one of them free already, "
-            "which then stayed idle; the model reserves busy nodes first, as the textbook's counting does.",
+            "The model reserves busy nodes first, as the textbook's counting does. A Slurm that reserves a node that "
+            "is free already keeps it idle where the model fills it: the likely cause of what differs, read off the "
+            "schedule and not from Slurm's log.",
         ),
     )  # fmt: skip
 
