@@ -19,15 +19,17 @@ from simulator.checks.world import Account
 from simulator.engine.audit import AuditedFleet
 from simulator.engine.routing import Routing
 from simulator.front_door import FrontDoor
-from simulator.ledger import CUT, FINISHED, REJECTED, Ledger
+from simulator.ledger import ABANDONED, CUT, FINISHED, REJECTED, Ledger
 
 
 @dataclass(slots=True)
 class _Books:
-    """What happened to requests by the time of the last summary."""
+    """What happened to requests by the time of the last summary. To a gateway, as to the real one, a request whose
+    client left has finished."""
 
     arrived: int = 0
     finished: int = 0
+    answered: int = 0
     failed: int = 0
 
 
@@ -52,14 +54,16 @@ class AuditedDoor(FrontDoor):
             self._told_of["prompts"] += _count(summary.prompt_tokens)
             self._told_of["answers"] += _count(summary.output_tokens)
         ledger = self._books
-        self._then = _Books(self.arrived, ledger.count(FINISHED), ledger.count(CUT) + ledger.count(REJECTED))
+        answered, abandoned = ledger.count(FINISHED), ledger.count(ABANDONED)
+        failed = ledger.count(CUT) + ledger.count(REJECTED)
+        self._then = _Books(self.arrived, answered + abandoned, answered, failed)
         return summaries
 
     def told(self) -> Iterator[Account]:
         then = self._then
         for name, expected in (
             ("arrived", then.arrived), ("finished", then.finished), ("failed", then.failed), ("prompts", then.arrived),
-            ("answers", then.finished),
+            ("answers", then.answered),
         ):  # fmt: skip
             yield Account(f"what gateways' summaries told of requests, {name}", self._told_of[name], expected)
 
