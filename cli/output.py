@@ -50,12 +50,24 @@ class _Console(Console):
         raise SystemExit(int(Exit.OK))
 
 
+class _Errors(_Console):
+    """What cannot be written to standard error (a full disk) is lost, and stops nothing: nobody asked for it."""
+
+    def _write_buffer(self) -> None:
+        try:
+            super()._write_buffer()
+        except BrokenPipeError:
+            raise
+        except OSError:
+            discard_errors()
+
+
 _WIDE = 250
 """Where no terminal says how wide it is, a table takes what it needs."""
 _FOLDED = 16
 
 console = _Console()
-errors = _Console(stderr=True)
+errors = _Errors(stderr=True)
 
 
 def duration_option(option: str, text: str) -> float:
@@ -70,6 +82,13 @@ def discard_output() -> None:
     """What is still to be written goes nowhere, so that the interpreter's last flush does not complain."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def discard_errors() -> None:
+    """As ``discard_output``, for standard error."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stderr.fileno())
     os.close(nowhere)
 
 

@@ -17,6 +17,7 @@ from simulator.report.facts import Facts
 from simulator.report.folder import PAGE, write_folder
 from simulator.report.gap import oracle_of
 from simulator.report.options import OracleChoice
+from simulator.report.render import partial_words
 from simulator.report.tables import WHOLE
 
 LONGEST_PLANNED_S = 60.0
@@ -33,14 +34,23 @@ def require_folder(folder: Path) -> None:
 
 
 def write_report(run: TraceRun, simulated: Simulated, folder: Path, *, oracle: OracleChoice) -> None:
-    """Raises as ``simulate_trace``, and ``InvariantViolated`` for a run
-    that costs less than anything can."""
+    """A run that was ended early has its report without the oracle, and so has one whose oracle is interrupted.
+
+    Raises as ``simulate_trace``, ``InvariantViolated`` for a run that costs less than anything can, and the
+    ``KeyboardInterrupt`` that ended the search for the oracle when the report is written.
+    """
     facts = simulated.report.facts
-    found = _oracle(run, simulated, facts, oracle)
+    interrupted: KeyboardInterrupt | None = None
+    try:
+        found = _oracle(run, simulated, facts, oracle)
+    except KeyboardInterrupt as interrupt:
+        found, interrupted = _without("it was interrupted"), interrupt
     report = report_of(run, simulated, oracle=found)
     if not write_folder(folder, report, facts):
         errors.print(f"no Parquet files: they need pyarrow ({WHOLE})", highlight=False, markup=False)
     errors.print(f"report: {folder / PAGE}", highlight=False, markup=False, soft_wrap=True)
+    if interrupted is not None:
+        raise interrupted
 
 
 def report_of(run: TraceRun, simulated: Simulated, *, oracle: Oracle | None = None) -> RunReport:
@@ -63,6 +73,7 @@ def report_of(run: TraceRun, simulated: Simulated, *, oracle: Oracle | None = No
         trace=trace,
         scenario=_used_if(run.scenario),
         cluster_file=_used_if(run.cluster),
+        ended_early="" if summary.partial is None else partial_words(summary.partial),
     )
     return compose(simulated.report.facts, source, oracle=oracle, queues=summary.queues, batch=summary.batch)
 
@@ -70,6 +81,8 @@ def report_of(run: TraceRun, simulated: Simulated, *, oracle: Oracle | None = No
 def _oracle(run: TraceRun, simulated: Simulated, facts: Facts, wanted: OracleChoice) -> Oracle:
     if wanted is OracleChoice.NEVER:
         return _without("--oracle never was given")
+    if simulated.report.summary.partial is not None:
+        return _without("the run was ended early")
     if not facts.asked:
         return _without("nothing was asked")
     always = wanted is OracleChoice.ALWAYS

@@ -9,7 +9,9 @@ from typing import Annotated
 
 import typer
 
+from cli.interrupts import Interrupts
 from cli.output import Exit, console, duration_option, errors, fail, print_json, told_errors
+from simulator.checks.level import CheckLevel
 from simulator.engine.routing import Routing
 from simulator.report.options import OracleChoice
 from traces.conditions import MetricFaults
@@ -19,7 +21,7 @@ LONGEST_TAIL_S = 30 * 86_400.0
 
 
 def simulate(
-    policies: Annotated[Path, typer.Option("--policies", help="The policies file.")],
+    policies: Annotated[Path | None, typer.Option("--policies", help="The policies file. Required, unless --resume-from is given.", show_default=False)] = None,
     trace: Annotated[Path | None, typer.Option("--trace", help="BurstGPT, Azure or Mooncake; plain or .gz.", show_default=False)] = None,
     scenario: Annotated[Path | None, typer.Option("--scenario", help="In place of a trace: what several models are asked.", show_default=False)] = None,
     cluster: Annotated[Path | None, typer.Option("--cluster", help="The Slurm cluster that the site's slurm pools are on.", show_default=False)] = None,
@@ -38,16 +40,25 @@ def simulate(
     against: Annotated[Path | None, typer.Option("--against", help="Stand beside this run: the JSON of a demo or simulation.", show_default=False)] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write a report into this folder: index.html, report.json, Parquet files.", show_default=False)] = None,
     oracle: Annotated[OracleChoice, typer.Option("--oracle", help="With --out: whether the run is held against a lower bound and a clairvoyant plan; by itself the plan is made where that takes no minutes.")] = OracleChoice.AUTO,
+    check: Annotated[CheckLevel, typer.Option("--check", help="Which invariants are checked: the cheap ones, or all of them at every step.")] = CheckLevel.CHEAP,
+    save_to: Annotated[Path, typer.Option("--save-to", help="Where the observations around a violation are saved.")] = Path("."),
+    resume: Annotated[Path | None, typer.Option("--resume-from", help="Replay the observations that an earlier run saved at a violation, instead of a load.", show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The summary as one JSON document.")] = False,
 ) -> None:  # fmt: skip
     """Replay a trace or a scenario through the same core that runs in production, much faster than real time, and print
-    the demo's summary."""
-    from broker.model import wire
-    from cli.reporting import require_folder, write_report
-    from cli.simulating import TraceRun, read_summary, simulate_trace
-    from simulator.report.compare import compare
-    from simulator.report.render import render, render_comparison
+    the demo's summary.
 
+    Ctrl-C ends the run in order: what is printed is then marked as partial. A second one ends it at once.
+    """
+    if resume is not None:
+        from cli.resuming import resume_from
+
+        if trace is not None or scenario is not None or policies is not None:
+            raise fail("--resume-from replays what was saved: leave out --trace, --scenario, --policies", Exit.USAGE)
+        with told_errors():
+            return resume_from(resume, as_json=as_json)
+    if policies is None:
+        raise fail("say what decides: --policies FILE; `tidegate simulate --help` tells more", Exit.USAGE)
     if math.isnan(tail):
         raise fail("--tail: nan is not a number of seconds", Exit.USAGE)
     if out is None and oracle is OracleChoice.ALWAYS:
@@ -58,19 +69,34 @@ def simulate(
     for option, share in (("--cached-share", cached_share), ("--metric-loss", metric_loss)):
         if share is not None and math.isnan(share):
             raise fail(f"{option}: nan is not a share from 0 to 1", Exit.USAGE)
-    run = TraceRun(
-        trace, policies, site=site, model_id=model, span=span, rate_scale=rate_scale, scale_method=scale_method,
-        tail_s=tail, skip_bad=skip_bad, seed=seed, scenario=scenario, cluster=cluster, routing=routing,
-        cached_share=cached_share, metrics=_metric_faults(metric_loss, metric_delay),
-    )  # fmt: skip
-    with told_errors():
-        other = read_summary(against) if against is not None else None
-        if out is not None:
-            require_folder(out)
-        simulated = simulate_trace(run)
-        if out is not None:
-            write_report(run, simulated, out, oracle=oracle)
-    summary, wall_s = simulated.report.summary, simulated.wall_s
+    metrics = _metric_faults(metric_loss, metric_delay)
+    simulated = other = None
+    with told_errors(), Interrupts().heard() as interrupts:
+        with interrupts.waiting():  # modules that are half imported cannot be imported again
+            from broker.model import wire
+            from cli.reporting import require_folder, write_report
+            from cli.simulating import TraceRun, nothing_simulated, read_summary, simulate_trace
+            from simulator.report.compare import compare
+            from simulator.report.render import partial_words, render, render_comparison
+
+        run = TraceRun(
+            trace, policies, site=site, model_id=model, span=span, rate_scale=rate_scale, scale_method=scale_method,
+            tail_s=tail, skip_bad=skip_bad, seed=seed, scenario=scenario, cluster=cluster, routing=routing,
+            cached_share=cached_share, metrics=metrics, check=check, save_to=save_to,
+        )  # fmt: skip
+        try:
+            interrupts.require_none()
+            other = read_summary(against) if against is not None else None
+            if out is not None:
+                require_folder(out)
+            simulated = simulate_trace(run, interrupts=interrupts)
+            if out is not None and (simulated.report.summary.partial is None or simulated.report.summary.requests.sent):
+                write_report(run, simulated, out, oracle=oracle)
+        except KeyboardInterrupt:
+            if interrupts.count > 1:
+                raise
+    summary = nothing_simulated(interrupts.doing) if simulated is None else simulated.report.summary
+    wall_s = 0.0 if simulated is None else simulated.wall_s
     if as_json:
         print_json(wire.encode(summary) | {"wall_s": wall_s})
     elif summary.requests.sent:
@@ -78,8 +104,12 @@ def simulate(
         if other is not None:
             render_comparison(compare(other, summary), console)
         errors.print(f"simulated in {wall_s:.2f} s: {summary.duration_s / max(wall_s, 1e-9):,.0f} times real time")
-    if summary.requests.failed or not summary.requests.finished:
-        raise fail("; ".join(summary.problems) or "no request was served")
+    if interrupts.count:
+        how = "after the run had ended" if summary.partial is None else partial_words(summary.partial)
+        errors.print(f"interrupted: {how}", highlight=False, markup=False, soft_wrap=True)
+        raise typer.Exit(int(Exit.INTERRUPTED))
+    if summary.problems or summary.requests.failed or not summary.requests.finished:
+        raise fail("; ".join(summary.problems) or f"{summary.requests.failed:,} requests failed")
 
 
 def _metric_faults(loss: float | None, delay: str | None) -> MetricFaults | None:

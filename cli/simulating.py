@@ -17,24 +17,29 @@ from broker.app.settings.scenario import load_scenario
 from broker.model import wire
 from broker.model.errors import ConfigError, ConfigErrors, TraceError, WireError
 from broker.model.spec import ModelSpec, PolicySpec, PoolSpec, SiteSpec
+from broker.model.units import format_duration
 from cli.clusters import read_cluster
+from cli.interrupts import Interrupts
 from cli.output import errors
-from cli.replayed import nothing_sent, trace_counts
+from cli.replayed import nothing_sent, nothing_served, trace_counts
 from policies.registry import cached
+from simulator.checks.level import CheckLevel
+from simulator.checks.saving import saved_on_error
 from simulator.cluster.places import SLURM
 from simulator.cluster.plan import ClusterPlan
 from simulator.demand import Demand, demand_of, demand_of_scenario
 from simulator.engine.routing import Routing
 from simulator.oracle.policy import with_clairvoyant
-from simulator.report.summary import RunSummary, TraceCounts
+from simulator.report.summary import Outcomes, Partial, RunSummary, TraceCounts, summarise
 from simulator.run import Prepared, Report, prepare
-from simulator.simulation import SimulationSettings, make_ready
+from simulator.simulation import Simulation, SimulationSettings, make_ready
+from traces.blocks import RequestBlock
 from traces.conditions import MetricFaults
-from traces.counts import count_window
+from traces.counts import WindowCounts, count_window
 from traces.describe import LONGEST_SPAN_S, describe, span_problem
 from traces.options import ScaleMethod
 from traces.readers import open_trace
-from traces.schema import replayable
+from traces.schema import Requests, replayable
 from traces.shape import WHOLE, parse_window, scale_rate, window
 
 
@@ -42,7 +47,8 @@ from traces.shape import WHOLE, parse_window, scale_rate, window
 class TraceRun:
     """What `simulate`'s options say. ``trace`` or ``scenario`` is what is asked; ``span``, the part of the trace as
     `--window` writes it, ``model_id``, ``rate_scale``, ``scale_method`` and ``skip_bad`` are of the trace.
-    ``metrics``: None where no option tells of them; then a scenario may."""
+    ``metrics``: None where no option tells of them; then a scenario may.
+    ``save_to``: the folder for the observations around a violation; None keeps none."""
 
     trace: Path | None
     policies: Path
@@ -59,6 +65,8 @@ class TraceRun:
     routing: Routing = Routing.LEAST_LOADED
     cached_share: float = 0.0
     metrics: MetricFaults | None = None
+    check: CheckLevel = CheckLevel.CHEAP
+    save_to: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +91,70 @@ class Asked:
     counts: TraceCounts | None = None
 
 
-def simulate_trace(run: TraceRun, instead: Mapping[str, PolicySpec] | None = None) -> Simulated:
-    """``instead``: policies, by model, in place of those of the file.
+def simulate_trace(
+    run: TraceRun, instead: Mapping[str, PolicySpec] | None = None, *, interrupts: Interrupts | None = None
+) -> Simulated:
+    """``instead``: policies, by model, in place of those of the file. A signal that ``interrupts`` hears ends the run in
+    order; what goes on before the run it ends by ``KeyboardInterrupt``.
 
-    Raises ``ConfigError`` and ``TraceError`` for files that cannot be used.
+    Raises ``ConfigError`` and ``TraceError`` for files that cannot be used, ``InvariantViolated`` for a mistake of ours,
+    whose observations are saved.
     """
+    interrupts = interrupts or Interrupts()
+    interrupts.doing = "reading the files"
     prepared, asked = prepare_run(run, instead)
-    return _carried_out(prepared, asked)
+    interrupts.doing = "preparing the engine"
+    _prepare_engine()
+    interrupts.require_none()
+    simulation = prepared.simulation
+    requests = _readable(prepared.demand.requests, simulation, interrupts)
+    prepared = replace(prepared, demand=replace(prepared.demand, requests=requests))
+    with saved_on_error(simulation, run.save_to, _tell_saved), interrupts.ending(simulation.stop):
+        return _carried_out(prepared, asked)
+
+
+def nothing_simulated(doing: str) -> RunSummary:
+    """The summary of a run that was ended before anything was simulated."""
+    return summarise(
+        source="simulate", started_at=0.0, duration_s=0.0, outcomes=Outcomes.of(()), replicas=(), decisions=(),
+        partial=Partial(doing),
+    )  # fmt: skip
+
+
+def _readable(requests: Requests, simulation: Simulation, interrupts: Interrupts) -> Requests:
+    """``requests``, whose reading is ended at once: to find the beginning of a window may take a minute."""
+
+    def blocks() -> Iterator[RequestBlock]:
+        source = requests.blocks()
+        while True:
+            try:
+                with interrupts.raising():
+                    block = next(source, None)
+            except KeyboardInterrupt:
+                if interrupts.count > 1:
+                    raise
+                simulation.stop()
+                return
+            if block is None:
+                return
+            yield block
+
+    return requests.derived(blocks)
+
+
+_LONG_GAP_S = 86_400.0
+
+
+def _note_gap(part: WindowCounts) -> None:
+    """Replicas stand idle through a gap, and are simulated: weeks of nothing take their time."""
+    if part.longest_gap_s > _LONG_GAP_S:
+        gap, at = format_duration(round(part.longest_gap_s)), format_duration(round(part.longest_gap_at_s))
+        words = f"nothing arrives for {gap} from {at} of the trace on, which is simulated too; --window leaves it out"
+        errors.print(f"note: {words}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _tell_saved(words: str) -> None:
+    errors.print(words, highlight=False, markup=False, soft_wrap=True)
 
 
 def prepare_run(run: TraceRun, instead: Mapping[str, PolicySpec] | None = None) -> tuple[Prepared, Asked]:
@@ -110,7 +175,7 @@ def prepare_run(run: TraceRun, instead: Mapping[str, PolicySpec] | None = None) 
     try:
         prepared = prepare(
             spec, _present(models, spec), asked.demand, seed=run.seed, policies=with_clairvoyant(cached()),
-            settings=settings, cluster=_cluster(run, spec),
+            settings=settings, cluster=_cluster(run, spec), checks=run.check,
         )  # fmt: skip
     except ConfigErrors as error:
         raise ConfigErrors([_in_its_file(problem, run) for problem in error.problems]) from None
@@ -122,6 +187,7 @@ def _of_trace(path: Path, run: TraceRun, models: tuple[ModelSpec, ...]) -> Asked
     part = count_window(reader, parse_window(run.span) if run.span else WHOLE)
     if part.span_s > LONGEST_SPAN_S:
         raise TraceError(span_problem(describe(path, skip_bad=run.skip_bad)), path=str(path))
+    _note_gap(part)
     scaled = scale_rate(replayable(reader), run.rate_scale, run.seed, run.scale_method)
     demand = demand_of(_model_id(models, run.model_id), window(scaled, part.window.start_s, part.window.end_s))
     # Schedules see the trace's own date where it has one.
@@ -177,7 +243,11 @@ def _in_its_file(problem: ConfigError, run: TraceRun) -> ConfigError:
 def read_summary(path: Path) -> RunSummary:
     """A run's JSON. Raises ``ConfigError`` for a file that is none."""
     try:
-        summary: RunSummary = wire.decode(RunSummary, json.loads(path.read_text(encoding="utf-8")))
+        with path.open("rb") as stream:
+            content = stream.read(_LARGEST_SUMMARY_BYTES + 1)
+        if len(content) > _LARGEST_SUMMARY_BYTES:
+            raise ValueError("it is larger than 256 MiB")
+        summary: RunSummary = wire.decode(RunSummary, json.loads(content.decode()))
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", path=str(path)) from None
     except (ValueError, WireError) as error:
@@ -185,18 +255,23 @@ def read_summary(path: Path) -> RunSummary:
     return summary
 
 
+_LARGEST_SUMMARY_BYTES = 256 << 20
+
+
 def _carried_out(prepared: Prepared, asked: Asked) -> Simulated:
     """The run, with its progress by the load's own time."""
-    _prepare_engine()
     began = time.perf_counter()
     with _shown_progress() as show:
         every_s = _BAR_EVERY_S if errors.is_terminal else LINE_EVERY_S
         progress = Paced(show, max(asked.span_s, 1e-9), time.monotonic, every_s)
         report = prepared.carry_out(trace=asked.counts, progress=progress)
-    if not report.summary.requests.sent:
-        summary = replace(report.summary, problems=(*report.summary.problems, asked.nothing))
-        report = replace(report, summary=summary)
-    return Simulated(report, time.perf_counter() - began, asked.dated)
+    summary = report.summary
+    if summary.partial is not None:
+        summary = replace(summary, partial=replace(summary.partial, span_s=asked.span_s))
+    elif not summary.requests.finished:
+        problem = nothing_served(summary) if summary.requests.sent else asked.nothing
+        summary = replace(summary, problems=(*summary.problems, problem))
+    return Simulated(replace(report, summary=summary), time.perf_counter() - began, asked.dated)
 
 
 def _prepare_engine() -> None:

@@ -11,6 +11,7 @@ import functools
 import heapq
 import math
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, TypeVar
 
@@ -20,7 +21,7 @@ from broker.control.core import BrokerCore
 from broker.control.decide import Policies
 from broker.control.listing import POOL_INTERVAL_S, ListingFilter, first_listing_at
 from broker.control.loop import Ran
-from broker.model.errors import ActuatorError
+from broker.model.errors import ActuatorError, TidegateError
 from broker.model.observation import Observation, Receipt
 from broker.model.plan import Effect, Launch
 from broker.model.ports import Log
@@ -36,6 +37,26 @@ class Priority(IntEnum):
     TICK = 1
 
 
+RETRY_S = 1.0
+"""After this time a step that failed is tried again, as the production runtime does."""
+
+
+class Suspended(RuntimeError):
+    """A coroutine waited for something where nothing may wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailedSteps:
+    """Steps that could not be decided, as when a policy raises: how many, since when, and the first and last error.
+    Nothing was started or stopped by them, and what they had observed was kept for the next."""
+
+    count: int
+    first_at: float
+    last_at: float
+    first: Exception
+    last: Exception
+
+
 def drive(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine that never suspends. One that does would make the result depend on an event loop: an error."""
     try:
@@ -44,11 +65,14 @@ def drive(coroutine: Coroutine[Any, Any, T]) -> T:
         result: T = stop.value
         return result
     coroutine.close()
-    raise RuntimeError("a coroutine suspended in the simulator; only implementations that never wait may run here")
+    raise Suspended("a coroutine suspended in the simulator; only implementations that never wait may run here")
 
 
 class Driver:
-    """One broker in simulated time. ``at`` and ``every`` schedule; ``run_until`` lets it happen."""
+    """One broker in simulated time. ``at`` and ``every`` schedule; ``run_until`` lets it happen.
+
+    A step that fails is tried again ``RETRY_S`` later, again and again, as in production; ``failed`` says so.
+    """
 
     def __init__(self, log: Log, policies: Policies, actuators: Mapping[str, Actuator], *, start_at: float) -> None:
         self.now = start_at
@@ -57,6 +81,10 @@ class Driver:
         self._heap: list[tuple[float, int, int, Callable[[], None]]] = []
         self._scheduled = 0
         self._listeners: list[Callable[[Ran], None]] = []
+        self._failure_listeners: list[Callable[[Exception], None]] = []
+        self.failed: FailedSteps | None = None
+        self.stopped = False
+        self._not_before = -math.inf
 
     def open(self, holder: str, *first: Observation) -> None:
         """Take leadership and begin listing the pools. A broker that restarts is a new driver on the same store."""
@@ -70,6 +98,10 @@ class Driver:
     def listen(self, listener: Callable[[Ran], None]) -> None:
         """``listener`` is told of every step, at its instant."""
         self._listeners.append(listener)
+
+    def listen_for_failure(self, listener: Callable[[Exception], None]) -> None:
+        """``listener`` is told of the first step that fails, at its instant: what it had observed is pending."""
+        self._failure_listeners.append(listener)
 
     def offer(self, observation: Observation) -> None:
         self.core.offer(observation)
@@ -90,13 +122,18 @@ class Driver:
 
         self.at(first_at, tick)
 
+    def stop(self) -> None:
+        """Let nothing more happen: ``run_until`` returns after the event in progress, and at once from then on."""
+        self.stopped = True
+
     def run_until(self, end: float) -> None:
         """Let everything up to and including ``end`` happen."""
-        while True:
+        while not self.stopped:
             event_at = self._heap[0][0] if self._heap else math.inf
             due = self.core.due_at()
-            core_at = math.inf if due is None else max(due, self.now)
+            core_at = math.inf if due is None else max(due, self.now, self._not_before)
             if min(event_at, core_at) > end:
+                self.now = max(self.now, end)
                 break
             if event_at <= core_at:
                 self.now, _, _, happen = heapq.heappop(self._heap)
@@ -104,13 +141,33 @@ class Driver:
             else:
                 self.now = core_at
                 self._run_core()
-        self.now = max(self.now, end)
 
     def _run_core(self) -> None:
-        ran = drive(self.core.run(self.now))
+        before = self.core.loop.state
+        try:
+            ran = drive(self.core.run(self.now))
+        except (TidegateError, Suspended):
+            raise
+        except Exception as error:
+            if self.core.loop.state is not before:
+                raise  # it was decided: what failed is one of the simulated pools
+            self._step_failed(error)
+            return
         if ran is not None:
             for listener in self._listeners:
                 listener(ran)
+
+    def _step_failed(self, error: Exception) -> None:
+        self._not_before = self.now + RETRY_S
+        failed = self.failed
+        self.failed = (
+            FailedSteps(1, self.now, self.now, error, error)
+            if failed is None
+            else FailedSteps(failed.count + 1, failed.first_at, self.now, failed.first, error)
+        )
+        if failed is None:
+            for listener in self._failure_listeners:
+                listener(error)
 
     def _list(self, actuator: Actuator, listings: ListingFilter) -> None:
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ class FrontDoor:
         routing: Routing = Routing.LEAST_LOADED, cached_share: float = 0.0,
     ) -> None:  # fmt: skip
         self._pools = {model_id: pool for pool, model_id in enumerate(model_ids)}
-        self._fleet = fleet
+        self.fleet = self._fleet = fleet
         self._ledger = ledger
         self._routing = routing
         self._shared = SharedPrefixes(cached_share)
@@ -120,6 +120,23 @@ class FrontDoor:
         if name not in self._places:
             self._places[name] = self._fleet.start(profile)
 
+    def places(self) -> Mapping[str, int]:
+        """Where in the fleet each replica is that takes, or took, connections."""
+        return self._places
+
+    def routed(self) -> dict[str, tuple[str, ...]]:
+        """The replicas, by model, that the next request may go to: as the fleet has it, which routes."""
+        names = {place: name for name, place in self._places.items()}
+        return {
+            model_id: tuple(names[place] for place in self._fleet.endpoints(pool))
+            for model_id, pool in self._pools.items()
+        }
+
+    def in_flight(self) -> dict[str, int]:
+        """Requests in flight, of the replicas that have any."""
+        counts = self._fleet.in_flight().tolist()
+        return {name: counts[place] for name, place in self._places.items() if counts[place]}
+
     def place(self, name: str) -> int | None:
         """Where in the fleet a replica is; None if it never took a connection."""
         return self._places.get(name)
@@ -202,9 +219,7 @@ class FrontDoor:
     def report(self, now: float) -> GatewayReport:
         """The session's heartbeat: what was applied, what is in flight."""
         self._sequence += 1
-        counts = self._fleet.in_flight().tolist()
-        in_flight = {name: counts[place] for name, place in self._places.items() if counts[place]}
-        return GatewayReport(_NAME, _BOOT, self._sequence, self._revision, now, now, in_flight)
+        return GatewayReport(_NAME, _BOOT, self._sequence, self._revision, now, now, self.in_flight())
 
     def summaries(self, now: float, interval_s: float) -> list[RequestSummary]:
         """One summary for each model, and a new interval."""

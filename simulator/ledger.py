@@ -85,15 +85,17 @@ class Ledger:
         self.ended_at[rows] = at
         self.status[rows] = status
 
-    def count(self, status: int) -> int:
-        return int(np.count_nonzero(self.status[: self._length] == status))
+    def count(self, status: int, rows: int | None = None) -> int:
+        """How many of the first ``rows`` (None: all) have this status."""
+        return int(np.count_nonzero(self.status[: self._length if rows is None else rows] == status))
 
-    def outcomes(self, start_at: float, model: int | None = None) -> Outcomes:
-        """All requests, or those to one model, as their clients saw them, in seconds from ``start_at``.
+    def outcomes(self, start_at: float, arrived: int, model: int | None = None) -> Outcomes:
+        """The first ``arrived`` requests, or those of them to one model, as their clients saw them, in seconds from
+        ``start_at``.
 
         Token gaps are each request's mean: the engine gives first and last token, not each.
         """
-        rows: Any = slice(0, self._length)
+        rows: Any = slice(0, arrived)
         if model is not None:
             rows = np.flatnonzero(self.model[rows] == model)
         first_token_s = self.first_token_at[rows] - start_at

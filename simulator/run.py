@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from broker.control.decide import Policies
 from broker.log.memory import MemoryLog, MemoryStore
 from broker.model.plan import Launch
 from broker.model.spec import ModelSpec, SiteSpec
 from policies.registry import cached
+from simulator.checks.level import CheckLevel
+from simulator.checks.saving import saved_on_error
 from simulator.cluster.plan import ClusterPlan
 from simulator.demand import Demand, demand_by_model, demand_of, demand_of_scenario
 from simulator.engine.profile import EngineProfile
@@ -54,6 +57,7 @@ def run(
     site: SiteSpec, models: tuple[ModelSpec, ...], load: Load, *, seed: int = 1, model_id: str | None = None,
     policies: Policies | None = None, settings: SimulationSettings | None = None,
     profile_of: Callable[[Launch], EngineProfile] = profile_of_launch, cluster: ClusterPlan | None = None,
+    checks: CheckLevel = CheckLevel.CHEAP, save_to: Path | None = None, tell: Callable[[str], None] = print,
 ) -> Report:  # fmt: skip
     """``load`` through the production core: a trace, each model's trace by its name, or a scenario. Requests that
     failed where they were recorded are left out.
@@ -63,13 +67,17 @@ def run(
     pools are. Everything random is drawn from ``seed``, each part from a stream of its own: the same arguments give the
     same report, and two policies meet the same users, batch jobs, failures and load times.
 
+    ``checks``: which invariants are asked after each step. What was observed before one is broken, or before a policy
+    raises for the first time, is saved in the folder ``save_to``, if there is one, and ``tell`` is told where.
+
     Raises ``TraceError`` and ``ConfigError`` for what cannot be read or is not there, ``InvariantViolated`` for a bug.
     """
     prepared = prepare(
         site, models, _demand(load, models, model_id, seed), seed=seed, policies=policies, settings=settings,
-        profile_of=profile_of, cluster=cluster,
+        profile_of=profile_of, cluster=cluster, checks=checks,
     )  # fmt: skip
-    return prepared.carry_out()
+    with saved_on_error(prepared.simulation, save_to, tell):
+        return prepared.carry_out()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +95,16 @@ class Prepared:
         recorded = recorder.recorded()  # before the cluster runs on to the end of its jobs
         if self.surroundings is not None:
             queues = self.surroundings.queues(self.simulation)
-            summary = replace(summary, queues=queues, batch=self.surroundings.batch(self.simulation))
+            # What batch jobs suffered is of a whole load, which a run that was ended early did not have.
+            batch = self.surroundings.batch(self.simulation) if summary.partial is None else None
+            summary = replace(summary, queues=queues, batch=batch)
         return Report.of(self.simulation, summary, recorded)
 
 
 def prepare(
     site: SiteSpec, models: tuple[ModelSpec, ...], demand: Demand, *, seed: int = 1, policies: Policies | None = None,
     settings: SimulationSettings | None = None, profile_of: Callable[[Launch], EngineProfile] = profile_of_launch,
-    cluster: ClusterPlan | None = None,
+    cluster: ClusterPlan | None = None, checks: CheckLevel = CheckLevel.CHEAP,
 ) -> Prepared:  # fmt: skip
     """As ``run``, up to the start."""
     settings = settings or SimulationSettings()
@@ -103,6 +113,7 @@ def prepare(
     simulation = Simulation(
         site, models, log=MemoryLog(MemoryStore(keeps_steps=False)), policies=policies or cached(), settings=settings,
         profile_of=profile_of, slurm=None if surroundings is None else surroundings.places(site, models),
+        checks=checks,
     )  # fmt: skip
     return Prepared(simulation, demand, surroundings)
 

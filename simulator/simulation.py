@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 import simulator.engine.fleet
 import simulator.tally
+from broker.control.answers import in_words
 from broker.control.decide import Policies
 from broker.control.loop import Ran
-from broker.model.errors import ConfigError, InvariantViolated
+from broker.model.errors import ConfigError
 from broker.model.observation import Probe, ProbeVerdict, SpecChanged
 from broker.model.plan import Decision, Launch
 from broker.model.ports import Log
@@ -21,11 +22,17 @@ from broker.model.replica import ON_ITS_WAY, EndpointRecord, Replica, ReplicaPha
 from broker.model.signals import MetricSample
 from broker.model.spec import ModelSpec, PoolSpec, SiteSpec
 from broker.model.state import BrokerState
+from broker.model.units import format_duration
+from simulator.checks.audit import AuditedDoor
+from simulator.checks.checks import Checks
+from simulator.checks.level import CheckLevel
+from simulator.checks.saved import SavedObservations
 from simulator.cluster.host import ClusterHost
 from simulator.cluster.pool import SlurmPlace, SlurmPool
 from simulator.crowd import SHORTEST_S, Crowd
 from simulator.demand import Demand
-from simulator.driver import Driver, Priority
+from simulator.driver import Driver, FailedSteps, Priority
+from simulator.engine.audit import AuditedFleet
 from simulator.engine.fleet import EngineFleet
 from simulator.engine.profile import EngineProfile
 from simulator.engine.routing import Routing
@@ -36,6 +43,7 @@ from simulator.metric_path import MetricPath
 from simulator.profiles.document import load_profile
 from simulator.report.summary import (
     Outcomes,
+    Partial,
     ReplicaPoint,
     RunSummary,
     ServiceFigures,
@@ -112,13 +120,15 @@ class Simulation:
     """One run. Every model of the site is served, also those that nobody asks.
 
     ``slurm``: the pools, by id, whose replicas are jobs of a simulated cluster; in the others they start at once.
+    ``checks``: which invariants are asked after each step. A policy that raises is what it is in production: the step
+    is tried again each second, nothing starts or stops meanwhile, and the summary's ``problems`` tell.
     """
 
     def __init__(
         self, site: SiteSpec, models: tuple[ModelSpec, ...], *, log: Log, policies: Policies,
         settings: SimulationSettings | None = None,
         profile_of: Callable[[Launch], EngineProfile] = profile_of_launch,
-        slurm: Mapping[str, SlurmPlace] | None = None,
+        slurm: Mapping[str, SlurmPlace] | None = None, checks: CheckLevel = CheckLevel.CHEAP,
     ) -> None:  # fmt: skip
         self.settings = settings or SimulationSettings()
         self._began_at = self.settings.start_at - self.settings.warm_up_s
@@ -127,13 +137,10 @@ class Simulation:
             pool.pool_id: self._make_pool(pool, profile_of, (slurm or {}).get(pool.pool_id)) for pool in site.pools
         }
         self._driver = Driver(log, policies, self.pools, start_at=self._began_at)
-        self._fleet = EngineFleet(self._began_at)
         self._ledger = Ledger()
-        self._door = FrontDoor(
-            (model.model_id for model in models), self._fleet, self._ledger,
-            routing=self.settings.routing, cached_share=self.settings.cached_share,
-        )  # fmt: skip
         self._metrics = MetricPath(self._driver, self.settings.metrics or PERFECT, self.settings.seed)
+        self._door = self._make_door([model.model_id for model in models], checks)
+        self._fleet = self._door.fleet
         self._decisions: list[Decision] = []
         self._points: dict[str, list[ReplicaPoint]] = {model.model_id: [] for model in models}
         self._demand: Demand | None = None
@@ -145,7 +152,13 @@ class Simulation:
         self._awaiting: list[tuple[str, str]] = []
         for cluster in self.clusters.values():
             cluster.catch_up()
+        self._checks = Checks(
+            self._driver.core, policies, site.pools, self.pools, self._door, self._ledger,
+            began_at=self.settings.start_at,
+        )  # fmt: skip
         self._driver.listen(self._on_step)
+        self._driver.listen(self._checks.on_step)
+        self._driver.listen_for_failure(self._checks.on_failure)
         self._driver.open("simulator", SpecChanged(site, models, self._began_at))
         self._driver.every(self.settings.scrape_interval_s, self._scrape, first_at=self._began_at + 0.3)
         self._driver.every(self.settings.summary_interval_s, self._summarise, first_at=self._began_at + 0.5)
@@ -178,14 +191,36 @@ class Simulation:
     @property
     def outcomes(self) -> Outcomes:
         """Every request that came so far; ``model`` is an index of ``model_ids``, ``tenant`` one of ``tenants``."""
-        return replace(self._ledger.outcomes(self.settings.start_at), shared_tokens=self._door.shared_tokens)
+        outcomes = self._ledger.outcomes(self.settings.start_at, self._door.arrived)
+        shared = self._door.shared_tokens
+        return replace(outcomes, shared_tokens=None if shared is None else shared[: self._door.arrived])
+
+    @property
+    def failed(self) -> FailedSteps | None:
+        """Steps that could not be decided, None if all could."""
+        return self._driver.failed
+
+    @property
+    def failure(self) -> SavedObservations | None:
+        """What was observed around the first step that could not be decided."""
+        return self._checks.failure
+
+    def saved(self, error: BaseException) -> SavedObservations:
+        """What was observed before ``error``, which ``run`` raised."""
+        return self._checks.saved(error, self.now)
+
+    def stop(self) -> None:
+        """End the run at its present instant: ``run`` returns, and its summary is ``partial``. May be called from a
+        signal's handler."""
+        self._driver.stop()
 
     def run(
         self, demand: Demand, *, trace: TraceCounts | None = None, progress: Progress | None = None,
     ) -> RunSummary:  # fmt: skip
         """Let ``demand`` come and then the tail; requests still open at its end are ``unfinished``.
 
-        Raises ``ConfigError`` if a model is asked that the site does not have.
+        Raises ``ConfigError`` if a model is asked that the site does not have, and ``InvariantViolated`` if something
+        does not hold that always must: a mistake of ours.
         """
         numbers = self._numbers_of(demand.models)
         self._demand = demand
@@ -196,7 +231,7 @@ class Simulation:
         end_at = last_arrival_at + self.settings.tail_s
         self._run_to(end_at)
         patience_s = 3600.0 if any(model.spec.maximum for model in self.state.models.values()) else 0.0
-        while self._open_requests() and self._driver.now < end_at + patience_s:
+        while not self._driver.stopped and self._open_requests() and self._driver.now < end_at + patience_s:
             self._run_to(self._driver.now + 1.0)
         return self._summary(trace)
 
@@ -206,6 +241,8 @@ class Simulation:
         for block in demand.requests.blocks():
             for part in _within(_SPAN_S, block):
                 self._run_before(self.settings.start_at + float(part.arrival_s[0]))
+                if self._driver.stopped:
+                    return last_arrival_at
                 last_arrival_at = self._expect(part, numbers)
                 self._run_before(last_arrival_at)
         return last_arrival_at
@@ -215,7 +252,7 @@ class Simulation:
         start_at = last_arrival_at = self.settings.start_at
         crowd = self._crowd = Crowd(demand.requests, demand.reacting, demand.until_s)
         at_s = crowd.next_at_s
-        while at_s < demand.until_s:
+        while at_s < demand.until_s and not self._driver.stopped:
             self._run_before(start_at + at_s)
             self._look_after(crowd, at_s)
             asked_s = at_s
@@ -230,7 +267,7 @@ class Simulation:
 
     def _run_to(self, at: float) -> None:
         """With an eye on the clients who react."""
-        while self._crowd is not None and self._crowd.waits and self._driver.now < at:
+        while self._crowd is not None and self._crowd.waits and self._driver.now < at and not self._driver.stopped:
             look_at = self.settings.start_at + self._crowd.look_at_s()
             self._driver.run_until(min(at, max(look_at, self._driver.now)))
             self._look_after(self._crowd, self._driver.now - self.settings.start_at)
@@ -282,6 +319,15 @@ class Simulation:
 
     # -- replicas
 
+    def _make_door(self, model_ids: list[str], checks: CheckLevel) -> FrontDoor:
+        """The gateway before its engines; both keep books of their own if everything is to be checked."""
+        routing, cached_share = self.settings.routing, self.settings.cached_share
+        if checks is CheckLevel.FULL:
+            audited = AuditedFleet(self._began_at)
+            return AuditedDoor(model_ids, audited, self._ledger, routing=routing, cached_share=cached_share)
+        fleet = EngineFleet(self._began_at)
+        return FrontDoor(model_ids, fleet, self._ledger, routing=routing, cached_share=cached_share)
+
     def _make_pool(
         self, pool: PoolSpec, profile_of: Callable[[Launch], EngineProfile], place: SlurmPlace | None
     ) -> SimulatedPool:
@@ -322,6 +368,7 @@ class Simulation:
         """See ``Service``. Open requests are cut if tokens had come, else routed again."""
         replica.busy_s = self.busy_s(replica.replica_id)
         if self._door.gone(replica.replica_id, self._driver.now):
+            self._checks.on_cut(replica.replica_id)
             self._driver.at(self._driver.now + _REPORT_DELAY_S, self._report_if_draining)
 
     def _watch(self, replica: SimulatedReplica) -> None:
@@ -433,33 +480,34 @@ class Simulation:
                 self._watch(replica)
 
     def _summary(self, trace: TraceCounts | None) -> RunSummary:
-        self._check_accounts()
+        self._catch_up()
+        self._checks.at_end(self._driver.now)
+        reached_s, failed = self._driver.now - self.settings.start_at, self._driver.failed
         asked = self._demand.models if self._demand is not None else ()
         points = [self._points[model_id] for model_id in asked]
         return summarise(
             source="simulate",
             started_at=self.settings.start_at,
-            duration_s=self._driver.now - self.settings.start_at,
+            duration_s=max(0.0, reached_s),
             outcomes=self.outcomes,
             replicas=points[0] if len(points) == 1 else together(points),
             decisions=self._decisions,
             trace=trace,
+            problems=() if failed is None else (_told(failed, self.settings.start_at),),
             models={model_id: self._figures(model_id) for model_id in asked} if len(asked) > 1 else None,
             cached_tokens=self._door.cached_tokens,
+            partial=Partial("simulating", reached_s) if self._driver.stopped else None,
         )
 
     def _figures(self, model_id: str) -> ServiceFigures:
         start_at = self.settings.start_at
-        outcomes = self._ledger.outcomes(start_at, self._door.pool_of(model_id))
-        return service_figures(outcomes, self._points[model_id], self._driver.now - start_at)
+        outcomes = self._ledger.outcomes(start_at, self._door.arrived, self._door.pool_of(model_id))
+        return service_figures(outcomes, self._points[model_id], max(0.0, self._driver.now - start_at))
 
-    def _check_accounts(self) -> None:
-        """Raises ``InvariantViolated`` if a request was lost, or counted twice."""
-        self._catch_up()
-        unfinished = self._ledger.count(OPEN)
-        if self._door.arrived != len(self._ledger) or self._door.open_requests != unfinished:
-            raise InvariantViolated(
-                9,
-                f"of {len(self._ledger)} requests {self._door.arrived} arrived; the gateway has "
-                f"{self._door.open_requests} open, and {unfinished} have not ended",
-            )
+
+def _told(failed: FailedSteps, start_at: float) -> str:
+    """What an operator must know of steps that could not be decided."""
+    first_s, last_s = (format_duration(max(0.0, at - start_at)) for at in (failed.first_at, failed.last_at))
+    when = f"at {first_s}" if failed.count == 1 else f"from {first_s} to {last_s}"
+    times = "one step" if failed.count == 1 else f"{failed.count:,} steps"
+    return f"{times} could not be decided, {when}: {in_words(failed.first)}; nothing was started or stopped meanwhile"

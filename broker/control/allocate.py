@@ -181,7 +181,7 @@ def _pool_problem(draft: Draft, pool: PoolSpec, gpus: int, planned: int) -> str 
     share = int(total * draft.limits.pool_share + 1e-9)
     left = share - draft.gpus_in_use().get(pool.pool_id, 0) - planned
     if gpus > left:
-        return f"has {max(0, left)} of {share} GPUs left"
+        return f"has {max(0, left)} of {share} GPUs left where a replica needs {gpus}"
     return None
 
 

@@ -31,12 +31,13 @@ that all of it is waited for: it leaves room for the rest of the 50 ms from a sa
 class Ran:
     """What one run did: the committed plan, the registry's changes, the models whose records changed, the effects
     that were held back. ``late``: this step was committed when the run before thought that it was not; what has been
-    offered since is pending."""
+    offered since is pending. ``record`` is the step as the log has it."""
 
     plan: Plan
     registry: tuple[EndpointRecord, ...]
     touched: frozenset[str]
     held: tuple[tuple[Effect, str], ...]
+    record: StepRecord
     late: bool = False
 
 
@@ -85,6 +86,11 @@ class ControlLoop:
             return False
         self._pending_at = at
         return True
+
+    @property
+    def pending(self) -> tuple[Observation, ...]:
+        """What the next step will take in, in its order."""
+        return _in_order(self._pending)
 
     def due_at(self) -> float | None:
         """When ``run`` should be called next, None while there is nothing to wait for."""
@@ -142,7 +148,7 @@ class ControlLoop:
         self.state, self._wake_at, self._number = result.state, result.wake_at, record.number
         self._last_run_at = now
         held = self._reconciler.carry_out(self.state, tuple(self._pending.values()), result.plan.effects)
-        return Ran(result.plan, record.registry, _touched(result.changes), tuple(held))
+        return Ran(result.plan, record.registry, _touched(result.changes), tuple(held), record)
 
     async def _checkpoint_if_due(self, now: float) -> None:
         if now < self._checkpoint_at:

@@ -188,7 +188,7 @@ class EngineFleet:
         Raises ``ValueError`` if a pool still routes to it.
         """
         for pool in range(len(self._state.pools)):
-            if replica in self._endpoints(pool):
+            if replica in self.endpoints(pool):
                 raise ValueError(f"replica {replica} is still an endpoint of pool {pool}")
         slots = self._state.slots
         dropped = slots[slots["replica"] == replica]
@@ -209,8 +209,10 @@ class EngineFleet:
         record: Record = self._state.pools[pool]
         record["rule"], record["slack"], record["endpoints"] = _RULES[rule], slack, len(replicas)
 
-    def _endpoints(self, pool: int) -> Any:
-        return self._state.endpoints[pool, : self._state.pools[pool]["endpoints"]]
+    def endpoints(self, pool: int) -> list[int]:
+        """The replicas that ``pool``'s requests go to."""
+        endpoints: list[int] = self._state.endpoints[pool, : self._state.pools[pool]["endpoints"]].tolist()
+        return endpoints
 
     # -- what happens
 

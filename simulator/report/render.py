@@ -15,7 +15,7 @@ from broker.model.replica import ON_ITS_WAY, ReplicaPhase
 from broker.model.units import format_duration, format_number
 from simulator.report.compare import Comparison
 from simulator.report.render_site import render_site
-from simulator.report.summary import LOAD_BINS, Latency, ReplicaPoint, RunSummary, TraceCounts
+from simulator.report.summary import LOAD_BINS, Latency, Partial, ReplicaPoint, RunSummary, TraceCounts
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _ASCII_BLOCKS = " .:-=+*#@"
@@ -40,8 +40,21 @@ def render(summary: RunSummary, console: Console) -> None:
     render_site(summary, console)
     if summary.decisions:
         console.print(_decisions(summary))
+    if summary.partial is not None:
+        console.print(Text(f"PARTIAL: {partial_words(summary.partial)}", style="bold yellow"))
     for problem in summary.problems:
         console.print(Text(f"PROBLEM: {problem}", style="bold red"))
+
+
+def partial_words(partial: Partial) -> str:
+    """How far a run came that was ended early."""
+    if partial.doing != "simulating" or partial.reached_s < 0:
+        return f"ended while {'warming up' if partial.doing == 'simulating' else partial.doing}; nothing was replayed"
+    reached = format_duration(round(partial.reached_s, 1))
+    if not partial.span_s:
+        return f"ended at {reached}"
+    share = min(1.0, partial.reached_s / partial.span_s)
+    return f"ended at {reached} of {format_duration(round(partial.span_s, 1))} ({share:.1%})"
 
 
 def render_comparison(comparison: Comparison, console: Console) -> None:

@@ -196,6 +196,16 @@ class TraceCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class Partial:
+    """The run was ended before its end, while it was ``doing`` this, ``reached_s`` into the load (negative: before its
+    first request) of its ``span_s``, which is null where it was not known yet."""
+
+    doing: str
+    reached_s: float = 0.0
+    span_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class LoadSeries:
     """Per bin of ``bin_s``: requests that arrived, and the mean number under way."""
 
@@ -260,6 +270,8 @@ class RunSummary(ServiceFigures):
 
     ``source`` is ``demo`` or ``simulate``; ``started_at`` places it in the decisions' time. ``problems`` says, in
     words, why the run is no success; empty if it is one. ``cached_tokens`` of the prompts were found in prefix caches.
+    ``partial`` is null unless somebody ended the run early: all figures are then of the time until that, in which its
+    last requests could not finish.
     """
 
     source: str
@@ -272,6 +284,7 @@ class RunSummary(ServiceFigures):
     queues: Mapping[str, QueueFigures] = field(default_factory=dict)
     batch: BatchFigures | None = None
     cached_tokens: int = 0
+    partial: Partial | None = None
 
 
 LOAD_BINS = 120
@@ -290,6 +303,7 @@ def summarise(
     problems: Iterable[str] = (),
     models: Mapping[str, ServiceFigures] | None = None,
     cached_tokens: int = 0,
+    partial: Partial | None = None,
 ) -> RunSummary:
     """The summary of a run of ``duration_s``; see ``service_figures``."""
     whole = service_figures(outcomes, replicas, duration_s)
@@ -303,6 +317,7 @@ def summarise(
         problems=tuple(problems),
         models=models or {},
         cached_tokens=cached_tokens,
+        partial=partial,
     )
 
 

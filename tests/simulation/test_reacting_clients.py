@@ -9,6 +9,7 @@ import pytest
 
 from broker.model import wire
 from broker.model.spec import ModelSpec
+from simulator.checks.level import CheckLevel
 from simulator.crowd import Crowd
 from simulator.demand import demand_of_scenario
 from simulator.ledger import ABANDONED, FINISHED
@@ -32,7 +33,7 @@ def scenario(rules: ClientRules, profile: LoadProfile = PEOPLE, rate_per_s: floa
 
 
 def run(asked: Scenario, model: ModelSpec = FIXED) -> tuple[RunSummary, Outcomes]:
-    small = SmallRun(model=model)
+    small = SmallRun(model=model, checks=CheckLevel.FULL)
     return small.simulation.run(demand_of_scenario(asked, seed=1)), small.simulation.outcomes
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from broker.model import wire
 from broker.model.replica import Replica, ReplicaPhase
+from simulator.checks.level import CheckLevel
 from simulator.cluster.jobs import JobRequest
 from simulator.cluster.model import Arrival, SlurmModel
 from simulator.cluster.pool import ReplicaJobs, SlurmPlace
@@ -32,7 +33,7 @@ def place(*, limit_s: float = 3600.0, busy_until_s: float = 30.0, urgent_at_s: f
 
 
 def run(requests: list[TraceRequest], where: SlurmPlace, minimum: int = 1) -> tuple[SmallRun, RunSummary]:
-    small = SmallRun(model=replace(ELASTIC, minimum=minimum), slurm={"pool": where})
+    small = SmallRun(model=replace(ELASTIC, minimum=minimum), slurm={"pool": where}, checks=CheckLevel.FULL)
     return small, small.run(requests)
 
 

@@ -12,6 +12,7 @@ from broker.control.decide import Policies
 from broker.log.memory import MemoryLog, MemoryStore
 from broker.model.spec import EngineSpec, Limits, ModelSpec, PolicySpec, PoolSpec, SiteSpec
 from policies.registry import cached
+from simulator.checks.level import CheckLevel
 from simulator.cluster.pool import SlurmPlace
 from simulator.demand import demand_of
 from simulator.engine.profile import EngineProfile
@@ -54,6 +55,7 @@ class SmallRun:
     slurm: Mapping[str, SlurmPlace] = field(default_factory=dict)
     policies: Policies = field(default_factory=cached)
     conditions: Mapping[str, Any] = field(default_factory=dict)
+    checks: CheckLevel = CheckLevel.CHEAP
 
     def __post_init__(self) -> None:
         self.simulation = Simulation(
@@ -61,6 +63,7 @@ class SmallRun:
             settings=SimulationSettings(tail_s=self.tail_s, warm_up_s=self.warm_up_s, **self.conditions),
             profile_of=lambda launch: SLOW_ENGINE,
             slurm=self.slurm,
+            checks=self.checks,
         )  # fmt: skip
 
     @property

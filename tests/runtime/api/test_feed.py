@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from broker.app.feed import CHANGES_KEPT, EventStream
 from broker.control.loop import Ran
 from broker.model.plan import Plan
+from broker.model.ports import StepRecord
 from broker.model.replica import EndpointRecord
 from tests.support.api_world import ApiWorld, api_world, declared
 from tests.support.builders import endpoint
@@ -36,7 +37,7 @@ def commit(world: ApiWorld, *records: EndpointRecord, announce: bool = True) -> 
     control = replace(loop.state.control, revision=records[-1].revision)
     loop.state = loop.state.with_changes({("control", ""): control})
     if announce:
-        world.runtime._tell(Ran(Plan(0.0, (), ()), records, frozenset(), ()))
+        world.runtime._tell(Ran(Plan(0.0, (), ()), records, frozenset(), (), StepRecord(1, 1, 0.0, (), {})))
 
 
 async def test_a_follower_gets_the_snapshot_then_changes_then_leases() -> None:

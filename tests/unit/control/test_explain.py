@@ -285,7 +285,9 @@ def test_a_decision_that_waits_for_room_says_how_many_can_be_had() -> None:
     world.rate = 3.0
     full = PoolSnapshot("local", world.now, world.now, True, world.listing().replicas, 2)
     explanation, _ = explained(world, full, world.snapshot())
-    assert "Of these, 2 can be had now: local has 0 of 2 GPUs left (no_pool)." in explanation.words
+    assert (
+        "Of these, 2 can be had now: local has 0 of 2 GPUs left where a replica needs 1 (no_pool)." in explanation.words
+    )
 
 
 def test_a_removed_model_is_explained_by_the_declaration() -> None:

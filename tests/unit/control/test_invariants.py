@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from broker.control.invariants import LaunchHistory, check_step
 from broker.control.step import StepResult, step
 from broker.model import wire
 from broker.model.observation import (
@@ -27,10 +28,10 @@ from broker.model.observation import (
     Receipt,
     SpecChanged,
 )
-from broker.model.plan import Launch, Publish, Stop, Withdraw
+from broker.model.plan import Launch, Stop
 from broker.model.ports import Checkpoint, StepRecord
 from broker.model.reading import ABSENT, Reading, fresh, stale
-from broker.model.replica import ENDED, ON_ITS_WAY, ObservedReplica, Replica, ReplicaPhase
+from broker.model.replica import ENDED, ObservedReplica, Replica, ReplicaPhase
 from broker.model.signals import Signal
 from broker.model.snapshot import ModelSnapshot, ReplicaLoad
 from broker.model.spec import BreakerSpec, Limits, Mode, ModelSpec, PolicySpec, PoolSpec, SiteSpec, StabilisationSpec
@@ -85,8 +86,7 @@ class Chance:
     running: dict[str, ObservedReplica] = field(default_factory=dict)
     pool_of: dict[str, str] = field(default_factory=dict)
     unanswered: list[Launch | Stop] = field(default_factory=list)
-    launched: dict[str, Launch] = field(default_factory=dict)
-    generations: dict[str, set[int]] = field(default_factory=dict)
+    launched: LaunchHistory = field(default_factory=LaunchHistory)
     batches: list[tuple[tuple[Observation, ...], float]] = field(default_factory=list)
     results: list[StepResult] = field(default_factory=list)
 
@@ -102,7 +102,8 @@ class Chance:
         self.batches.append((observations, self.now))
         self.results.append(result)
         self.state = result.state
-        check(self, before, observations, result)
+        check_step(before, observations, result)
+        self.launched.check(before, result.plan)
         self.unanswered += result.plan.effects
         return result
 
@@ -214,110 +215,6 @@ class Chance:
         busy = {r.replica_id: 1 for r in self.picked(pick, ReplicaPhase.READY, ReplicaPhase.DRAINING) if pick > 4}
         closed = name == "gateway_closes"
         return GatewayReport(f"gw{pick % 2}", "boot", self.sequence, applied, self.now, self.now, busy, closed)
-
-
-def check(chance: Chance, before: BrokerState, observations: tuple[Observation, ...], result: StepResult) -> None:
-    """Each line is one thing that must always hold."""
-    now, state = result.plan.now, result.state
-    assert now >= before.control.last_now, "time never goes back"
-    assert result.wake_at is None or result.wake_at > now, "a wake in the past would be a busy loop"
-    assert before.with_changes(result.changes) == state, "the changes are the whole difference"
-    effects_hold(chance, before, state, result)
-    registry_holds(before, result)
-    limits_hold(state, before, result)
-    signals_hold(before, observations, result)
-
-
-def effects_hold(chance: Chance, before: BrokerState, state: BrokerState, result: StepResult) -> None:
-    names = [effect.action_id for effect in result.plan.effects]
-    assert len(names) == len(set(names)), "one step never asks twice for the same"
-    site = state.control.site
-    for effect in result.plan.effects:
-        assert site is not None
-        assert site.mode is Mode.ACT, "observe mode touches nothing"
-        assert not any(covers(pause, effect) for pause in state.control.pauses), "a pause freezes starts and stops"
-        record = state.replicas_of(effect.model_id)[effect.replica_id]
-        if isinstance(effect, Stop):
-            assert record.phase is ReplicaPhase.STOPPING
-            continue
-        assert record.phase is ReplicaPhase.REQUESTED
-        first = chance.launched.setdefault(effect.action_id, effect)
-        assert (first.replica_id, first.pool_id) == (effect.replica_id, effect.pool_id), "one name, one replica"
-        if first is effect:
-            used = chance.generations.setdefault(effect.model_id, set())
-            if effect.model_id not in before.models:
-                used.clear()  # a model that was forgotten and came back counts anew
-            assert effect.generation not in used, "a generation never repeats"
-            used.add(effect.generation)
-        pool = state.pools[effect.pool_id]
-        assert pool.unknown_since is None, "nothing is submitted to a pool that cannot be listed"
-        assert pool.known_at is not None
-        assert result.plan.now < pool.known_at + LIMITS.pool_patience_s
-
-
-def covers(pause: PauseChanged, effect: Launch | Stop) -> bool:
-    return pause.scope is PauseScope.ALL or pause.name in (effect.model_id, effect.pool_id)
-
-
-def registry_holds(before: BrokerState, result: StepResult) -> None:
-    records = [action.record for action in result.plan.actions if isinstance(action, Publish | Withdraw)]
-    revisions = [before.control.revision, *(record.revision for record in records)]
-    assert revisions == list(range(revisions[0], revisions[0] + len(revisions))), "each change has the next revision"
-    assert result.state.control.revision == revisions[-1]
-    for record in records:
-        now = result.state.replicas_of(record.model_id).get(record.endpoint_id)
-        if record.phase is ReplicaPhase.GONE:
-            assert now is not None
-            assert now.phase in ENDED or now.stop_mode is not None, "a tombstone comes only after the exit"
-        elif record.phase is ReplicaPhase.READY:
-            assert record.url, "an endpoint has an address"
-
-
-def limits_hold(state: BrokerState, before: BrokerState, result: StepResult) -> None:
-    launches = [effect for effect in result.plan.effects if isinstance(effect, Launch)]
-    known = {name for members in before.replicas.values() for name in members}
-    new = [launch for launch in launches if launch.replica_id not in known]
-    records = [record for members in state.replicas.values() for record in members.values()]
-    now = result.plan.now
-    if new:
-        loading = sum(record.phase in ON_ITS_WAY for record in records)
-        assert loading <= LIMITS.concurrent_loads, "not too many load at once"
-        for pool_id in {launch.pool_id for launch in new}:
-            total = state.pools[pool_id].gpus_total or 0
-            declared_gpus = next(pool.gpus for pool in POOLS if pool.pool_id == pool_id)
-            used = sum(r.gpus for r in records if r.pool_id == pool_id and r.phase not in ENDED)
-            assert used <= int(min(total, declared_gpus) * LIMITS.pool_share + 1e-9), "GPUs never exceed our share"
-        assert sum(at + 60 > now for at in state.control.starts) <= LIMITS.starts_per_minute
-        assert len(state.control.starts) <= LIMITS.starts_per_hour
-    for model in state.models.values():
-        if any(decision.model_id == model.model_id for decision in result.plan.decisions) and not model.retired:
-            paused = any(p.scope is PauseScope.ALL for p in state.control.pauses)
-            assert paused or model.spec.minimum <= model.target <= model.spec.maximum
-        serving = [
-            r
-            for r in state.replicas_of(model.model_id).values()
-            if r.phase is ReplicaPhase.READY or r.phase in ON_ITS_WAY
-        ]
-        if any(launch.model_id == model.model_id for launch in new):
-            assert len(serving) <= model.spec.maximum, "never more than the maximum"
-    assert sum(at + 60 > now for at in state.control.stops) <= LIMITS.stops_per_minute
-
-
-def signals_hold(before: BrokerState, observations: tuple[Observation, ...], result: StepResult) -> None:
-    """With signals absent or late no policy scales in."""
-    operators = (Override, SpecChanged, PauseChanged)
-    if result.state.control.site is None or result.state.control.site.mode is Mode.OBSERVE:
-        return
-    for model_id, model in result.state.models.items():
-        was = before.models.get(model_id)
-        if was is None or was.retired or model.retired or model.override is not None or was.override is not None:
-            continue
-        if any(isinstance(observation, operators) for observation in observations):
-            continue
-        reading = model.snapshot.reading(Signal.ARRIVAL_RATE) if model.snapshot else ABSENT
-        late = model.snapshot is None or result.plan.now >= model.snapshot.received_at + LIMITS.signal_patience_s
-        if not reading.usable or late:
-            assert model.target >= min(was.target, model.spec.maximum), "nothing is taken away on what is not known"
 
 
 @settings(max_examples=300, deadline=None)
