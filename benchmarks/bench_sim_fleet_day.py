@@ -47,8 +47,9 @@ SITE = SiteSpec("bench", (PoolSpec("pool", "simulated", gpus=MODELS * (REPLICAS 
 
 
 def fleet_blocks(seconds: float, seed: int) -> Iterator[RequestBlock]:
-    """Poisson arrivals whose rate follows the hour (half to one and a half times the mean), lognormal lengths; the
-    models' shares fall as 1/rank, so that the first has a fifth of all and the last a request each six minutes."""
+    """Poisson arrivals whose rate follows the hour (half to one and a half times the mean, from which it rises first),
+    lognormal lengths; the models' shares fall as 1/rank, so that the first has a fifth of all and the last a request
+    each six seconds."""
     generator = np.random.default_rng(seed)
     shares = 1.0 / np.arange(1, MODELS + 1)
     shares /= shares.sum()
@@ -57,7 +58,7 @@ def fleet_blocks(seconds: float, seed: int) -> Iterator[RequestBlock]:
         steps = np.cumsum(generator.exponential(1.0 / (1.5 * RATE_PER_S), BLOCK_ROWS))
         arrival_s = last_s + steps
         last_s = float(arrival_s[-1])
-        rate = 1.0 + 0.5 * np.sin(2.0 * np.pi * arrival_s / DAY_S - np.pi / 2)
+        rate = 1.0 + 0.5 * np.sin(2.0 * np.pi * arrival_s / DAY_S)
         kept = (generator.uniform(0.0, 1.5, BLOCK_ROWS) < rate) & (arrival_s < seconds)
         arrival_s = arrival_s[kept]
         count = len(arrival_s)
