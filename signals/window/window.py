@@ -86,9 +86,10 @@ class SignalWindow:
     that changes back between two ticks goes unseen. A snapshot at a tick costs one look, one between ticks mostly two.
 
     **Memory.** Each replica keeps one row of at most 76 doubles (0.7 KB) for each scrape of the retention (twice the
-    patience and the smoothing, at least 60 s); each gateway 0.3 KB for each report of it; the model 10 KB for each
-    second of patience and smoothing in which gateways reported, and 224 bytes for each second of the longest need.
-    Replicas and gateways that have been silent for the retention are dropped.
+    patience and the smoothing, at least 60 s); each gateway 0.3 KB for each report of it; the model mostly 3 KB
+    (70 at most) for each second of patience and smoothing in which gateways reported, and 224 bytes for each second of
+    the longest need. Replicas and gateways that have been silent for the retention are
+    dropped.
     """
 
     def __init__(
