@@ -44,7 +44,8 @@ def sweep(
             found = run_sweep(plan, folder, jobs, RankBy(rank_by.value))
         except KeyboardInterrupt:
             errors.print(
-                f"stopped; what is done is kept in {folder}: the same command goes on from there", highlight=False
+                f"stopped; what is done is kept in {folder}: the same command goes on from there",
+                highlight=False, markup=False, soft_wrap=True,
             )
             raise
     if as_json:

@@ -278,8 +278,7 @@ def _estimate(
         low, high = (float(end) for end in np.quantile(drawn, (tail, 1 - tail), method="closest_observation"))
     p = None
     if tested:
-        beyond = min(np.count_nonzero(drawn <= 0), np.count_nonzero(drawn >= 0))
-        p = _two_sided(min(0.5, (1 + float(beyond)) / (1 + len(drawn))), blocks) if blocks > 1 else 1.0
+        p = _two_sided(value, drawn, blocks) if blocks > 1 and len(drawn) else 1.0
     return Estimate(value, low, high, len(metrics[0].seeds), blocks, resampling, p)
 
 
@@ -289,11 +288,16 @@ def expanded_tail(tail: float, blocks: int) -> float:
     return NormalDist().cdf(-wide)
 
 
-def _two_sided(tail: float, blocks: int) -> float:
-    """p of a zero beyond which ``tail`` of the resamples lie: below 1 - level just where the expanded interval leaves
-    it out. The plain share would call any three blocks of one sign different at 0.001."""
-    wide = -NormalDist().inv_cdf(tail) * math.sqrt((blocks - 1) / blocks)
-    return 1.0 - _student_within(wide, blocks - 1)
+def _two_sided(value: float, drawn: Floats, blocks: int) -> float:
+    """p of "this is 0": below 1 - level where the expanded interval leaves 0 out; more careful than the interval with
+    so few blocks that no resample goes as far as that. The plain share of resamples beyond 0 would call any three
+    blocks of one sign different at 0.001; where there is none, their spread goes on."""
+    beyond = min(np.count_nonzero(drawn <= 0), np.count_nonzero(drawn >= 0))
+    distance = -NormalDist().inv_cdf(min(0.5, (1 + float(beyond)) / (1 + len(drawn))))
+    if not beyond and np.isfinite(drawn).all():
+        spread = float(drawn.std())
+        distance = max(distance, abs(value) / spread) if spread > 0 else math.inf
+    return 1.0 - _student_within(distance * math.sqrt((blocks - 1) / blocks), blocks - 1)
 
 
 def student_quantile(q: float, freedom: int) -> float:

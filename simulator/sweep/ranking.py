@@ -177,7 +177,7 @@ def _standings(results: Results, demands: Sequence[str], resampling: Resampling)
     for seeds in dict.fromkeys(found[0].seeds for found in metrics.values()):
         alike = [one for one, found in metrics.items() if found[0].seeds == seeds]
         estimated = estimates([metric for one in alike for metric in metrics[one]], resampling)
-        for one, attained, cost in zip(alike, estimated, estimated, strict=False):
+        for one, attained, cost in zip(alike, estimated[::2], estimated[1::2], strict=True):
             runs = results.runs(one, demands)
             first = [run.first_token.p95_s for run in runs if run.first_token.p95_s is not None]
             standings[one] = Standing(

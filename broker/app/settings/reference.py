@@ -98,6 +98,7 @@ def reference_files() -> dict[str, str]:
         "schemas/policies.schema.json": json.dumps(policies_json_schema(), indent=2) + "\n",
         "schemas/scenario.schema.json": json.dumps(scenario_json_schema(), indent=2) + "\n",
         "schemas/site.schema.json": json.dumps(site_json_schema(), indent=2) + "\n",
+        "schemas/sweep.schema.json": json.dumps(sweep_json_schema(), indent=2) + "\n",
     }
 
 
