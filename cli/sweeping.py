@@ -125,9 +125,8 @@ def plan_sweep(path: Path) -> Plan:
     for demand in demands:
         for seed in settings.seeds:
             for one in tried:
-                key = cell_key(
-                    {**common, "policies": one.data, "model": one.model_id, "demand": demand.used.digest, "seed": seed}
-                )
+                determines = {"policies": one.data, "model": one.model_id, "demand": demand.used.digest, "seed": seed}
+                key = cell_key({**common, **determines, "candidate": _plain(one.candidate)})
                 cells.append(cell := Cell(key, one.candidate, demand.used.name, seed))
                 if cause := demand.cause or one.cause:
                     failed.append(CellFailure(cell, cause))
@@ -227,7 +226,8 @@ def _demand(side: str, name: str, demand: SweepDemand) -> _Demand:
         digest = cell_key({"name": name, "source": _plain(source), "duration_s": duration_s})
         start_at = _start_at(demand)
     except TidegateError as error:
-        return _Demand(DemandUsed(name, side, kind, "", recorded), source, duration_s, 0.0, str(error))
+        unread = cell_key({"name": name})
+        return _Demand(DemandUsed(name, side, kind, unread, recorded), source, duration_s, 0.0, str(error))
     return _Demand(DemandUsed(name, side, kind, digest, recorded), source, duration_s, start_at)
 
 
