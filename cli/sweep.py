@@ -45,7 +45,9 @@ def sweep(
         except KeyboardInterrupt:
             errors.print(
                 f"stopped; what is done is kept in {folder}: the same command goes on from there",
-                highlight=False, markup=False, soft_wrap=True,
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
             )
             raise
     if as_json:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from broker.model.errors import ConfigError, TidegateError, TraceError
-from broker.model.spec import ModelSpec, ServiceObjective, SiteSpec
+from broker.model.spec import ModelSpec, SiteSpec
 from broker.model.units import format_duration
 from cli.simulating import WARM_UP_S
 from simulator.run import run
@@ -31,7 +31,6 @@ class CellTask:
     site: SiteSpec
     models: tuple[ModelSpec, ...]
     model_id: str
-    objective: ServiceObjective
     source: Source
     duration_s: float
     start_at: float
@@ -61,7 +60,7 @@ def _figures(task: CellTask) -> RunFigures:
         raise TraceError(f"no request of {task.cell.demand} was sent; its window, or its file, holds none")
     if not report.summary.requests.finished:
         raise ConfigError(f"no request was served: {model.model_id} had at most {report.summary.peak_ready} replicas")
-    return run_figures(report.summary, report.requests, task.objective, gpus=model.gpus, tail_s=task.tail_s)
+    return run_figures(report.facts, report.summary, tail_s=task.tail_s)
 
 
 def _require_room(model: ModelSpec, site: SiteSpec) -> None:

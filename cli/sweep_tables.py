@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Sequence
+from dataclasses import astuple
 
 from broker.model.spec import ServiceObjective
 from broker.model.units import format_duration, format_number
 from cli.output import table, tell
 from simulator.report.document import Interval
+from simulator.report.gpu_hours import GpuHours
 from simulator.sweep.cells import settings_words
 from simulator.sweep.design import Settings
 from simulator.sweep.document import CurvePoint, RankedRow, StandingRow, SweepDocument
@@ -135,18 +137,19 @@ def cells_csv(found: SweepDocument) -> str:
     """One row for each run."""
     paths = _paths(result.cell.candidate.settings for result in found.cells)
     header = [
-        "policy", *paths, "demand", "seed", "requests", "in_time", "finished", "output_tokens", "gpu_hours", "days",
+        "policy", *paths, "demand", "seed", "requests", "in_time", "finished", "output_tokens", "gpu_hours",
+        "gpu_hours_busy", "gpu_hours_idle", "gpu_hours_starting", "gpu_hours_draining", "gpu_hours_withheld", "days",
         "worst_hour", "worst_hour_begin_s", "worst_five_minutes", "first_token_p50_s", "first_token_p95_s",
         "first_token_p99_s", "inter_token_p50_s", "inter_token_p95_s", "end_to_end_p50_s", "end_to_end_p95_s",
         "peak_ready", "target_changes", "key",
     ]  # fmt: skip
     rows = []
     for result in found.cells:
-        cell, run = result.cell, result.figures
+        cell, run, hours = result.cell, result.figures, sum(result.figures.gpu_hours, GpuHours())
         values = {setting.path: setting.value for setting in cell.candidate.settings}
         rows.append([
             cell.candidate.policy, *(values.get(path) for path in paths), cell.demand, cell.seed, int(sum(run.arrived)),
-            int(sum(run.kept)), run.finished, run.output_tokens, sum(run.gpu_hours), sum(run.days),
+            int(sum(run.kept)), run.finished, run.output_tokens, hours.total, *astuple(hours), sum(run.days),
             run.worst_hour.share, run.worst_hour.begin_s, run.worst_five_minutes.share, run.first_token.p50_s,
             run.first_token.p95_s, run.first_token.p99_s, run.inter_token.p50_s, run.inter_token.p95_s,
             run.end_to_end.p50_s, run.end_to_end.p95_s, run.peak_ready, run.target_changes, cell.key,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -141,9 +141,9 @@ def _task(
     cell: Cell, tried: _Tried, demand: _Demand, site: SiteSettings | None, objective: ServiceObjective, tail_s: float
 ) -> CellTask:
     spec = site.spec if site is not None else roomy_site(tried.models)
+    models = tuple(replace(model, slo=objective) for model in tried.models)
     return CellTask(
-        cell, spec, present(tried.models, spec), tried.model_id, objective, demand.source, demand.duration_s,
-        demand.start_at, tail_s,
+        cell, spec, present(models, spec), tried.model_id, demand.source, demand.duration_s, demand.start_at, tail_s
     )  # fmt: skip
 
 

@@ -107,7 +107,7 @@ class Results:
 
         return (
             Metric(seeds, rows(lambda run: run.kept), rows(lambda run: run.arrived)),
-            Metric(seeds, rows(lambda run: run.gpu_hours), rows(lambda run: run.days)),
+            Metric(seeds, rows(lambda run: [day.total for day in run.gpu_hours]), rows(lambda run: run.days)),
         )
 
     def point(self, candidate: Candidate, demands: Sequence[str]) -> SweepPoint | None:

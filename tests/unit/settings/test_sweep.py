@@ -79,7 +79,7 @@ def test_mistakes_are_told_with_their_line(old: str, new: str, expected: str | N
     assert old in SWEEP
     path = written(tmp_path, SWEEP.replace(old, new))
     if expected is None:
-        assert settings_of(path)
+        assert list(settings_of(path).tune) == ["calm"]
         return
     told = refusal(settings_of, path)
     assert any(expected in problem for problem in told), told

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from simulator.report.gpu_hours import GpuHours
 from simulator.report.summary import Latency
 from simulator.sweep.cells import Candidate, Cell, CellResult
 from simulator.sweep.design import Setting
@@ -24,7 +25,7 @@ def result(
     days = len(kept)
     latency = Latency(1, 1.0, 1.0, 2.0, 3.0, 4.0)
     figures = RunFigures(
-        tuple(kept), (100.0,) * days, (cost,) * days, (1.0,) * days, Worst(0.0, round(1000 * worst), 1000),
-        Worst(0.0, 1, 2), latency, latency, latency, 99, 1000, 3, 7,
+        tuple(kept), (100.0,) * days, (GpuHours(busy=cost),) * days, (1.0,) * days,
+        Worst(0.0, round(1000 * worst), 1000), Worst(0.0, 1, 2), latency, latency, latency, 99, 1000, 3, 7,
     )  # fmt: skip
     return CellResult(Cell(key or f"{who.words}/{demand}/{seed}", who, demand, seed), figures)

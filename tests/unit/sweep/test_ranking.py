@@ -112,7 +112,7 @@ def test_settings_of_one_knob_make_a_curve_and_a_single_one_does_not() -> None:
     assert [len(members) for members in families(results).values()] == [3, 1]
     [curve] = curves(results, ["calm"], FEW)
     assert curve.policy == "rules"
-    costs_at = {at.attainment: at.cost and at.cost.value for at in curve.costs}
+    costs_at = {at.attainment: None if at.cost is None else at.cost.value for at in curve.costs}
     assert costs_at[0.95] is not None
     assert 5.0 < costs_at[0.95] < 10.0
     assert costs_at[0.999] is None, "two hundred requests cannot show so much"

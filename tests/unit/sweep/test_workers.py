@@ -57,6 +57,7 @@ def test_who_stops_asking_ends_the_processes() -> None:
     answers = run_all(own_process, range(100), jobs=2)
     _, process = next(answers)
     answers.close()
+    assert isinstance(process, int)
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
 
