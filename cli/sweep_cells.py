@@ -10,13 +10,14 @@ from broker.model.errors import ConfigError, TidegateError, TraceError
 from broker.model.spec import ModelSpec, SiteSpec
 from broker.model.units import format_duration
 from cli.simulating import WARM_UP_S
+from simulator.cluster.plan import ClusterPlan
 from simulator.run import run
 from simulator.simulation import SimulationSettings
 from simulator.sweep.cells import Cell, CellFailure, CellResult
 from simulator.sweep.figures import RunFigures, run_figures
 from traces.blocks import RequestBlock
 from traces.describe import LONGEST_SPAN_S
-from traces.scenario import Source
+from traces.scenario import Scenario, Source
 from traces.schema import Requests
 
 KEPT_ROWS = 2_000_000
@@ -25,16 +26,23 @@ KEPT_ROWS = 2_000_000
 
 @dataclass(frozen=True, slots=True)
 class CellTask:
-    """``duration_s``: how long requests arrive at most. ``start_at``: the demand's second 0 as epoch seconds."""
+    """``model_id`` gets a ``load`` that is no scenario, for ``duration_s`` at most. ``start_at``: its second 0 as epoch
+    seconds."""
 
     cell: Cell
     site: SiteSpec
     models: tuple[ModelSpec, ...]
     model_id: str
-    source: Source
+    load: Source | Scenario
     duration_s: float
     start_at: float
     tail_s: float
+    cluster: ClusterPlan | None = None
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The models of which something is asked."""
+        return self.load.models if isinstance(self.load, Scenario) else (self.model_id,)
 
 
 def run_cell(task: CellTask) -> CellResult | CellFailure:
@@ -52,15 +60,25 @@ def run_cell(task: CellTask) -> CellResult | CellFailure:
 
 
 def _figures(task: CellTask) -> RunFigures:
-    model = next(model for model in task.models if model.model_id == task.model_id)
-    _require_room(model, task.site)
+    for model_id in task.asked:
+        _require_room(_model(task, model_id), task.site)
     settings = SimulationSettings(tail_s=task.tail_s, start_at=task.start_at, warm_up_s=WARM_UP_S)
-    report = run(task.site, task.models, _kept.requests(task), model_id=task.model_id, settings=settings)
+    report = run(
+        task.site, task.models, _kept.load(task), seed=task.cell.seed, model_id=task.model_id, settings=settings,
+        cluster=task.cluster,
+    )  # fmt: skip
     if not report.summary.requests.sent:
         raise TraceError(f"no request of {task.cell.demand} was sent; its window, or its file, holds none")
     if not report.summary.requests.finished:
-        raise ConfigError(f"no request was served: {model.model_id} had at most {report.summary.peak_ready} replicas")
+        raise ConfigError(f"no request was served by at most {report.summary.peak_ready} ready replicas")
     return run_figures(report.facts, report.summary, tail_s=task.tail_s)
+
+
+def _model(task: CellTask, model_id: str) -> ModelSpec:
+    known = {model.model_id: model for model in task.models}
+    if model_id not in known:
+        raise ConfigError(f"{task.cell.demand} asks {model_id}; the policies have {', '.join(known)}")
+    return known[model_id]
 
 
 def _require_room(model: ModelSpec, site: SiteSpec) -> None:
@@ -81,11 +99,13 @@ class _KeptDemand:
         self._key: tuple[Source, int] | None = None
         self._kept: Requests | None = None
 
-    def requests(self, task: CellTask) -> Requests:
-        key = (task.source, task.cell.seed)
+    def load(self, task: CellTask) -> Requests | Scenario:
+        if isinstance(task.load, Scenario):  # its clients react to each run
+            return task.load
+        key = (task.load, task.cell.seed)
         if self._kept is None or key != self._key:
             self._kept = None  # before the next one is read: only one of them is ever in memory
-            found = task.source.requests(task.cell.seed, task.cell.demand, task.duration_s)
+            found = task.load.requests(task.cell.seed, task.cell.demand, task.duration_s)
             self._kept, self._key = _in_memory(found), key
         return self._kept
 

@@ -77,7 +77,7 @@ def summarised(
     return SweepDocument(
         seeds=tuple(plan.settings.seeds),
         demands=plan.demands,
-        objective=plan.objective,
+        objectives=plan.objectives,
         tail_s=plan.settings.tail_s,
         goal=plan.goal,
         resampling=Resampled.of(resampling),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple
 
 from broker.model.spec import ServiceObjective
@@ -34,17 +34,26 @@ def tell_sweep(found: SweepDocument, top: int) -> None:
         if len(found.ranking) > top:
             tell(f"{len(found.ranking) - top} more are in ranking.csv (--top).")
         tell(_how(found, found.ranking[0].standing.cost_interval))
-    for curve in found.curves:
-        name = " ".join(part for part in (curve.policy, settings_words(curve.settings)) if part)
-        rows = [(f"{point.attainment:.1%}", _cost_words(point), f"{point.reached:.0%}") for point in curve.points]
-        on = "held-out demands" if curve.side == "report" else "all demands"
-        title = f"{name}: GPU-hours a day at equal attainment, on {on} ({curve.settings_tried} settings)"
-        table(title, ("in time", "GPU-h/day", "resamples that reach it"), rows)
+    _tell_curves(found)
     for failure in found.failed[:_FAILURES_SHOWN]:
         cell = failure.cell
         tell(f"failed: {cell.candidate.words}, {cell.demand}, seed {cell.seed}: {failure.cause}")
     if len(found.failed) > _FAILURES_SHOWN:
         tell(f"{len(found.failed) - _FAILURES_SHOWN} more failed; all are in sweep.json.")
+
+
+def _tell_curves(found: SweepDocument) -> None:
+    """One row for each policy with a knob, one column for each attainment."""
+    if not found.curves:
+        return
+    shares = [f"{point.attainment:.1%} in time" for point in found.curves[0].points]
+    rows = [
+        [curve.policy, settings_words(curve.settings), curve.settings_tried, *map(_cost_words, curve.points)]
+        for curve in found.curves
+    ]
+    on = " (on what was held out)" if found.held_out else ""
+    title = f"GPU-hours a day at equal attainment, read off along each policy's knob{on}"
+    table(title, ("policy", "values", "settings", *shares), rows, whole=("policy",))
 
 
 def _row(row: RankedRow, held_out: bool) -> list[object]:
@@ -66,10 +75,12 @@ def _standing(standing: StandingRow) -> list[object]:
 
 
 def _range(interval: Interval, *, percent: bool = False) -> str:
-    if interval.low is None or interval.high is None:
-        return "[n = 1]" if interval.n == 1 else "[1 block]"
-    low, high = (f"{end:.2%}" if percent else format_number(end) for end in (interval.low, interval.high))
-    return f"[{low}, {high}]"
+    """An end is unknown with a single block, and where too many resamples do not reach an attainment."""
+    if interval.low is None and interval.high is None:
+        return ""
+    ends = (interval.low, interval.high)
+    words = ["unknown" if end is None else f"{end:.2%}" if percent else format_number(end) for end in ends]
+    return f"[{', '.join(words)}]"
 
 
 def _how(found: SweepDocument, interval: Interval) -> str:
@@ -78,11 +89,17 @@ def _how(found: SweepDocument, interval: Interval) -> str:
         f"n = {interval.n} seeds ({', '.join(map(str, found.seeds))}), {interval.blocks} blocks ({BLOCK_WORDS[kind.days]}); "
         f"{kind.level:.0%} intervals of {kind.resamples:,} resamples, seed {kind.seed}. "
         f"Goal: {goal.attainment:.4g} in time overall and {goal.worst_hour:.4g} in the worst hour of any run. "
-        f"In time: {objective_words(found.objective)}."
+        f"In time: {_objectives_words(found.objectives)}."
     )
     if interval.blocks == 1:
         words += " With one block nothing is known of the spread: give more seeds or days."
     return words
+
+
+def _objectives_words(objectives: Mapping[str, ServiceObjective]) -> str:
+    alike = len(set(objectives.values())) == 1
+    named = [(f"{model}: " if model and not alike else "") + objective_words(one) for model, one in objectives.items()]
+    return "; ".join(dict.fromkeys(named))
 
 
 def objective_words(objective: ServiceObjective) -> str:

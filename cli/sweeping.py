@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ from broker.app.release import release
 from broker.app.settings.document import Document, Location, dotted, read_document
 from broker.app.settings.loading import load_site, policies_of
 from broker.app.settings.parameters import located, with_value
-from broker.app.settings.scenario import TraceLoad
+from broker.app.settings.scenario import TraceLoad, load_scenario
 from broker.app.settings.site import SiteSettings
 from broker.app.settings.sweep import (
     ChoiceValues,
     LogUniformValues,
+    ScenarioDemand,
     SweepDemand,
     SweepPolicy,
     SweepSettings,
@@ -34,9 +36,10 @@ from broker.app.settings.sweep import (
     window_of,
 )
 from broker.model.errors import ConfigError, ConfigErrors, TidegateError
-from broker.model.spec import ModelSpec, ServiceObjective
-from cli.simulating import model_id_of, present, roomy_site
+from broker.model.spec import ModelSpec, ServiceObjective, SiteSpec
+from cli.simulating import cluster_of, model_id_of, present, roomy_site
 from cli.sweep_cells import CellTask
+from simulator.cluster.plan import ClusterPlan
 from simulator.simulation import SimulationSettings
 from simulator.statistics import Days, Resampling
 from simulator.sweep.cells import Candidate, Cell, CellFailure, cell_key
@@ -45,7 +48,7 @@ from simulator.sweep.design import Between, Choice, Distribution, Search, Settin
 from simulator.sweep.document import DemandUsed
 from simulator.sweep.ranking import Goal, Results
 from traces.readers import open_trace
-from traces.scenario import Source
+from traces.scenario import Scenario, Source
 
 MOST_CELLS = 1_000_000
 
@@ -53,10 +56,11 @@ MOST_CELLS = 1_000_000
 @dataclass(frozen=True, slots=True)
 class Plan:
     """``tasks`` are to be run, in this order; ``failed`` are cells that cannot be, since a value is none that the
-    policies file allows. ``cells`` are all of them in the sweep's order."""
+    policies file allows. ``cells`` are all of them in the sweep's order. ``objectives`` by model; that of the model which
+    the traces ask has no name, since each policies file may call it otherwise."""
 
     settings: SweepSettings
-    objective: ServiceObjective
+    objectives: Mapping[str, ServiceObjective]
     demands: tuple[DemandUsed, ...]
     cells: tuple[Cell, ...]
     tasks: tuple[CellTask, ...]
@@ -99,26 +103,45 @@ class _Tried:
 @dataclass(frozen=True, slots=True)
 class _Demand:
     used: DemandUsed
-    source: Source
+    load: Source | Scenario
     duration_s: float
     start_at: float
     cause: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where everything runs, and for how long."""
+
+    site: SiteSettings | None
+    cluster: ClusterPlan | None
+    tail_s: float
+
+    def spec(self, models: tuple[ModelSpec, ...]) -> SiteSpec:
+        return self.site.spec if self.site is not None else roomy_site(models)
 
 
 def plan_sweep(path: Path) -> Plan:
     """Raises ``ConfigErrors`` for files that cannot be used."""
     settings, document = read_sweep(path)
     site = load_site(settings.site) if settings.site is not None else None
+    cluster = cluster_of(settings.cluster, settings.site, site.spec) if site is not None else None
+    if settings.cluster is not None and site is None:
+        raise ConfigErrors([document.problem(("cluster",), "needs a site with pools of kind slurm")])
+    place = _Place(site, cluster, settings.tail_s)
     tried = [one for name, policy in settings.policies.items() for one in _tries(name, policy, site, document)]
-    objective = _objective(settings, tried, document)
     demands = [_demand(*entry) for entry in _sides(settings)]
+    objectives = _objectives(settings, tried, demands, document)
+    if settings.slo is not None:
+        tried = [_judged_by(one, settings.slo.to_spec()) for one in tried]
     if len(tried) * len(demands) * len(settings.seeds) > MOST_CELLS:
         raise ConfigErrors([document.problem(("policies",), f"these are more than {MOST_CELLS:,} cells; take fewer")])
     common = {
         "release": release(),
         "code": _code_digest(),
         "site": None if settings.site is None else _digest(settings.site),
-        "objective": _plain(objective),
+        "cluster": _plain(cluster),
+        "slo": _plain(settings.slo and settings.slo.to_spec()),
         "tail_s": settings.tail_s,
     }
     cells, tasks, failed = [], [], []
@@ -131,20 +154,22 @@ def plan_sweep(path: Path) -> Plan:
                 if cause := demand.cause or one.cause:
                     failed.append(CellFailure(cell, cause))
                 else:
-                    tasks.append(_task(cell, one, demand, site, objective, settings.tail_s))
+                    tasks.append(_task(cell, one, demand, place))
     return Plan(
-        settings, objective, tuple(demand.used for demand in demands), tuple(cells), tuple(tasks), tuple(failed)
+        settings, objectives, tuple(demand.used for demand in demands), tuple(cells), tuple(tasks), tuple(failed)
     )
 
 
-def _task(
-    cell: Cell, tried: _Tried, demand: _Demand, site: SiteSettings | None, objective: ServiceObjective, tail_s: float
-) -> CellTask:
-    spec = site.spec if site is not None else roomy_site(tried.models)
-    models = tuple(replace(model, slo=objective) for model in tried.models)
+def _task(cell: Cell, tried: _Tried, demand: _Demand, place: _Place) -> CellTask:
+    spec = place.spec(tried.models)
     return CellTask(
-        cell, spec, present(models, spec), tried.model_id, demand.source, demand.duration_s, demand.start_at, tail_s
+        cell, spec, present(tried.models, spec), tried.model_id, demand.load, demand.duration_s, demand.start_at,
+        place.tail_s, place.cluster,
     )  # fmt: skip
+
+
+def _judged_by(tried: _Tried, objective: ServiceObjective) -> _Tried:
+    return replace(tried, models=tuple(replace(model, slo=objective) for model in tried.models))
 
 
 # -- policies
@@ -192,20 +217,22 @@ def _distribution(values: UniformValues | LogUniformValues | ChoiceValues) -> Di
     return Between(values.from_, values.to, isinstance(values, LogUniformValues), values.whole)
 
 
-def _objective(settings: SweepSettings, tried: list[_Tried], document: Document) -> ServiceObjective:
-    """What all are judged by: cost is compared at equal service."""
-    if settings.slo is not None:
-        return settings.slo.to_spec()
-    promised: dict[ServiceObjective, str] = {}
-    for one in tried:
+def _objectives(
+    settings: SweepSettings, tried: list[_Tried], demands: list[_Demand], document: Document
+) -> dict[str, ServiceObjective]:
+    """What each model that is asked is judged by: cost is compared at equal service."""
+    found: dict[str, ServiceObjective] = {}
+    for one, demand in product(tried, demands):
+        asked = demand.load.models if isinstance(demand.load, Scenario) else (one.model_id,)
         for model in one.models:
-            if model.model_id == one.model_id:
-                promised.setdefault(model.slo, one.candidate.policy)
-    if len(promised) > 1:
-        names = " and ".join(list(promised.values())[:2])
-        words = f"the policies files of {names} promise different service; say here what all are judged by"
-        raise ConfigErrors([document.problem(("slo",), words)])
-    return next(iter(promised), ServiceObjective())
+            if model.model_id not in asked:
+                continue
+            name = model.model_id if isinstance(demand.load, Scenario) else ""
+            objective = settings.slo.to_spec() if settings.slo is not None else model.slo
+            if found.setdefault(name, objective) != objective:
+                words = f"the policies files promise different service of {name or 'the model that the traces ask'}"
+                raise ConfigErrors([document.problem(("slo",), f"{words}; say here what all are judged by")])
+    return found
 
 
 # -- demands
@@ -219,23 +246,30 @@ def _sides(settings: SweepSettings) -> Iterator[tuple[str, str, SweepDemand]]:
 
 def _demand(side: str, name: str, demand: SweepDemand) -> _Demand:
     """A file that cannot be read fails the cells that need it, and no others."""
-    source = demand.source.to_source()
-    duration_s = demand.duration_s if demand.duration_s is not None else float("inf")
     recorded, kind = isinstance(demand.source, TraceLoad), demand.source.kind
+    duration_s = demand.duration_s if demand.duration_s is not None else float("inf")
     try:
-        digest = cell_key({"name": name, "source": _plain(source), "duration_s": duration_s})
-        start_at = _start_at(demand)
+        load = _load(demand)
+        digest = cell_key({"name": name, "load": _plain(load), "duration_s": duration_s})
+        start_at = load.start_at if isinstance(load, Scenario) else _start_at(demand)
     except TidegateError as error:
-        unread = cell_key({"name": name})
-        return _Demand(DemandUsed(name, side, kind, unread, recorded), source, duration_s, 0.0, str(error))
-    return _Demand(DemandUsed(name, side, kind, digest, recorded), source, duration_s, start_at)
+        used = DemandUsed(name, side, kind, cell_key({"name": name}), recorded)
+        return _Demand(used, Scenario(0.0, ()), duration_s, 0.0, str(error))
+    used = DemandUsed(name, side, kind, digest, recorded)
+    return _Demand(used, load, duration_s, SimulationSettings().start_at if start_at is None else start_at)
 
 
-def _start_at(demand: SweepDemand) -> float:
+def _load(demand: SweepDemand) -> Source | Scenario:
+    if isinstance(demand.source, ScenarioDemand):
+        return load_scenario(demand.source.path)
+    return demand.source.to_source()
+
+
+def _start_at(demand: SweepDemand) -> float | None:
     """Schedules see the trace's own date where it has one."""
-    default = SimulationSettings().start_at
     if not isinstance(demand.source, TraceLoad):
-        return default
+        return None
+    default = SimulationSettings().start_at
     reader = open_trace(demand.source.path, skip_bad=demand.source.skip_bad)
     for _ in reader.blocks():
         break

@@ -6,6 +6,7 @@ It holds nothing of when or where the sweep ran, so that one which was interrupt
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from broker.model import wire
@@ -95,11 +96,12 @@ class CurveRow:
 
 @dataclass(frozen=True, slots=True)
 class SweepDocument:
-    """``ranking`` and ``curves`` follow from ``cells``; they are here so that nobody has to compute them again."""
+    """``ranking`` and ``curves`` follow from ``cells``; they are here so that nobody has to compute them again.
+    ``objectives`` by model; that of the model which the traces ask has no name."""
 
     seeds: tuple[int, ...]
     demands: tuple[DemandUsed, ...]
-    objective: ServiceObjective
+    objectives: Mapping[str, ServiceObjective]
     tail_s: float
     goal: Goal
     resampling: Resampled

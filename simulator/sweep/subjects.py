@@ -129,7 +129,8 @@ def _of_candidate(name: str, found: SweepDocument, candidate: Candidate, demands
         return None
     used = {demand.name: demand for demand in found.demands}
     asked = {f"the demand {demand}": used[demand].digest[:12] for demand in demands}
-    asked |= {"the promise": _promise(found.objective), "the tail": f"{found.tail_s:g} s"}
+    asked |= {f"what {model or 'the model'} promises": _promise(one) for model, one in found.objectives.items()}
+    asked["the tail"] = f"{found.tail_s:g} s"
     return Subject(
         f"{name}: {candidate.policy} {settings_words(candidate.settings)}".strip(),
         asked,

@@ -77,7 +77,9 @@ class SweepPolicy(Section):
     `models.chat.policy.rules[queue].above`, where `[queue]` is the item of that `name` and `[0]` the first."""
 
     file: LocalPath = Field(description="The policies file.")
-    model: str | None = Field(default=None, description="Which of its models gets the trace; by default the first.")
+    model: str | None = Field(
+        default=None, description="Which of its models gets the traces; by default the first. A scenario names its own."
+    )
     grid: dict[str, list[Value]] = Field(default={}, description="Paths and the values that each takes in turn.")
     random: dict[str, Distribution] = Field(default={}, description="Paths and what their values are drawn from.")
     samples: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
@@ -116,10 +118,17 @@ class SweepPolicy(Section):
         return self
 
 
-class SweepDemand(Section):
-    """What the model is asked in one run."""
+class ScenarioDemand(Section):
+    """What several models are asked, by clients who may react."""
 
-    source: Annotated[GeneratedLoad | TraceLoad | ServeGenLoad, Field(discriminator="kind")] = Field(
+    kind: Literal["scenario"] = Field(description="`scenario`: a file of its own.")
+    path: LocalPath = Field(description="The scenario's file.")
+
+
+class SweepDemand(Section):
+    """What is asked in one run."""
+
+    source: Annotated[GeneratedLoad | TraceLoad | ServeGenLoad | ScenarioDemand, Field(discriminator="kind")] = Field(
         description="Where the requests come from."
     )
     duration_s: PositiveDuration | None = Field(
@@ -130,6 +139,8 @@ class SweepDemand(Section):
     def _ends(self) -> SweepDemand:
         if self.duration_s is None and isinstance(self.source, GeneratedLoad):
             raise Misplaced("missing: generated requests never end", "duration")
+        if self.duration_s is not None and isinstance(self.source, ScenarioDemand):
+            raise Misplaced("stands in the scenario's file; leave it out", "duration")
         return self
 
 
@@ -157,6 +168,9 @@ class SweepSettings(Section):
     """The whole of `sweep.yaml`. Every combination of a policy, its values, a trace and a seed is one cell."""
 
     site: LocalPath | None = Field(default=None, description="The site file; by default one pool with room for all.")
+    cluster: LocalPath | None = Field(
+        default=None, description="The Slurm cluster that the site's `slurm` pools are simulated on."
+    )
     policies: dict[Name, SweepPolicy] = Field(min_length=1, description="The policies by the name that tables give.")
     traces: dict[Name, SweepDemand] = Field(default={}, description="What each is run on, where nothing is held out.")
     tune: dict[Name, SweepDemand] = Field(default={}, description="What the ranking is made of, and nothing else.")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.command_line import run
-from tests.support.sweeps import SWEEP, small_sweep
+from tests.support.sweeps import POLICIES, SWEEP, small_sweep
 
 pytestmark = pytest.mark.integration
 
@@ -90,3 +91,26 @@ def test_a_mistake_of_the_file_itself_is_refused_before_anything_runs(
     assert status == 2
     assert words in errors
     assert not (tmp_path / "out").exists()
+
+
+def test_a_scenario_that_asks_for_a_model_which_one_policies_file_lacks_fails_there_only(tmp_path: Path) -> None:
+    (tmp_path / "scenario.yaml").write_text(
+        "duration: 20s\nmodels:\n"
+        "  chat: {loads: {people: {source: {kind: generated, profile: burstgpt1_conv, rate: 2},\n"
+        "    clients: {patience: 5s, retries: 1}}}}\n"
+        "  code: {loads: {programs: {source: {kind: generated, profile: azure2023_conv, rate: 1}}}}\n"
+    )
+    both = textwrap.dedent(POLICIES).lstrip("\n")
+    both += both.partition("models:\n")[2].replace("chat:", "code:", 1)
+    (tmp_path / "both.yaml").write_text(both)
+    text = ONE_SEED.replace(
+        "{kind: generated, profile: burstgpt1_conv, rate: 2}, duration: 20s", "{kind: scenario, path: scenario.yaml}"
+    )
+    text = text.replace("    policies:\n", "    policies:\n      both: {file: both.yaml}\n", 1)
+    status, found, _ = swept(tmp_path, text)
+    assert status == 1
+    [cause] = causes(found)
+    assert "calm asks code; the policies have chat" in cause
+    asked = [cell for cell in found["cells"] if cell["cell"]["demand"] == "calm"]
+    assert [cell["cell"]["candidate"]["policy"] for cell in asked] == ["both"]
+    assert set(found["objectives"]) == {"", "chat", "code"}
