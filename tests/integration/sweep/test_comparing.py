@@ -29,7 +29,9 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with reports: two policies, two seeds each, and one of another window."""
     folder = tmp_path_factory.mktemp("reports")
     small_sweep(folder)
-    (folder / "eager.yaml").write_text((folder / "policies.yaml").read_text().replace("above: 2s, for: 5s", "above: 1s, for: 1s"))
+    (folder / "eager.yaml").write_text(
+        (folder / "policies.yaml").read_text().replace("above: 2s, for: 5s", "above: 1s, for: 1s")
+    )
     rows = [f"{second * 0.3:.1f},model,{50 + second % 40},{20 + second % 15},90,log" for second in range(100)]
     header = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type"
     (folder / "trace.csv").write_text("\n".join([header, *rows]) + "\n")
@@ -52,7 +54,9 @@ def test_reports_of_several_seeds_are_one_side_each(reports: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "A  quiet-seed1 + quiet-seed2" in result.output
     assert "B  eager-seed1 + eager-seed2" in result.output
-    assert "n = 2 seeds (1, 2), 2 blocks (whole seeds), paired; 95% intervals of 4,000 resamples, seed 1" in result.output
+    assert (
+        "n = 2 seeds (1, 2), 2 blocks (whole seeds), paired; 95% intervals of 4,000 resamples, seed 1" in result.output
+    )
     assert "gpu hours a day" in result.output
 
 
@@ -126,7 +130,9 @@ def test_the_commands_of_the_documentation_work_on_the_example(tmp_path: Path) -
 
 def test_a_policies_file_that_promises_something_else_must_be_settled(tmp_path: Path) -> None:
     file = small_sweep(tmp_path)
-    (tmp_path / "other.yaml").write_text((tmp_path / "policies.yaml").read_text().replace("max: 3", "max: 3\n    slo: {first_token: 9s}"))
+    (tmp_path / "other.yaml").write_text(
+        (tmp_path / "policies.yaml").read_text().replace("max: 3", "max: 3\n    slo: {first_token: 9s}")
+    )
     file.write_text(file.read_text().replace("policies:\n", "policies:\n  other: {file: other.yaml}\n", 1))
     status, _, errors = run("sweep", file, "--out", tmp_path / "out", folder=tmp_path)
     assert status == 2
