@@ -70,6 +70,9 @@ def _asked(report: RunReport) -> dict[str, str]:
         asked["the trace"] = f"{trace.file.name} ({trace.file.sha256[:12]})"
         asked["the window"] = trace.window or "all of it"
         asked["the rate"] = f"{trace.rate_scale:g} times by {trace.scale_method}"
+    for what, file in (("the scenario", report.run.scenario), ("the simulated cluster", report.run.cluster_file)):
+        if file is not None:
+            asked[what] = f"{file.name} ({file.sha256[:12]})"
     for model in report.run.models:
         if model.requests:
             asked[f"what {model.model_id} promises"] = _promise(model.objective)

@@ -74,7 +74,7 @@ def test_reports_of_other_windows_are_not_compared(reports: Path) -> None:
     result = tidegate("compare", reports / "quiet-seed1", reports / "half")
     assert result.exit_code == 1
     assert "these runs cannot be compared" in result.stderr
-    assert "the window differs: 0s..30s in quiet-seed1, 0s..15s in half" in result.stderr
+    assert "the window differs: ..30s in quiet-seed1, ..15s in half" in result.stderr
 
 
 def test_a_sweep_is_compared_with_another_at_equal_attainment(swept: Path) -> None:

@@ -15,8 +15,8 @@ from tests.support.command_line import ROOT, tidegate
 
 COMMANDS = [
     "demo", "init", "run", "gateway", "simulate", "sweep", "compare", "calibrate", "explain", "decisions", "models",
-    "endpoints", "replicas", "replicas logs", "scale", "hold", "pause", "resume", "policy", "policy lint", "policy schema",
-    "state", "state export", "state import", "state replay", "trace", "trace fit", "trace info",
+    "endpoints", "replicas", "replicas logs", "scale", "hold", "pause", "resume", "policy", "policy lint",
+    "policy schema", "state", "state export", "state import", "state replay", "trace", "trace fit", "trace info",
 ]  # fmt: skip
 
 
