@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.command_line import run, start
-from tests.support.sweeps import CELLS, small_sweep
+from tests.support.sweeps import CELLS, SWEEP, small_sweep
 
 pytestmark = pytest.mark.integration
 
@@ -95,7 +95,8 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path: Path) -> None
 
 
 def test_a_second_sweep_in_the_folder_is_refused_while_the_first_goes_on(tmp_path: Path) -> None:
-    file, out = small_sweep(tmp_path), tmp_path / "out"
+    many = SWEEP.replace("seeds: [1, 2]", f"seeds: {list(range(1, 1001))}")
+    file, out = small_sweep(tmp_path, many), tmp_path / "out"
     with start("sweep", file, "--out", out, "--jobs", "1", folder=tmp_path) as process:
         wait_for_cells(out, 1, process)
         status, _, errors = run("sweep", file, "--out", out, folder=tmp_path)
