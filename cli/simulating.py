@@ -175,7 +175,7 @@ def prepare_run(run: TraceRun, instead: Mapping[str, PolicySpec] | None = None) 
     try:
         prepared = prepare(
             spec, present(models, spec), asked.demand, seed=run.seed, policies=with_clairvoyant(cached()),
-            settings=settings, cluster=_cluster(run, spec), checks=run.check,
+            settings=settings, cluster=cluster_of(run.cluster, run.site, spec), checks=run.check,
         )  # fmt: skip
     except ConfigErrors as error:
         raise ConfigErrors([_in_its_file(problem, run) for problem in error.problems]) from None
@@ -214,20 +214,19 @@ def _of_scenario(run: TraceRun, models: tuple[ModelSpec, ...]) -> Asked:
     )  # fmt: skip
 
 
-def _cluster(run: TraceRun, site: SiteSpec) -> ClusterPlan | None:
+def cluster_of(path: Path | None, site_path: Path | None, site: SiteSpec) -> ClusterPlan | None:
+    """The cluster that ``site``'s pools are simulated on. Raises ``ConfigError`` where one is missing, or useless."""
     on_cluster = [pool.pool_id for pool in site.pools if pool.kind == SLURM]
-    if run.cluster is None and on_cluster:
+    if path is None and on_cluster:
         raise ConfigError(
             "a pool of kind slurm is simulated on a cluster: describe it and name the file with --cluster "
             "(deploy/examples/cluster.yaml is one)",
-            path=str(run.site),
+            path=str(site_path),
             field=f"pools.{on_cluster[0]}.kind",
         )
-    if run.cluster is not None and not on_cluster:
-        raise ConfigError(
-            "nothing would run on this cluster: no pool of the site is of kind slurm", path=str(run.cluster)
-        )
-    return read_cluster(run.cluster) if run.cluster is not None else None
+    if path is not None and not on_cluster:
+        raise ConfigError("nothing would run on this cluster: no pool of the site is of kind slurm", path=str(path))
+    return read_cluster(path) if path is not None else None
 
 
 def _in_its_file(problem: ConfigError, run: TraceRun) -> ConfigError:
