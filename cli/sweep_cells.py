@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from broker.model.errors import ConfigError, TidegateError, TraceError
 from broker.model.spec import ModelSpec, SiteSpec
 from broker.model.units import format_duration
+from cli.replayed import nothing_served
 from cli.simulating import WARM_UP_S
 from simulator.cluster.plan import ClusterPlan
 from simulator.run import run
@@ -70,7 +71,9 @@ def _figures(task: CellTask) -> RunFigures:
     if not report.summary.requests.sent:
         raise TraceError(f"no request of {task.cell.demand} was sent; its window, or its file, holds none")
     if not report.summary.requests.finished:
-        raise ConfigError(f"no request was served by at most {report.summary.peak_ready} ready replicas")
+        raise ConfigError(nothing_served(report.summary))
+    if report.summary.problems:  # a policy that raised: its figures say nothing of what it was meant to do
+        raise ConfigError("; ".join(report.summary.problems))
     return run_figures(report.facts, report.summary, tail_s=task.tail_s)
 
 
