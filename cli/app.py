@@ -13,6 +13,7 @@ import typer
 
 from cli import operate
 from cli.calibrate import calibrate
+from cli.compare import compare
 from cli.demo.command import demo
 from cli.gateway import gateway
 from cli.init import init
@@ -20,6 +21,7 @@ from cli.policy import policy
 from cli.serve import run
 from cli.simulate import simulate
 from cli.state import state
+from cli.sweep import sweep
 from cli.trace import trace
 
 app = typer.Typer(
@@ -35,6 +37,8 @@ app.command()(init)
 app.command()(run)
 app.command()(gateway)
 app.command()(simulate)
+app.command()(sweep)
+app.command()(compare)
 app.command()(calibrate)
 app.command()(operate.explain)
 app.command()(operate.decisions)

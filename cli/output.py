@@ -31,7 +31,7 @@ class Exit(IntEnum):
 
 MEANINGS = {
     Exit.OK: "Done. Also when the reader of the output went away (`| head`).",
-    Exit.FAILED: "It was tried and failed: a request of `demo` or `simulate` failed or nothing was served, `policy lint` found a "
+    Exit.FAILED: "It was tried and failed: a request of `demo` or `simulate` failed or nothing was served, a cell of `sweep` failed, runs cannot be compared, `policy lint` found a "
     "problem, a log or a backup is damaged.",
     Exit.USAGE: "The command line cannot be used as it is, or a file named on it: it is missing, or is no such file; a row of a "
     "trace is malformed.",

@@ -104,7 +104,7 @@ def simulate_trace(
     interrupts.doing = "reading the files"
     prepared, asked = prepare_run(run, instead)
     interrupts.doing = "preparing the engine"
-    _prepare_engine()
+    prepare_engine()
     interrupts.require_none()
     simulation = prepared.simulation
     requests = _readable(prepared.demand.requests, simulation, interrupts)
@@ -165,7 +165,7 @@ def prepare_run(run: TraceRun, instead: Mapping[str, PolicySpec] | None = None) 
         for model in load_policies(run.policies, site)
     )
     asked = _of_trace(run.trace, run, models) if run.trace is not None else _of_scenario(run, models)
-    spec = site.spec if site is not None else _roomy_site(models)
+    spec = site.spec if site is not None else roomy_site(models)
     settings = SimulationSettings(
         tail_s=run.tail_s, warm_up_s=WARM_UP_S, metrics=run.metrics, routing=run.routing,
         cached_share=run.cached_share,
@@ -174,8 +174,8 @@ def prepare_run(run: TraceRun, instead: Mapping[str, PolicySpec] | None = None) 
         settings = replace(settings, start_at=asked.start_at)
     try:
         prepared = prepare(
-            spec, _present(models, spec), asked.demand, seed=run.seed, policies=with_clairvoyant(cached()),
-            settings=settings, cluster=_cluster(run, spec), checks=run.check,
+            spec, present(models, spec), asked.demand, seed=run.seed, policies=with_clairvoyant(cached()),
+            settings=settings, cluster=cluster_of(run.cluster, run.site, spec), checks=run.check,
         )  # fmt: skip
     except ConfigErrors as error:
         raise ConfigErrors([_in_its_file(problem, run) for problem in error.problems]) from None
@@ -189,7 +189,7 @@ def _of_trace(path: Path, run: TraceRun, models: tuple[ModelSpec, ...]) -> Asked
         raise TraceError(span_problem(describe(path, skip_bad=run.skip_bad)), path=str(path))
     _note_gap(part)
     scaled = scale_rate(replayable(reader), run.rate_scale, run.seed, run.scale_method)
-    demand = demand_of(_model_id(models, run.model_id), window(scaled, part.window.start_s, part.window.end_s))
+    demand = demand_of(model_id_of(models, run.model_id), window(scaled, part.window.start_s, part.window.end_s))
     # Schedules see the trace's own date where it has one.
     dated = part.began_at > 1e8
     began_at = part.began_at if dated else SimulationSettings().start_at
@@ -214,20 +214,19 @@ def _of_scenario(run: TraceRun, models: tuple[ModelSpec, ...]) -> Asked:
     )  # fmt: skip
 
 
-def _cluster(run: TraceRun, site: SiteSpec) -> ClusterPlan | None:
+def cluster_of(path: Path | None, site_path: Path | None, site: SiteSpec) -> ClusterPlan | None:
+    """The cluster that ``site``'s pools are simulated on. Raises ``ConfigError`` where one is missing, or useless."""
     on_cluster = [pool.pool_id for pool in site.pools if pool.kind == SLURM]
-    if run.cluster is None and on_cluster:
+    if path is None and on_cluster:
         raise ConfigError(
             "a pool of kind slurm is simulated on a cluster: describe it and name the file with --cluster "
             "(deploy/examples/cluster.yaml is one)",
-            path=str(run.site),
+            path=str(site_path),
             field=f"pools.{on_cluster[0]}.kind",
         )
-    if run.cluster is not None and not on_cluster:
-        raise ConfigError(
-            "nothing would run on this cluster: no pool of the site is of kind slurm", path=str(run.cluster)
-        )
-    return read_cluster(run.cluster) if run.cluster is not None else None
+    if path is not None and not on_cluster:
+        raise ConfigError("nothing would run on this cluster: no pool of the site is of kind slurm", path=str(path))
+    return read_cluster(path) if path is not None else None
 
 
 def _in_its_file(problem: ConfigError, run: TraceRun) -> ConfigError:
@@ -274,7 +273,7 @@ def _carried_out(prepared: Prepared, asked: Asked) -> Simulated:
     return Simulated(replace(report, summary=summary), time.perf_counter() - began, asked.dated)
 
 
-def _prepare_engine() -> None:
+def prepare_engine() -> None:
     """Compile the engine, or load what an earlier run compiled. The time is told apart, and only where it was spent."""
     began = time.perf_counter()
     with errors.status("preparing the engine"):
@@ -323,18 +322,18 @@ WARM_UP_S = 120.0
 """The first replicas load before the trace begins, as they would have in a service that runs."""
 
 
-def _roomy_site(models: tuple[ModelSpec, ...]) -> SiteSpec:
+def roomy_site(models: tuple[ModelSpec, ...]) -> SiteSpec:
     gpus = sum(model.maximum * model.gpus for model in models)
     return SiteSpec("simulated", (PoolSpec("simulated", "simulated", gpus),))
 
 
-def _present(models: tuple[ModelSpec, ...], site: SiteSpec) -> tuple[ModelSpec, ...]:
+def present(models: tuple[ModelSpec, ...], site: SiteSpec) -> tuple[ModelSpec, ...]:
     """Without a site file the pools that policies.yaml names are not there: the roomy one stands for all."""
     known = {pool.pool_id for pool in site.pools}
     return tuple(replace(model, pools=tuple(pool for pool in model.pools if pool in known)) for model in models)
 
 
-def _model_id(models: tuple[ModelSpec, ...], wanted: str | None) -> str:
+def model_id_of(models: tuple[ModelSpec, ...], wanted: str | None) -> str:
     names = [model.model_id for model in models]
     if wanted is not None and wanted not in names:
         raise ConfigError(f"no model {wanted!r} in the policies; there are {', '.join(names)}", field="--model")

@@ -96,6 +96,14 @@ def estimate(metric: Metric, resampling: Resampling = DEFAULT_RESAMPLING) -> Est
     return _estimate(metric.value, _resampled([metric], resampling)[0], [metric], resampling)
 
 
+def estimates(metrics: Sequence[Metric], resampling: Resampling = DEFAULT_RESAMPLING) -> list[Estimate]:
+    """``estimate`` of each, all of the same seeds and days: the resamples are drawn once for a thousand of them."""
+    if not metrics:
+        return []
+    drawn = _resampled(metrics, resampling)
+    return [_estimate(metric.value, draws, [metric], resampling) for metric, draws in zip(metrics, drawn, strict=True)]
+
+
 def difference(first: Metric, second: Metric, resampling: Resampling = DEFAULT_RESAMPLING) -> Estimate:
     """``second`` less ``first`` over the seeds that both have, resampled together."""
     one, other = paired([first, second])
@@ -181,6 +189,31 @@ def cost_at(
     )
 
 
+def cost_difference_at(
+    first: Sequence[SweepPoint], second: Sequence[SweepPoint], attainments: Sequence[float] = (0.95, 0.99, 0.999),
+    resampling: Resampling = DEFAULT_RESAMPLING,
+) -> tuple[Estimate | None, ...]:  # fmt: skip
+    """What ``second`` costs more than ``first`` at equal attainment, both read off as by ``cost_at`` in the same
+    resamples; None at an attainment that either does not reach."""
+    metrics = paired([metric for point in (*first, *second) for metric in (point.attainment, point.cost)])
+    half = np.array([0.5 / max(1.0, metric.denominator.sum()) for metric in metrics[::2]])
+    targets = np.log(1 - np.asarray(attainments, dtype=np.float64))
+    values = np.array([[metric.value] for metric in metrics])
+    drawn = _resampled(metrics, resampling)
+
+    def more(of: Floats) -> Floats:
+        kept, cost, split = of[::2], of[1::2], len(first)
+        one = _interpolated(kept[:split], cost[:split], half[:split], targets)
+        other = _interpolated(kept[split:], cost[split:], half[split:], targets)
+        # Where a resample does not reach it on one side, the difference is infinite to that side; on both, unknown.
+        return np.subtract(other, one, where=np.isfinite(one) | np.isfinite(other), out=np.full_like(one, np.nan))
+
+    return tuple(
+        _estimate(float(value), draws, metrics, resampling, tested=True) if math.isfinite(value) else None
+        for (value,), draws in zip(more(values), more(drawn), strict=True)
+    )
+
+
 def _interpolated(kept: Floats, cost: Floats, half: Floats, targets: Floats) -> Floats:
     """(targets, resamples) cost; ``kept`` and ``cost`` are (settings, resamples). Infinite where it is not reached."""
     order = np.argsort(cost, axis=0, kind="stable")
@@ -245,8 +278,7 @@ def _estimate(
         low, high = (float(end) for end in np.quantile(drawn, (tail, 1 - tail), method="closest_observation"))
     p = None
     if tested:
-        at_most_half = min(np.count_nonzero(drawn <= 0), np.count_nonzero(drawn >= 0))
-        p = min(1.0, 2 * (1 + float(at_most_half)) / (1 + len(drawn))) if blocks > 1 else 1.0
+        p = _two_sided(value, drawn, blocks) if blocks > 1 and len(drawn) else 1.0
     return Estimate(value, low, high, len(metrics[0].seeds), blocks, resampling, p)
 
 
@@ -254,6 +286,18 @@ def expanded_tail(tail: float, blocks: int) -> float:
     """The percentile that gives ``blocks`` independent normal blocks a tail of ``tail`` (Hesterberg, see above)."""
     wide = math.sqrt(blocks / (blocks - 1)) * student_quantile(1 - tail, blocks - 1)
     return NormalDist().cdf(-wide)
+
+
+def _two_sided(value: float, drawn: Floats, blocks: int) -> float:
+    """p of "this is 0": below 1 - level where the expanded interval leaves 0 out; more careful than the interval with
+    so few blocks that no resample goes as far as that. The plain share of resamples beyond 0 would call any three
+    blocks of one sign different at 0.001; where there is none, their spread goes on."""
+    beyond = min(np.count_nonzero(drawn <= 0), np.count_nonzero(drawn >= 0))
+    distance = -NormalDist().inv_cdf(min(0.5, (1 + float(beyond)) / (1 + len(drawn))))
+    if not beyond and np.isfinite(drawn).all():
+        spread = float(drawn.std())
+        distance = max(distance, abs(value) / spread) if spread > 0 else math.inf
+    return 1.0 - _student_within(distance * math.sqrt((blocks - 1) / blocks), blocks - 1)
 
 
 def student_quantile(q: float, freedom: int) -> float:

@@ -16,8 +16,10 @@ from simulator.statistics import (
     Resampling,
     SweepPoint,
     cost_at,
+    cost_difference_at,
     difference,
     estimate,
+    estimates,
     expanded_tail,
     holm,
     paired,
@@ -204,3 +206,50 @@ def test_uncertain_attainment_makes_cost_uncertain() -> None:
     barely = cost_at(points, (0.9983,), FEW)[0]
     assert 0 < barely.reached < 1
     assert barely.cost is None or barely.cost.high == math.inf
+
+
+@pytest.mark.parametrize(("blocks", "most"), [(7, 0.3), (14, 0.2), (14, 0.01)])
+def test_a_difference_is_called_one_just_where_its_interval_leaves_zero_out(blocks: int, most: float) -> None:
+    generator = np.random.default_rng(4)
+    for seed in range(40):
+        noise = means(generator.normal(size=(1, blocks)))
+        shifted = means(noise.numerator + most * generator.random() * 5 + generator.normal(size=(1, blocks)))
+        told = difference(noise, shifted, Resampling(resamples=1000, seed=seed))
+        assert told.p is not None
+        if not 0.03 < told.p < 0.07:  # at the edge a resample more or less decides
+            assert (told.p < 0.05) == (not told.low <= 0 <= told.high)
+
+
+def test_three_blocks_of_one_sign_prove_little() -> None:
+    told = difference(means(np.zeros((1, 3))), means(np.array([[1.0, 2.0, 4.0]])), FEW)
+    assert told.p is not None
+    assert 0.05 < told.p < 0.3
+
+
+def test_estimates_of_many_are_those_of_each() -> None:
+    generator = np.random.default_rng(3)
+    metrics = [means(generator.normal(size=(3, 5))) for _ in range(4)]
+    assert estimates(metrics, FEW) == [estimate(metric, FEW) for metric in metrics]
+    assert estimates([], FEW) == []
+
+
+def test_a_difference_at_equal_attainment_is_that_of_both_curves() -> None:
+    first = sweep([100.0, 110.0, 120.0], [0.1, 0.01, 0.001], noise=0.3)
+    second = sweep([200.0, 220.0, 240.0], [0.1, 0.01, 0.001], noise=0.3)
+    [told, beyond] = cost_difference_at(first, second, (0.99, 0.9999), FEW)
+    assert told is not None
+    alone = [cost_at(points, (0.99,), FEW)[0].cost for points in (first, second)]
+    assert alone[0] is not None
+    assert alone[1] is not None
+    assert told.value == pytest.approx(alone[1].value - alone[0].value)
+    assert told.low <= told.value <= told.high
+    assert told.p is not None
+    assert told.p < 0.001
+    assert beyond is None
+
+
+def test_a_policy_does_not_differ_from_itself_at_equal_attainment() -> None:
+    points = sweep([100.0, 110.0, 120.0], [0.1, 0.01, 0.001], noise=0.3)
+    [told] = cost_difference_at(points, points, (0.99,), FEW)
+    assert told is not None
+    assert (told.value, told.low, told.high, told.p) == (0.0, 0.0, 0.0, 1.0)

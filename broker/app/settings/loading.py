@@ -33,7 +33,11 @@ def load_policies(path: Path, site: SiteSettings | None = None) -> tuple[ModelSp
 
     Raises ``ConfigErrors``.
     """
-    document = read_document(path)
+    return policies_of(read_document(path), site)
+
+
+def policies_of(document: Document, site: SiteSettings | None = None) -> tuple[ModelSpec, ...]:
+    """``load_policies`` of a file that was read already, or changed since."""
     settings = read_section(PoliciesSettings, document)
     if site is not None and (problems := unknown_pools(document, settings, site)):
         raise ConfigErrors(problems)

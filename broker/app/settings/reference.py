@@ -27,9 +27,10 @@ Two files say what a broker does, two more what a simulation asks of it and on w
 cluster: its pools, its limits, and how the broker itself runs.
 `policies.yaml` is the models and how they scale; it is read again when it changes. `run`, `simulate` and `demo` read
 the same files. `scenario.yaml` is the load of several models, see [traces.md](traces.md); `cluster.yaml` the Slurm
-cluster that a site's `slurm` pools are simulated on, see [cluster-model.md](cluster-model.md). Commented examples are
-in `deploy/examples/`. JSON Schemas for editors are `docs/schemas/site.schema.json`, and `policies.schema.json`,
-`scenario.schema.json` and `cluster.schema.json` beside it; a file may name its own in its first line:
+cluster that a site's `slurm` pools are simulated on, see [cluster-model.md](cluster-model.md); `sweep.yaml` which
+simulations are compared, see [sweep.md](sweep.md). Commented examples are in `deploy/examples/`. JSON Schemas for
+editors are `docs/schemas/site.schema.json`, and `policies.schema.json`, `scenario.schema.json`, `cluster.schema.json`
+and `sweep.schema.json` beside it; a file may name its own in its first line:
 
     # yaml-language-server: $schema=PATH/policies.schema.json
 
@@ -74,13 +75,19 @@ def cluster_json_schema() -> dict[str, Any]:
     return _json_schema(_simulated_sections()["cluster"], "cluster")
 
 
+def sweep_json_schema() -> dict[str, Any]:
+    """The JSON Schema of ``sweep.yaml``."""
+    return _json_schema(_simulated_sections()["sweep"], "sweep")
+
+
 def _simulated_sections() -> dict[str, type[Section]]:
     """Imported when they are described: they bring numpy and all of ``traces``, and every command reads the other
     files."""
     from broker.app.settings.cluster import ClusterSettings
     from broker.app.settings.scenario import ScenarioSettings
+    from broker.app.settings.sweep import SweepSettings
 
-    return {"scenario": ScenarioSettings, "cluster": ClusterSettings}
+    return {"scenario": ScenarioSettings, "cluster": ClusterSettings, "sweep": SweepSettings}
 
 
 def reference_files() -> dict[str, str]:
@@ -91,6 +98,7 @@ def reference_files() -> dict[str, str]:
         "schemas/policies.schema.json": json.dumps(policies_json_schema(), indent=2) + "\n",
         "schemas/scenario.schema.json": json.dumps(scenario_json_schema(), indent=2) + "\n",
         "schemas/site.schema.json": json.dumps(site_json_schema(), indent=2) + "\n",
+        "schemas/sweep.schema.json": json.dumps(sweep_json_schema(), indent=2) + "\n",
     }
 
 

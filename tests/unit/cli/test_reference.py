@@ -14,9 +14,9 @@ from cli.reference import main, reference
 from tests.support.command_line import ROOT, tidegate
 
 COMMANDS = [
-    "demo", "init", "run", "gateway", "simulate", "calibrate", "explain", "decisions", "models", "endpoints",
-    "replicas", "replicas logs", "scale", "hold", "pause", "resume", "policy", "policy lint", "policy schema", "state",
-    "state export", "state import", "state replay", "trace", "trace fit", "trace info",
+    "demo", "init", "run", "gateway", "simulate", "sweep", "compare", "calibrate", "explain", "decisions", "models",
+    "endpoints", "replicas", "replicas logs", "scale", "hold", "pause", "resume", "policy", "policy lint",
+    "policy schema", "state", "state export", "state import", "state replay", "trace", "trace fit", "trace info",
 ]  # fmt: skip
 
 

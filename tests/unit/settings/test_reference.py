@@ -16,6 +16,7 @@ from broker.app.settings.reference import (
     configuration_markdown,
     reference_files,
     scenario_json_schema,
+    sweep_json_schema,
 )
 from tests.support.shared_data import REPOSITORY
 from tests.unit.settings.files import EXAMPLES
@@ -34,6 +35,7 @@ def schema_for(path: Path) -> dict[str, Any]:
         "policies": policies_json_schema,
         "scenario": scenario_json_schema,
         "site": site_json_schema,
+        "sweep": sweep_json_schema,
     }
     return schemas[kind]()
 

@@ -1,0 +1,61 @@
+"""``tidegate sweep``: many simulations on all cores, ranked."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.output import Exit, errors, fail, print_json, tell, told_errors
+
+
+class RankedBy(StrEnum):
+    """As ``simulator.sweep.ranking.RankBy``, which brings numpy along."""
+
+    COST = "cost"
+    ATTAINMENT = "attainment"
+    WORST_HOUR = "worst-hour"
+    FIRST_TOKEN = "first-token"
+
+
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The sweep's file, sweep.yaml.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the results (default: the file's name without its ending, in the present folder).", show_default=False)] = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", min=1, max=4096, help="Processes at once (default: one for each core).", show_default=False)] = None,
+    rank_by: Annotated[RankedBy, typer.Option("--rank-by", help="What orders the table; those that miss the goal are below in any case.")] = RankedBy.COST,
+    top: Annotated[int, typer.Option("--top", min=1, help="Rows of the table; all are in the files.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="All results as one JSON document.")] = False,
+) -> None:  # fmt: skip
+    """Run every combination of policies, their values, traces and seeds, and rank them by cost at kept service.
+
+    Results are kept as they end: started again, with the same command, a sweep goes on where it was stopped.
+    """
+    from cli.sweep_run import run_sweep
+    from cli.sweep_tables import tell_sweep
+    from cli.sweeping import plan_sweep
+    from simulator.sweep.ranking import RankBy
+
+    folder = out if out is not None else Path(file.stem)
+    with told_errors():
+        plan = plan_sweep(file)
+        try:
+            found = run_sweep(plan, folder, jobs, RankBy(rank_by.value))
+        except KeyboardInterrupt:
+            errors.print(
+                f"stopped; what is done is kept in {folder}: the same command goes on from there",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
+            raise
+    if as_json:
+        from broker.model import wire
+
+        print_json(wire.encode(found))
+    else:
+        tell_sweep(found, top)
+        tell(f"All of it is in {folder}: sweep.json, ranking.csv, cells.csv.")
+    if found.failed:
+        raise fail(f"{len(found.failed)} of {len(found.cells) + len(found.failed)} cells failed", Exit.FAILED)

@@ -1,0 +1,138 @@
+"""One cell of a sweep in a process of its own: what it is given, and what it answers. Nothing here knows the sweep."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from broker.model.errors import ConfigError, TidegateError, TraceError
+from broker.model.spec import ModelSpec, SiteSpec
+from broker.model.units import format_duration
+from cli.replayed import nothing_served
+from cli.simulating import WARM_UP_S
+from simulator.cluster.plan import ClusterPlan
+from simulator.run import run
+from simulator.simulation import SimulationSettings
+from simulator.sweep.cells import Cell, CellFailure, CellResult
+from simulator.sweep.figures import RunFigures, run_figures
+from traces.blocks import RequestBlock
+from traces.describe import LONGEST_SPAN_S
+from traces.scenario import Scenario, Source
+from traces.schema import Requests
+
+KEPT_ROWS = 2_000_000
+"""Of a demand that a process keeps for its next cell: a hundred megabytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class CellTask:
+    """``model_id`` gets a ``load`` that is no scenario, for ``duration_s`` at most. ``start_at``: its second 0 as epoch
+    seconds."""
+
+    cell: Cell
+    site: SiteSpec
+    models: tuple[ModelSpec, ...]
+    model_id: str
+    load: Source | Scenario
+    duration_s: float
+    start_at: float
+    tail_s: float
+    cluster: ClusterPlan | None = None
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The models of which something is asked."""
+        return self.load.models if isinstance(self.load, Scenario) else (self.model_id,)
+
+
+def run_cell(task: CellTask) -> CellResult | CellFailure:
+    """Whatever goes wrong is the answer: the other cells go on."""
+    try:
+        return CellResult(task.cell, _figures(task))
+    except TidegateError as error:
+        return CellFailure(task.cell, str(error))
+    except MemoryError:
+        return CellFailure(task.cell, "out of memory; try fewer --jobs, or a window of the trace")
+    except Exception as error:  # a policy may raise anything
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{frame.filename.rpartition('/')[2]}:{frame.lineno}, in {frame.name}"
+        return CellFailure(task.cell, f"{type(error).__name__}: {error} ({where})")
+
+
+def _figures(task: CellTask) -> RunFigures:
+    for model_id in task.asked:
+        _require_room(_model(task, model_id), task.site)
+    settings = SimulationSettings(tail_s=task.tail_s, start_at=task.start_at, warm_up_s=WARM_UP_S)
+    report = run(
+        task.site, task.models, _kept.load(task), seed=task.cell.seed, model_id=task.model_id, settings=settings,
+        cluster=task.cluster,
+    )  # fmt: skip
+    if not report.summary.requests.sent:
+        raise TraceError(f"no request of {task.cell.demand} was sent; its window, or its file, holds none")
+    if not report.summary.requests.finished:
+        raise ConfigError(nothing_served(report.summary))
+    if report.summary.problems:  # a policy that raised: its figures say nothing of what it was meant to do
+        raise ConfigError("; ".join(report.summary.problems))
+    return run_figures(report.facts, report.summary, tail_s=task.tail_s)
+
+
+def _model(task: CellTask, model_id: str) -> ModelSpec:
+    known = {model.model_id: model for model in task.models}
+    if model_id not in known:
+        raise ConfigError(f"{task.cell.demand} asks {model_id}; the policies have {', '.join(known)}")
+    return known[model_id]
+
+
+def _require_room(model: ModelSpec, site: SiteSpec) -> None:
+    room = max((pool.gpus for pool in site.pools if not model.pools or pool.pool_id in model.pools), default=0)
+    if model.gpus > room:
+        raise ConfigError(
+            f"a replica of {model.model_id} takes {model.gpus} GPUs, and its largest pool has {room}; give it a pool "
+            "with room, or take fewer GPUs for each",
+            field=f"models.{model.model_id}.gpus",
+        )
+
+
+class _KeptDemand:
+    """The requests of the last demand and seed: cells come in that order, and reading a trace takes as long as
+    simulating a part of it."""
+
+    def __init__(self) -> None:
+        self._key: tuple[Source, int] | None = None
+        self._kept: Requests | None = None
+
+    def load(self, task: CellTask) -> Requests | Scenario:
+        if isinstance(task.load, Scenario):  # its clients react to each run
+            return task.load
+        key = (task.load, task.cell.seed)
+        if self._kept is None or key != self._key:
+            self._kept = None  # before the next one is read: only one of them is ever in memory
+            found = task.load.requests(task.cell.seed, task.cell.demand, task.duration_s)
+            self._kept, self._key = _in_memory(found), key
+        return self._kept
+
+
+def _in_memory(requests: Requests) -> Requests:
+    """The requests as blocks that need not be read again; those that are too many are read each time."""
+    blocks: list[RequestBlock] = []
+    rows = 0
+    for block in _checked(requests):
+        rows += len(block)
+        if rows > KEPT_ROWS:
+            return requests.derived(lambda: _checked(requests))
+        blocks.append(block)
+    return requests.derived(lambda: iter(blocks))
+
+
+def _checked(requests: Requests) -> Iterator[RequestBlock]:
+    for block in requests.blocks():
+        if len(block) and block.arrival_s[-1] > LONGEST_SPAN_S:
+            raise TraceError(
+                f"a request comes {format_duration(float(block.arrival_s[-1]))} after the first; a run of more than "
+                f"{format_duration(LONGEST_SPAN_S)} is hardly meant: take a window, or look for a clock that jumps"
+            )
+        yield block
+
+
+_kept = _KeptDemand()

@@ -1,0 +1,1 @@
+"""Many runs: what to run, on all cores, kept as they end, ranked."""

@@ -1,0 +1,74 @@
+"""What one run of a sweep leaves: sums by day, so that any two runs of the same demand can be paired. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from simulator.report.compare import target_changes
+from simulator.report.facts import Facts
+from simulator.report.gpu_hours import GpuHours, daily_gpu_hours
+from simulator.report.recorder import DAY_S
+from simulator.report.slo import FIVE_MINUTES_S, HOUR_S, WorstWindow, daily, worst_window
+from simulator.report.summary import Latency, RunSummary
+
+
+@dataclass(frozen=True, slots=True)
+class Worst:
+    """The window with the least share in time: ``kept`` of ``arrivals`` from second ``begin_s`` on."""
+
+    begin_s: float
+    kept: int
+    arrivals: int
+
+    @property
+    def share(self) -> float:
+        return self.kept / self.arrivals
+
+
+@dataclass(frozen=True, slots=True)
+class RunFigures:
+    """One run. ``kept``, ``arrived``, ``gpu_hours`` and ``days`` have one entry for each day of the demand. ``days``
+    are the days' lengths, the last one with the tail: the same for all runs of a demand, so that a policy that is late
+    does not spread its cost over the longer run."""
+
+    kept: tuple[float, ...]
+    arrived: tuple[float, ...]
+    gpu_hours: tuple[GpuHours, ...]
+    days: tuple[float, ...]
+    worst_hour: Worst
+    worst_five_minutes: Worst
+    first_token: Latency
+    inter_token: Latency
+    end_to_end: Latency
+    finished: int
+    output_tokens: int
+    peak_ready: int
+    target_changes: int
+
+
+def run_figures(facts: Facts, summary: RunSummary, *, tail_s: float) -> RunFigures:
+    """The figures of a run to which at least one request came, over all its models."""
+    arrival_s, kept = facts.outcomes.arrival_s, facts.kept
+    last_s = float(arrival_s[-1])
+    count = int(last_s // DAY_S) + 1
+    in_time, arrived = daily(arrival_s, kept, count)
+    return RunFigures(
+        kept=tuple(in_time.tolist()),
+        arrived=tuple(arrived.tolist()),
+        gpu_hours=daily_gpu_hours(facts.intervals, facts.holdings, days=count),
+        days=(*(1.0 for _ in range(count - 1)), (last_s + tail_s) / DAY_S - (count - 1)),
+        worst_hour=_worst(worst_window(arrival_s, kept, HOUR_S)),
+        worst_five_minutes=_worst(worst_window(arrival_s, kept, FIVE_MINUTES_S)),
+        first_token=summary.time_to_first_token,
+        inter_token=summary.inter_token,
+        end_to_end=summary.end_to_end,
+        finished=summary.requests.finished,
+        output_tokens=summary.output_tokens,
+        peak_ready=summary.peak_ready,
+        target_changes=target_changes(summary),
+    )
+
+
+def _worst(window: WorstWindow | None) -> Worst:
+    assert window is not None, "a run with requests has a worst window"
+    return Worst(window.begin_s, window.share.kept, window.share.arrivals)

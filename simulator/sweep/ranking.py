@@ -1,0 +1,204 @@
+"""Which settings are best, and how surely: by cost among those that keep the goal, the others below them. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from simulator.statistics import CostAt, Estimate, Metric, Resampling, SweepPoint, cost_at, estimates
+from simulator.sweep.cells import Candidate, CellResult
+from simulator.sweep.design import Settings
+from simulator.sweep.figures import RunFigures
+
+EQUAL_ATTAINMENTS = (0.95, 0.99, 0.999)
+
+
+class RankBy(StrEnum):
+    """COST: GPU-hours a day. FIRST_TOKEN: the mean over the runs of their 95th percentile."""
+
+    COST = "cost"
+    ATTAINMENT = "attainment"
+    WORST_HOUR = "worst-hour"
+    FIRST_TOKEN = "first-token"
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What must be kept: the share in time of all arrivals, and that of the worst hour of any run."""
+
+    attainment: float
+    worst_hour: float
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A candidate on some demands: GPU-hours a day, the share in time over all runs, and the worst of their hours."""
+
+    cost: Estimate
+    attainment: Estimate
+    worst_hour: float
+    first_token_p95_s: float
+
+    def keeps(self, goal: Goal) -> bool:
+        return self.attainment.value >= goal.attainment and self.worst_hour >= goal.worst_hour
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """``pareto``: no other costs less and attains as much, or attains more and costs no more. ``held_out`` is the same
+    candidate on the demands that had no part in the ranking; None where there are none, or where a run is missing.
+    ``missing``: runs that failed; figures are over the seeds for which none did."""
+
+    candidate: Candidate
+    standing: Standing
+    keeps: bool
+    pareto: bool
+    missing: int
+    held_out: Standing | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """What a policy costs at equal attainments, along its knob."""
+
+    policy: str
+    settings: Settings
+    points: int
+    costs: tuple[CostAt, ...]
+
+
+class Results:
+    """The results of a sweep by candidate, demand and seed."""
+
+    def __init__(self, results: Sequence[CellResult], seeds: Sequence[int]) -> None:
+        self.seeds = tuple(seeds)
+        self.candidates = tuple(dict.fromkeys(result.cell.candidate for result in results))
+        self._figures: dict[Candidate, dict[tuple[str, int], RunFigures]] = {}
+        for result in results:
+            known = self._figures.setdefault(result.cell.candidate, {})
+            known[result.cell.demand, result.cell.seed] = result.figures
+
+    def whole_seeds(self, candidate: Candidate, demands: Sequence[str]) -> tuple[int, ...]:
+        """Those for which the candidate was run on all demands."""
+        known = self._figures[candidate]
+        return tuple(seed for seed in self.seeds if all((demand, seed) in known for demand in demands))
+
+    def runs(self, candidate: Candidate, demands: Sequence[str]) -> list[RunFigures]:
+        known = self._figures[candidate]
+        return [known[demand, seed] for seed in self.whole_seeds(candidate, demands) for demand in demands]
+
+    def days(self, demands: Sequence[str]) -> int:
+        """Of all demands together; those of which no run is there count for nothing."""
+        lengths = {demand: len(run.days) for known in self._figures.values() for (demand, _), run in known.items()}
+        return sum(lengths.get(demand, 0) for demand in demands)
+
+    def metrics(self, candidate: Candidate, demands: Sequence[str]) -> tuple[Metric, Metric] | None:
+        """Attainment and GPU-hours a day, the days of all demands side by side; None without a whole seed."""
+        known, seeds = self._figures[candidate], self.whole_seeds(candidate, demands)
+        if not seeds:
+            return None
+
+        def rows(days_of: Callable[[RunFigures], Sequence[float]]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+            return np.array([[day for demand in demands for day in days_of(known[demand, seed])] for seed in seeds])
+
+        return (
+            Metric(seeds, rows(lambda run: run.kept), rows(lambda run: run.arrived)),
+            Metric(seeds, rows(lambda run: [day.total for day in run.gpu_hours]), rows(lambda run: run.days)),
+        )
+
+    def point(self, candidate: Candidate, demands: Sequence[str]) -> SweepPoint | None:
+        metrics = self.metrics(candidate, demands)
+        return None if metrics is None else SweepPoint(0.0, *metrics)
+
+
+def rank(
+    results: Results, demands: Sequence[str], held_out: Sequence[str], goal: Goal, resampling: Resampling,
+    by: RankBy = RankBy.COST,
+) -> list[Ranked]:  # fmt: skip
+    """All candidates of which at least one seed is whole, the best first; only ``demands`` count for the order."""
+    standings = _standings(results, demands, resampling)
+    beside = _standings(results, held_out, resampling) if held_out else {}
+    front = pareto_front({one: (s.cost.value, s.attainment.value) for one, s in standings.items()})
+    wanted = len(results.seeds) * len(demands)
+    ranked = [
+        Ranked(
+            candidate,
+            standing,
+            keeps=standing.keeps(goal),
+            pareto=candidate in front,
+            missing=wanted - len(results.runs(candidate, demands)),
+            held_out=beside.get(candidate),
+        )
+        for candidate, standing in standings.items()
+    ]
+    return sorted(ranked, key=lambda row: _order(row, by))
+
+
+def pareto_front(points: Mapping[Candidate, tuple[float, float]]) -> set[Candidate]:
+    """Those of (cost, attainment) that no other beats in one and equals in the other."""
+    front: set[Candidate] = set()
+    best = -math.inf
+    for cost in sorted({cost for cost, _ in points.values()}):
+        reached = max(attained for at, attained in points.values() if at == cost)
+        if reached > best:
+            best = reached
+            front.update(one for one, point in points.items() if point == (cost, reached))
+    return front
+
+
+def curves(results: Results, demands: Sequence[str], resampling: Resampling) -> list[Curve]:
+    """One for each family of candidates whose knob was tried at two settings or more."""
+    found = []
+    for family, members in families(results).items():
+        points = [point for one in members if (point := results.point(one, demands)) is not None]
+        if len(points) > 1:
+            costs = cost_at(points, EQUAL_ATTAINMENTS, resampling)
+            found.append(Curve(*family, len(points), costs))
+    return found
+
+
+def families(results: Results) -> dict[tuple[str, Settings], list[Candidate]]:
+    """Candidates that differ in their knob only, of policies that have one."""
+    found: dict[tuple[str, Settings], list[Candidate]] = {}
+    for candidate in results.candidates:
+        if candidate.knob is not None:
+            found.setdefault(candidate.family, []).append(candidate)
+    return found
+
+
+def _standings(results: Results, demands: Sequence[str], resampling: Resampling) -> dict[Candidate, Standing]:
+    """By candidate; those with the same seeds are resampled together."""
+    metrics = {one: found for one in results.candidates if (found := results.metrics(one, demands)) is not None}
+    standings = {}
+    for seeds in dict.fromkeys(found[0].seeds for found in metrics.values()):
+        alike = [one for one, found in metrics.items() if found[0].seeds == seeds]
+        estimated = estimates([metric for one in alike for metric in metrics[one]], resampling)
+        for one, attained, cost in zip(alike, estimated[::2], estimated[1::2], strict=True):
+            runs = results.runs(one, demands)
+            first = [run.first_token.p95_s for run in runs if run.first_token.p95_s is not None]
+            standings[one] = Standing(
+                cost,
+                attained,
+                worst_hour=min(run.worst_hour.share for run in runs),
+                first_token_p95_s=sum(first) / len(first) if first else math.inf,
+            )
+    return {one: standings[one] for one in metrics}
+
+
+def _order(row: Ranked, by: RankBy) -> tuple[object, ...]:
+    """Those that miss the goal below all others, and the nearer to it the higher, whatever is ranked by. Equals stay in
+    the sweep's order."""
+    standing = row.standing
+    figures = {
+        RankBy.COST: standing.cost.value,
+        RankBy.ATTAINMENT: -standing.attainment.value,
+        RankBy.WORST_HOUR: -standing.worst_hour,
+        RankBy.FIRST_TOKEN: standing.first_token_p95_s,
+    }
+    if not row.keeps and by is RankBy.COST:
+        return True, -standing.attainment.value, standing.cost.value
+    return not row.keeps, figures[by], standing.cost.value

@@ -1,0 +1,147 @@
+"""What reports and sweeps have to say as sides of a comparison. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from broker.model import wire
+from broker.model.spec import ServiceObjective
+from simulator.report.document import Figure, RunReport
+from simulator.statistics import Metric
+from simulator.sweep.cells import Candidate, settings_words
+from simulator.sweep.comparing import Measure, Subject
+from simulator.sweep.document import SweepDocument
+from simulator.sweep.ranking import families
+
+ATTAINMENT, COST = "attainment", "gpu_hours_a_day"
+
+
+def of_reports(named: Sequence[tuple[str, RunReport]]) -> list[Subject]:
+    """One side for each report; those that differ in their seed only are one side of several seeds."""
+    groups: dict[str, list[tuple[str, RunReport]]] = {}
+    for name, report in named:
+        key = _run_but_its_seed(report)
+        if any(other.run.seed == report.run.seed for _, other in groups.get(key, ())):
+            key += f"\0{name}"  # the same once more: a side of its own
+        groups.setdefault(key, []).append((name, report))
+    return [_of_group(group) for group in groups.values()]
+
+
+def _run_but_its_seed(report: RunReport) -> str:
+    models = [replace(model, requests=0) for model in report.run.models]
+    return json.dumps(
+        [
+            [wire.encode(model) for model in models],
+            report.run.cluster,
+            report.run.site and report.run.site.sha256,
+            sorted(_asked(report).items()),
+        ]
+    )
+
+
+def _of_group(group: Sequence[tuple[str, RunReport]]) -> Subject:
+    names, reports = [name for name, _ in group], [report for _, report in group]
+    first = reports[0]
+    days = min(len(figure.numerator) for report in reports for figure in report.figures)
+    measures = {}
+    for figure in first.figures:
+        rows = [(report.run.seed, report.figure(figure.name, figure.model_id)) for report in reports]
+        there = [(seed, row) for seed, row in rows if row is not None]
+        title = f"{figure.name} of {figure.model_id}" if figure.model_id else figure.name
+        measures[title] = Measure(_stacked(there, days), figure.unit, figure.better)
+    worst = [row.value for report in reports for row in report.attainment if row.kind == "worst hour"]
+    return Subject(
+        " + ".join(names),
+        _asked(first),
+        measures,
+        recorded=first.run.trace is not None,
+        worst_hour=min((value for value in worst if value is not None), default=None),
+    )
+
+
+def _asked(report: RunReport) -> dict[str, str]:
+    """What the run was asked and is judged by."""
+    trace, asked = report.run.trace, {}
+    if trace is not None:
+        asked["the trace"] = f"{trace.file.name} ({trace.file.sha256[:12]})"
+        asked["the window"] = trace.window or "all of it"
+        asked["the rate"] = f"{trace.rate_scale:g} times by {trace.scale_method}"
+    for what, file in (("the scenario", report.run.scenario), ("the simulated cluster", report.run.cluster_file)):
+        if file is not None:
+            asked[what] = f"{file.name} ({file.sha256[:12]})"
+    for model in report.run.models:
+        if model.requests:
+            asked[f"what {model.model_id} promises"] = _promise(model.objective)
+    asked["how much of the run there is"] = report.run.ended_early or "all"
+    return asked
+
+
+def _promise(objective: ServiceObjective) -> str:
+    return json.dumps(wire.encode(objective), separators=(", ", ": "))
+
+
+def _stacked(rows: Sequence[tuple[int, Figure]], days: int) -> Metric:
+    """A late run may last into another day; what comes there belongs to its last full one."""
+
+    def cut(values: Sequence[float]) -> list[float]:
+        return [*values[: days - 1], sum(values[days - 1 :])]
+
+    return Metric(
+        tuple(seed for seed, _ in rows),
+        np.array([cut(row.numerator) for _, row in rows]),
+        np.array([cut(row.denominator) for _, row in rows]),
+    )
+
+
+def of_sweep(name: str, found: SweepDocument) -> list[Subject]:
+    """The best-ranked setting of each policy, judged on the held-out demands if there are any; with its curve where it
+    has a knob, and then one side for each family of settings."""
+    results, demands = found.results, found.held_out or found.ranked_on
+    order = [Candidate(row.policy, row.settings, _knob(found, row.policy)) for row in found.ranking]
+    members = families(results)
+    sides: dict[object, Candidate] = {}
+    for candidate in order:
+        sides.setdefault(candidate.family if candidate.knob is not None else candidate.policy, candidate)
+    subjects = []
+    for candidate in sides.values():
+        points = [results.point(one, demands) for one in members.get(candidate.family, ())]
+        curve = tuple(point for point in points if point is not None)
+        subject = _of_candidate(name, found, candidate, demands)
+        if subject is not None:
+            subjects.append(replace(subject, curve=curve if len(curve) > 1 else ()))
+    return subjects
+
+
+def of_cell(name: str, found: SweepDocument, key: str) -> Subject | None:
+    """One run of a sweep; None if the sweep has no such cell."""
+    cell = next((result.cell for result in found.cells if result.cell.key == key), None)
+    if cell is None:
+        return None
+    only = replace(found, cells=tuple(result for result in found.cells if result.cell.key == key))
+    return _of_candidate(name, only, cell.candidate, (cell.demand,))
+
+
+def _of_candidate(name: str, found: SweepDocument, candidate: Candidate, demands: Sequence[str]) -> Subject | None:
+    results = found.results
+    metrics = results.metrics(candidate, demands) if candidate in results.candidates else None
+    if metrics is None:
+        return None
+    used = {demand.name: demand for demand in found.demands}
+    asked = {f"the demand {demand}": used[demand].digest[:12] for demand in demands}
+    asked |= {f"what {model or 'the model'} promises": _promise(one) for model, one in found.objectives.items()}
+    asked["the tail"] = f"{found.tail_s:g} s"
+    return Subject(
+        f"{name}: {candidate.policy} {settings_words(candidate.settings)}".strip(),
+        asked,
+        {ATTAINMENT: Measure(metrics[0], "share", "higher"), COST: Measure(metrics[1], "GPU-hours", "lower")},
+        recorded=any(used[demand].recorded for demand in demands),
+        worst_hour=min(run.worst_hour.share for run in results.runs(candidate, demands)),
+    )
+
+
+def _knob(found: SweepDocument, policy: str) -> str | None:
+    return next((r.cell.candidate.knob for r in found.cells if r.cell.candidate.policy == policy), None)

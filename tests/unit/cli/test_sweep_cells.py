@@ -1,0 +1,100 @@
+"""A cell that goes wrong answers with its cause, and requests are read once for all settings that are tried on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from broker.model.errors import TraceError
+from broker.model.spec import ModelSpec, PolicySpec
+from cli.sweep_cells import CellTask, run_cell
+from simulator.sweep.cells import Cell, CellFailure, CellResult
+from tests.support.simulated import ELASTIC, SITE
+from tests.unit.sweep.runs import candidate
+from traces.blocks import Names, RequestBlock, request_block
+from traces.schema import Requests
+from traces.sessions import Script
+
+
+class FakeSource:
+    """Requests twice a second, or an error. Counts how often they are read."""
+
+    def __init__(self, *, raises: Exception | None = None, count: int = 20, apart_s: float = 0.5) -> None:
+        self.raises = raises
+        self.count = count
+        self.apart_s = apart_s
+        self.read = 0
+
+    def requests(self, seed: int, name: str, duration_s: float) -> Requests:
+        return Requests(self._make)
+
+    def _make(self) -> Iterator[RequestBlock]:
+        self.read += 1
+        if self.raises is not None:
+            raise self.raises
+        if self.count:
+            yield request_block(np.arange(self.count) * self.apart_s, np.full(self.count, 50), np.full(self.count, 20))
+
+    def scripts(self, seed: int, name: str, duration_s: float) -> tuple[Iterator[Script], Names]:
+        return iter(()), Names("tenants")
+
+
+def task(source: FakeSource, model: ModelSpec = ELASTIC, seed: int = 1) -> CellTask:
+    cell = Cell("key", candidate("rules"), "calm", seed)
+    return CellTask(cell, SITE, (model,), "chat", source, 60.0, 1.7e9, 5.0)
+
+
+def cause(task: CellTask) -> str:
+    answer = run_cell(task)
+    assert isinstance(answer, CellFailure)
+    return answer.cause
+
+
+def test_a_cell_has_the_figures_of_its_run() -> None:
+    answer = run_cell(task(FakeSource()))
+    assert isinstance(answer, CellResult)
+    assert answer.figures.arrived == (20.0,)
+    assert answer.figures.days == pytest.approx(((9.5 + 5.0) / 86_400,))
+    assert answer.figures.gpu_hours[0].total > 0
+
+
+def test_the_same_cell_leaves_the_same() -> None:
+    assert run_cell(task(FakeSource())) == run_cell(task(FakeSource()))
+
+
+def test_requests_are_read_once_for_one_demand_and_seed() -> None:
+    source = FakeSource()
+    for model in (ELASTIC, replace(ELASTIC, maximum=2)):
+        assert isinstance(run_cell(task(source, model)), CellResult)
+    assert source.read == 1
+    run_cell(task(source, seed=2))
+    assert source.read == 2
+
+
+def test_a_policy_that_raises_is_told_and_has_no_figures() -> None:
+    told = cause(task(FakeSource(), replace(ELASTIC, policy=PolicySpec("nonsense"))))
+    assert "no policy is called 'nonsense'" in told
+
+
+def test_a_trace_without_requests_is_told() -> None:
+    assert "no request of calm was sent" in cause(task(FakeSource(count=0)))
+
+
+def test_a_trace_that_breaks_in_the_middle_is_told() -> None:
+    assert cause(task(FakeSource(raises=TraceError("no number", path="a.csv", line=7)))) == "a.csv:7: no number"
+
+
+def test_what_nobody_foresaw_is_told_with_its_place() -> None:
+    told = cause(task(FakeSource(raises=ZeroDivisionError("division by zero"))))
+    assert told.startswith("ZeroDivisionError: division by zero (test_sweep_cells.py:")
+
+
+def test_want_of_memory_says_what_to_do() -> None:
+    assert "try fewer --jobs" in cause(task(FakeSource(raises=MemoryError())))
+
+
+def test_a_clock_that_jumps_is_refused() -> None:
+    assert "a run of more than" in cause(task(FakeSource(apart_s=1e10)))

@@ -1,0 +1,91 @@
+"""``sweep.yaml`` says what is wrong with it, where, and what would be right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from broker.app.settings.sweep import SweepSettings, read_sweep
+from tests.unit.settings.files import refusal, written
+
+SWEEP = """
+    policies:
+      rules:
+        file: policies.yaml
+        grid: {models.chat.max: [2, 4]}
+        knob: models.chat.max
+    traces:
+      calm:
+        source: {kind: generated, profile: burstgpt1_conv, rate: 1}
+        duration: 5m
+"""
+
+
+def settings_of(path: Path) -> SweepSettings:
+    return read_sweep(path)[0]
+
+
+def test_a_small_sweep_is_read(tmp_path: Path) -> None:
+    settings = settings_of(written(tmp_path, SWEEP))
+    assert settings.policies["rules"].file == tmp_path / "policies.yaml"
+    assert settings.policies["rules"].grid == {"models.chat.max": [2, 4]}
+    assert settings.traces["calm"].duration_s == 300.0
+    assert settings.seeds == [1]
+    assert settings.goal.attainment == 0.99
+
+
+TUNED = """
+    policies: {rules: {file: policies.yaml}}
+    tune:
+      first: {source: {kind: trace, path: a.csv, window: 0s..1h}}
+    report:
+      second: {source: {kind: trace, path: %s, window: %s}}
+"""
+
+
+@pytest.mark.parametrize(("path", "window"), [("b.csv", "0s..1h"), ("a.csv", "1h..2h"), ("./a.csv", "90m..2h")])
+def test_another_trace_or_another_window_may_be_held_out(path: str, window: str, tmp_path: Path) -> None:
+    assert settings_of(written(tmp_path, TUNED % (path, window))).report
+
+
+def drawn(values: str) -> str:
+    """Draws before the knob."""
+    return f"samples: 2\n        random: {{{values}}}\n        knob:"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("knob: models.chat.max", "knob: models.chat.min", "models.chat.min' is not varied; varied: models.chat.max"),
+        ("[2, 4]", "[]", "needs at least one value"),
+        ("[2, 4]", "[2, 2]", "2 stands twice"),
+        ("[2, 4]", "[{a: 1}]", "is not a plain value"),
+        ("knob:", "samples: 3\n        knob:", "counts draws, and nothing is drawn"),
+        ("knob:", drawn("x: {kind: uniform, from: 2, to: 1}"), "1 is not more than from, which is 2"),
+        ("knob:", drawn("x: {kind: uniform, from: 1, to: 2}").replace("samples: 2", ""), "missing: how many draws?"),
+        ("knob:", drawn("models.chat.max: {kind: choice, values: [1]}"), "stands in grid too"),
+        ("knob:", drawn("x: {kind: log_uniform, from: 0, to: 1}"), "0 has no logarithm"),
+        ("        duration: 5m\n", "", "missing: generated requests never end"),
+        ("traces:", "tune:", None),
+        ("traces:", "report:", "give either traces, or tune (and report)"),
+        ("    traces:", "    report: {x: {source: {kind: trace, path: a}}}\n    traces:", "was held out from tune"),
+        ("    traces:", "    seeds: [1, 1]\n    traces:", "a seed stands twice"),
+        ("    traces:", "    goals: {}\n    traces:", "unknown field; did you mean goal?"),
+        ("    traces:", "    goal: {attainment: 1.5}\n    traces:", "is too much"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_told_with_their_line(old: str, new: str, expected: str | None, tmp_path: Path) -> None:
+    assert old in SWEEP
+    path = written(tmp_path, SWEEP.replace(old, new))
+    if expected is None:
+        assert list(settings_of(path).tune) == ["calm"]
+        return
+    told = refusal(settings_of, path)
+    assert any(expected in problem for problem in told), told
+    assert all(problem.partition(":")[0].isdecimal() for problem in told)
+
+
+def test_a_trace_is_tuned_on_or_reported_on_but_never_both(tmp_path: Path) -> None:
+    [told] = refusal(settings_of, written(tmp_path, TUNED % ("a.csv", "30m..2h")))
+    assert "is tuned on as tune.first; name another trace, or another window" in told
