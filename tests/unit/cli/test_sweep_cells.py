@@ -28,6 +28,10 @@ class FakeSource:
         self.apart_s = apart_s
         self.read = 0
 
+    @property
+    def has_sessions(self) -> bool:
+        return False
+
     def requests(self, seed: int, name: str, duration_s: float) -> Requests:
         return Requests(self._make)
 
