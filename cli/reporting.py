@@ -90,6 +90,7 @@ def _oracle(run: TraceRun, simulated: Simulated, facts: Facts, wanted: OracleCho
     left_out = f"the run took {simulated.wall_s:.0f} s, and the plan takes up to five more; --oracle always makes it"
 
     def execute(policies: Mapping[str, PolicySpec]) -> Facts:
+        errors.print("executing a plan that knows the future (--oracle never leaves it out)", highlight=False)
         return simulate_trace(run, policies).report.facts
 
     try:

@@ -234,10 +234,11 @@ class DecisionCounts:
 
 @dataclass(frozen=True, slots=True)
 class Clairvoyant:
-    """The clairvoyant plan, executed. ``gpu_hours_gap``: how much more the run took, as a share of the plan's."""
+    """The clairvoyant plan, executed. ``gpu_hours_gap``: how much more the run took, as a share of the plan's; None
+    where the plan attained less than the run, since costs are compared at equal service."""
 
     gpu_hours: float
-    attainment: float | None
+    attainment: float
     worst_hour: float | None
     gpu_hours_gap: float | None
     knows: str

@@ -156,18 +156,21 @@ def _lead(facts: Facts, model_id: str, pool: OraclePool) -> Lead:
 
 
 def _clairvoyant(facts: Facts, asked: Mapping[str, _Asked], execute: Execute, cost: float) -> Clairvoyant | None:
-    """At the least headroom at which it attains what the run did, so that costs stand at equal service; None if no
-    plan exists."""
+    """At the least headroom at which it attains what the run did, so that costs stand at equal service; else the one
+    that attained most, and no more is tried once more room gains nothing: the pools are full. None if no plan
+    exists."""
     wanted = float(facts.kept.mean())
-    best = None
+    best: Clairvoyant | None = None
     for headroom in HEADROOMS:
         plans = {model_id: _plan(one, headroom) for model_id, one in asked.items()}
         known = {model_id: plan for model_id, plan in plans.items() if plan is not None}
         if len(known) < len(plans):
             break
-        found = execute(_specs(facts, known))
-        best = _told(found, known, cost)
-        if (best.attainment or 0.0) >= wanted:
+        tried = _told(execute(_specs(facts, known)), known, cost, wanted)
+        if best is not None and tried.attainment <= best.attainment:
+            break
+        best = tried
+        if best.attainment >= wanted:
             break
     return best
 
@@ -190,13 +193,15 @@ def _specs(facts: Facts, plans: Mapping[str, ReplicaTimetable]) -> dict[str, Pol
     }
 
 
-def _told(found: Facts, plans: Mapping[str, ReplicaTimetable], cost: float) -> Clairvoyant:
+def _told(found: Facts, plans: Mapping[str, ReplicaTimetable], cost: float, wanted: float) -> Clairvoyant:
+    """Costs are compared at equal service only: a plan that attained less has no gap."""
+    attained = float(found.kept.mean())
     total = gpu_hours(found.intervals, found.holdings).total
     worst = worst_window(found.outcomes.arrival_s, found.kept, HOUR_S)
     return Clairvoyant(
         gpu_hours=total,
-        attainment=float(found.kept.mean()),
+        attainment=attained,
         worst_hour=worst.share.value if worst is not None else None,
-        gpu_hours_gap=cost / total - 1 if total > 0 else None,
+        gpu_hours_gap=cost / total - 1 if total > 0 and attained >= wanted else None,
         knows="; ".join(f"{model_id} {plan.words}" for model_id, plan in plans.items()),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,9 +16,11 @@ import pytest
 
 from broker.model.errors import InvariantViolated, WireError
 from broker.model.json_schema import schema_of
+from broker.model.spec import PolicySpec
 from simulator.report.__main__ import NAME, schema_text
 from simulator.report.compose import Source, compose
 from simulator.report.document import RunReport, dumps, loads
+from simulator.report.facts import Facts
 from simulator.report.folder import write_folder
 from simulator.report.gap import oracle_of
 from simulator.report.gpu_hours import gpu_hours
@@ -118,6 +121,20 @@ class TestOracle:
         forged = replace(facts, recorded=replace(facts.recorded, replicas=facts.recorded.replicas[:1]))
         with pytest.raises(InvariantViolated, match="nothing can do that"):
             oracle_of(forged, None)
+
+    def test_a_plan_that_more_room_does_not_help_is_tried_no_further_and_its_cost_not_compared(
+        self, report: Report
+    ) -> None:
+        facts, asked = report.facts, []
+
+        def late(policies: Mapping[str, PolicySpec]) -> Facts:
+            asked.append(policies)
+            later = facts.outcomes.first_token_s + 3600.0
+            return replace(facts, outcomes=replace(facts.outcomes, first_token_s=later))
+
+        found = oracle_of(facts, late).clairvoyant
+        assert found is not None
+        assert (len(asked), found.attainment, found.gpu_hours_gap) == (2, 0.0, None)
 
     def test_why_there_is_no_plan_is_told(self, report: Report) -> None:
         found = oracle_of(report.facts, None, left_out="it would take minutes")

@@ -73,6 +73,7 @@ function oracleCard() {
   const words = [];
   if (oracle.left_out) words.push(`No lower bound: ${oracle.left_out}.`);
   else words.push(`The bound allows the run's own share of misses, in steps of ${seconds(oracle.step_s)}; nothing can cost less.`);
+  if (plan && plan.gpu_hours_gap === null) words.push("The plan kept fewer in time than the run, so their costs are not compared.");
   if (plan) words.push(plan.knows);
   else if (oracle.clairvoyant_left_out) words.push(`No clairvoyant plan: ${oracle.clairvoyant_left_out}.`);
   words.push(`n = 1 seed (${run.seed}).`);
