@@ -279,10 +279,10 @@ class Engines:
         self._order()
         return known
 
-    def evict(self, before: float) -> None:
+    def evict(self, before: float) -> bool:
         """Drop rows older than ``before`` (but each replica's last row at that time, the base of later views), and
-        replicas that have none since."""
-        self._view = None
+        replicas that have none since; True if there were any of those. Where not, views stay as they were: no look
+        back reaches that far."""
         for replica in self._ordered:
             stale = bisect_right(replica.times, before) - 1
             if stale > 0:
@@ -290,6 +290,7 @@ class Engines:
         ended = [replica.replica_id for replica in self._ordered if replica.times[-1] < before]
         for replica_id in ended:
             self.forget(replica_id)
+        return bool(ended)
 
     def reconfigure(self, patience_s: float) -> None:
         self.patience_s = patience_s

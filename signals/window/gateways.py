@@ -222,8 +222,7 @@ class Gateways:
             self._counted_to = None
 
     def evict(self, before: float) -> None:
-        """Drop reports older than ``before``, and gateways that have none since."""
-        self._view = None
+        """Drop reports older than ``before``, and gateways that have none since: no view looks back that far."""
         for gateway in self._ordered:
             gateway.evict(before)
         for gateway_id in [gateway.gateway_id for gateway in self._ordered if not gateway.reports]:

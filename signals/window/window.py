@@ -242,9 +242,9 @@ class SignalWindow:
         if now < self._evicted_at + self._patience_s:
             return
         self._evicted_at = now
-        self._latest = None
         before = now - self._retention_s
-        self._engines.evict(before)
+        if self._engines.evict(before):
+            self._latest = None
         self._gateways.evict(before)
         known = self._engines.known.keys() | self._gateways.known.keys()
         self._waiting &= known
