@@ -10,6 +10,7 @@ import numpy as np
 
 from benchmarks.base import Measurement
 from benchmarks.bench_engine_reference import PROFILE
+from broker.app.steadiness import steady_steps
 from broker.log.memory import MemoryLog, MemoryStore
 from broker.model.spec import EngineSpec, Limits, ModelSpec, PolicySpec, PoolSpec, SiteSpec
 from policies.registry import cached
@@ -71,9 +72,10 @@ def run() -> list[Measurement]:
 def _measured(name: str, interval_s: float) -> Measurement:
     times = []
     for _ in range(RUNS):
-        began = time.process_time()
-        summary = simulate(REQUESTS, interval_s)
-        times.append(time.process_time() - began)
+        with steady_steps():  # as `tidegate simulate` does
+            began = time.process_time()
+            summary = simulate(REQUESTS, interval_s)
+            times.append(time.process_time() - began)
     details = {
         "requests": REQUESTS,
         "replicas": REPLICAS,

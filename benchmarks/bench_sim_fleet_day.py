@@ -14,6 +14,7 @@ import numpy as np
 
 from benchmarks.base import Measurement
 from benchmarks.bench_engine_reference import PROFILE
+from broker.app.steadiness import steady_steps
 from broker.log.memory import MemoryLog, MemoryStore
 from broker.model.spec import EngineSpec, Limits, ModelSpec, PolicySpec, PoolSpec, SiteSpec
 from policies.registry import cached
@@ -87,9 +88,10 @@ def run() -> list[Measurement]:
     """``TIDEGATE_FLEET_HOURS`` (24): another span; the figure is then named after it and its target is its share."""
     make_ready()
     hours = float(os.environ.get("TIDEGATE_FLEET_HOURS", "24"))
-    began = time.process_time()
-    summary = simulate(hours * 3600.0)
-    took_s = time.process_time() - began
+    with steady_steps():  # as `tidegate simulate` does
+        began = time.process_time()
+        summary = simulate(hours * 3600.0)
+        took_s = time.process_time() - began
     details = {
         "requests": summary.requests.sent,
         "models": MODELS,

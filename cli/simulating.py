@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from broker.app.settings import load_policies, load_site
 from broker.app.settings.document import read_document
 from broker.app.settings.scenario import load_scenario
+from broker.app.steadiness import steady_steps
 from broker.model import wire
 from broker.model.errors import ConfigError, ConfigErrors, TraceError, WireError
 from broker.model.spec import ModelSpec, PolicySpec, PoolSpec, SiteSpec
@@ -260,7 +261,7 @@ _LARGEST_SUMMARY_BYTES = 256 << 20
 def _carried_out(prepared: Prepared, asked: Asked) -> Simulated:
     """The run, with its progress by the load's own time."""
     began = time.perf_counter()
-    with _shown_progress() as show:
+    with steady_steps(), _shown_progress() as show:
         every_s = _BAR_EVERY_S if errors.is_terminal else LINE_EVERY_S
         progress = Paced(show, max(asked.span_s, 1e-9), time.monotonic, every_s)
         report = prepared.carry_out(trace=asked.counts, progress=progress)
