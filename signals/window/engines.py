@@ -331,12 +331,13 @@ class Engines:
             if replica.layout is not layout:
                 layout = replica.layout
                 part = parts.setdefault(layout, Part(layout))
+                replicas, latest_rows, base_rows = part.replicas, part.latest, part.base
             if replica.irregular_at >= since or replica.irregular_at >= times[base]:
-                part.irregular.append((len(part.replicas), latest, base))
+                part.irregular.append((len(replicas), latest, base))
                 changes_at = t  # which rows it is made of depends on the time
-            part.replicas.append(replica)
-            part.latest.append(rows[latest])
-            part.base.append(rows[base])
+            replicas.append(replica)
+            latest_rows.append(rows[latest])
+            base_rows.append(rows[base])
         for part in parts.values():
             part.measure(since)
         view.parts.extend(parts.values())

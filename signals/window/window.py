@@ -29,6 +29,7 @@ _LATENCIES = (
     (Signal.INTER_TOKEN_P95, 0.95, 2, INTER_TOKEN, "running"),
     (Signal.QUEUE_TIME_P95, 0.95, 0, None, "running"),
 )
+_BY_ENGINES_ONLY = tuple(latency for latency in _LATENCIES if latency[3] is None)
 
 
 @dataclass(slots=True)
@@ -43,16 +44,19 @@ class Look:
 
 @dataclass(slots=True)
 class EnginesTold:
-    """The signals by the engines in ``view``, of whom those ``expected`` should report, at ``t`` up to ``until``."""
+    """The signals by the engines in ``view``, of whom those ``expected`` should report, at ``t`` up to ``until``.
+    ``alone``: no gateway reports, so that all latencies are asked of them."""
 
     view: EngineView
     expected: Expected | None
+    alone: bool
     t: float
     until: float
     usable: dict[Signal, Reading]
 
-    def holds(self, view: EngineView, expected: Expected | None, t: float) -> bool:
-        return view is self.view and expected is self.expected and self.t <= t <= self.until
+    def holds(self, view: EngineView, expected: Expected | None, alone: bool, t: float) -> bool:
+        same = view is self.view and expected is self.expected and alone is self.alone
+        return same and self.t <= t <= self.until
 
 
 class SignalWindow:
@@ -277,9 +281,9 @@ class SignalWindow:
             usable = dict.fromkeys(_REPLICAS_ONLY, true_zero(t))
             until = t  # the zero is of now
         else:
-            told = self._told
-            if told is None or not told.holds(engines, expected, t):
-                told = self._told = self._of_engines(engines, expected, t)
+            told, alone = self._told, gateways is None
+            if told is None or not told.holds(engines, expected, alone, t):
+                told = self._told = self._of_engines(engines, expected, alone, t)
             usable = told.usable if gateways is None else dict(told.usable)
             until = min(until, engines.until, told.until)
         if gateways is None:
@@ -289,7 +293,7 @@ class SignalWindow:
             until = min(until, gateways.until)
         return Look(t, max(t, until), engines, usable)
 
-    def _of_engines(self, view: EngineView, expected: Expected | None, t: float) -> EnginesTold:
+    def _of_engines(self, view: EngineView, expected: Expected | None, alone: bool, t: float) -> EnginesTold:
         """The signals by the engines' own metrics; none if one is missing that should report."""
         gauges = view.gauges()
         missing = bool(view.silent)
@@ -305,7 +309,7 @@ class SignalWindow:
                 if not missing:
                     until = min(absent.values()) + self._patience_s - _MARGIN_S
         if missing or not gauges:
-            return EnginesTold(view, expected, t, until, {})
+            return EnginesTold(view, expected, alone, t, until, {})
         at = view.oldest_at
         _, running, waiting, kv = map(sum, zip(*gauges.values(), strict=True))
         numbers = {
@@ -317,14 +321,14 @@ class SignalWindow:
             **view.rates(),
         }
         usable = {signal: Reading(Freshness.FRESH, value, at) for signal, value in numbers.items() if value == value}
-        for signal, q, which, _, undecided in _LATENCIES:
+        for signal, q, which, _, undecided in _LATENCIES if alone else _BY_ENGINES_ONLY:
             value = view.quantile(which, q)
             if value is None:
                 if (waiting if undecided == "waiting" else running + waiting) == 0.0:
                     usable[signal] = true_zero(at)
             elif value == value:
                 usable[signal] = fresh(value, at)
-        return EnginesTold(view, expected, t, until, usable)
+        return EnginesTold(view, expected, alone, t, until, usable)
 
 
 def _add_gateways(usable: dict[Signal, Reading], view: GatewayView, expected: Expected | None) -> None:
@@ -339,7 +343,6 @@ def _add_gateways(usable: dict[Signal, Reading], view: GatewayView, expected: Ex
     for signal, q, _, which, undecided in _LATENCIES:
         if which is not None:
             value = view.quantile(which, q)
-            usable.pop(signal, None)
             if value is not None:
                 usable[signal] = fresh(value, at)
             elif (view.waiting if undecided == "waiting" else view.in_flight) == 0.0:
