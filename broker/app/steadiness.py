@@ -18,8 +18,8 @@ def steady_steps() -> Iterator[None]:
 
     The garbage collector leaves alone what lives now and looks rarely at what is new: the records of 10,000 replicas
     are some hundred thousand objects without a cycle, which reference counts alone give back, and a full collection
-    that looks at each of them took 60 ms in the middle of a step, and a tenth of a simulated fleet's time. Cycles (tasks,
-    exceptions) are still found.
+    that looks at each of them took 60 ms in the middle of a step, and a tenth of a simulated fleet's time. Cycles
+    (tasks, exceptions) are still found.
 
     Threads take turns each half millisecond instead of each five: the log's thread needs the interpreter after every
     statement of a commit, and while the event loop is busy it would wait for its turn each time.

@@ -17,14 +17,15 @@ from tests.support.world import fake_policies, model_spec
 
 BASE = 1_800_000_000.0
 SITE = SiteSpec("test", (PoolSpec("local", "local", gpus=8),))
+SLOW = replace(SITE, limits=Limits(snapshot_interval_s=15.0, signal_patience_s=45.0))
 MODELS = [f"model-{number}" for number in range(100)]
 
 
-async def opened(models: list[str]) -> tuple[BrokerCore, MemoryLog]:
+async def opened(models: list[str], site: SiteSpec = SITE) -> tuple[BrokerCore, MemoryLog]:
     log = MemoryLog()
     core = BrokerCore(log, fake_policies, lambda effect: None)
     await core.open("test", BASE)
-    core.offer(SpecChanged(SITE, tuple(map(model_spec, models)), BASE))
+    core.offer(SpecChanged(site, tuple(map(model_spec, models)), BASE))
     assert await core.run(BASE) is not None
     return core, log
 
@@ -59,6 +60,31 @@ async def test_every_model_has_one_snapshot_a_second_and_always_at_the_same_mome
         assert len(times) == 4
         assert max(at % 1.0 for at in times) - min(at % 1.0 for at in times) <= COALESCE_S + 1e-6
     assert len({times[0] for times in moments.values()}) > 10
+
+
+async def test_snapshots_come_at_the_sites_interval_each_model_at_a_moment_of_its_own() -> None:
+    core, log = await opened(MODELS, SLOW)
+    await drive(core, BASE + 60.0)
+    moments: dict[str, list[float]] = {}
+    for step in await snapshots(log, after=1):
+        for snapshot in step:
+            moments.setdefault(snapshot.model_id, []).append(snapshot.observed_at)
+    assert moments.keys() == set(MODELS)
+    for times in moments.values():
+        assert [at - times[0] for at in times] == [0.0, 15.0, 30.0, 45.0]
+    assert len({times[0] for times in moments.values()}) > 20
+
+
+async def test_what_matters_much_does_not_wait_for_the_sites_interval() -> None:
+    core, log = await opened(MODELS[:1], SLOW)
+    await drive(core, BASE + 16.0)
+    taken = len(await snapshots(log, after=1))
+    waits = request_summary(MODELS[0], at=BASE + 16.5)
+    assert core.observe(waits)
+    assert core.due_at() == waits.received_at
+    await core.run(waits.received_at)
+    (urgent,) = (await snapshots(log, after=1))[taken:]
+    assert [snapshot.observed_at for snapshot in urgent] == [waits.received_at]
 
 
 async def test_a_snapshot_that_is_merely_due_is_of_its_moment_and_an_urgent_one_of_now() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import pytest
 
 from broker.control.core import BrokerCore
-from broker.control.loop import COALESCE_S, ControlLoop, Ran
+from broker.control.loop import COALESCE_S, ROUTINE_S, ControlLoop, Ran
 from broker.control.reconcile import objection
 from broker.control.replay import Replayed, replay
 from broker.log.memory import MemoryLog, MemoryStore
@@ -211,6 +212,54 @@ def test_a_change_long_after_a_step_is_decided_at_once() -> None:
     led.now += 5
     led.offer(led.rate(2.0, 2))
     assert led.loop.due_at() == led.now
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param(lambda at: GatewayReport("gw", "boot", 2, 0, at, at), id="a known gateway"),
+        pytest.param(lambda at: PoolSnapshot("local", at, at, True, (), 8, missing=()), id="a pool without news"),
+    ],
+)
+def test_that_somebody_known_is_still_there_waits_for_a_second(said: Callable[[float], Observation]) -> None:
+    led = known_gateway()
+    led.offer(said(led.now))
+    assert led.loop.due_at() == led.now + ROUTINE_S
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param(lambda at: GatewayReport("new", "boot", 1, 0, at, at), id="another gateway"),
+        pytest.param(lambda at: GatewayReport("gw", "new", 1, 0, at, at), id="another boot of a gateway"),
+        pytest.param(lambda at: GatewayReport("gw", "boot", 2, 0, at, at, closed=True), id="a gateway that closes"),
+        pytest.param(lambda at: PoolSnapshot("local", at, at, True, (), 9, missing=()), id="a pool that grew"),
+        pytest.param(lambda at: PoolSnapshot("local", at, at, True, (), 8), id="a whole listing"),
+        pytest.param(lambda at: PoolSnapshot("local", at, at, False, error="down"), id="a pool that failed"),
+    ],
+)
+def test_what_is_news_waits_for_nothing(said: Callable[[float], Observation]) -> None:
+    led = known_gateway()
+    led.offer(said(led.now))
+    assert led.loop.due_at() == led.now
+
+
+def test_what_waits_is_decided_with_what_comes_before_its_time() -> None:
+    led = known_gateway()
+    led.offer(GatewayReport("gw", "boot", 2, 0, led.now, led.now))
+    led.now += 0.5
+    led.offer(led.rate(2.0, 2))
+    assert led.loop.due_at() == led.now
+    assert len(led.run().record.observations) == 2
+
+
+def known_gateway() -> Led:
+    led = begun()
+    led.now += 1.0
+    led.offer(GatewayReport("gw", "boot", 1, 0, led.now, led.now))
+    led.run()
+    led.now += 1.0
+    return led
 
 
 def test_with_nothing_pending_the_loop_wakes_when_time_alone_acts() -> None:

@@ -131,6 +131,11 @@ def test_every_limit_of_the_core_can_be_set(section: type[LimitSettings], spec: 
         ),
         pytest.param("limits: {pool_share: 1.5}", "4: limits.pool_share: 1.5 is too much; the most is 1", id="share"),
         pytest.param(
+            "limits: {snapshot_interval: 15s}",
+            "4: limits.snapshot_interval: is not shorter than signal_patience, which is 15s: signals would be stale",
+            id="snapshots as rare as patience lasts",
+        ),
+        pytest.param(
             "limits: {breaker: {open: 1h, max_open: 5m}}",
             "4: limits.breaker.max_open: is shorter than open, which is 1h",
             id="a breaker that closes before it opens",

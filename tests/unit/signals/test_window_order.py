@@ -112,6 +112,24 @@ def test_late_arrival_within_patience_makes_no_difference_in_the_end(
     assert facts(in_time.snapshot(159.5, 159.5)) == facts(late.snapshot(159.5, 159.5))
 
 
+@settings(deadline=None, max_examples=40)
+@given(scrapes(), reports(), st.sampled_from([1.0, 2.5, 7.0]))
+def test_views_that_are_kept_say_what_views_made_anew_would(
+    first: list[MetricSample], second: list[RequestSummary], interval_s: float
+) -> None:
+    keeps, renews = observed([]), observed([])
+    samples: list[MetricSample | RequestSummary] = [*first, *second]
+    coming = sorted(samples, key=lambda sample: sample.observed_at)
+    now = 100.0
+    while now < 230.0:  # beyond the retention, when all that was seen is dropped
+        while coming and coming[0].observed_at <= now:
+            sample = coming.pop(0)
+            assert keeps.observe(sample) == renews.observe(sample)
+        renews.reconfigure(NEEDS, PATIENCE_S)
+        assert facts(keeps.snapshot(now, now)) == facts(renews.snapshot(now, now))
+        now += interval_s
+
+
 @settings(deadline=None, max_examples=60)
 @given(scrapes(), reports(), st.floats(100.0, 150.0))
 def test_no_rate_age_or_latency_is_ever_negative(
