@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from simulator.profiles.document import CATALOGUE
 from tests.support.command_line import run, start
-from tests.support.sweeps import CELLS, SWEEP, small_sweep
+from tests.support.sweeps import CELLS, ONE_CELL, SWEEP, small_sweep, with_profile
 
 pytestmark = pytest.mark.integration
 
@@ -144,3 +145,24 @@ def test_changed_settings_are_run_anew_and_the_old_results_left_alone(unbroken: 
     assert status == 0
     assert "4 cells; 4 to run" in errors
     assert "8 results in" in errors
+
+
+def test_a_changed_engine_profile_makes_other_cells(tmp_path: Path) -> None:
+    """Its path stays the same."""
+    profile = tmp_path / "engine.yaml"
+    profile.write_text((CATALOGUE / "demo.yaml").read_text())
+    file, out = small_sweep(tmp_path, ONE_CELL, with_profile("./engine.yaml")), tmp_path / "out"
+    status, _, errors = run("sweep", file, "--out", out, "--jobs", "1", folder=tmp_path)
+    assert status == 0, errors
+    profile.write_text(profile.read_text() + "# another word\n")
+    status, _, errors = run("sweep", file, "--out", out, "--jobs", "1", folder=tmp_path)
+    assert status == 0, errors
+    assert "1 cells; 1 to run" in errors
+    assert "1 results in" in errors
+
+
+def test_a_profile_that_is_not_there_fails_its_cells(tmp_path: Path) -> None:
+    file = small_sweep(tmp_path, ONE_CELL, with_profile("./none.yaml"))
+    status, told, errors = run("sweep", file, "--out", tmp_path / "out", "--jobs", "1", folder=tmp_path)
+    assert status == 1
+    assert "none.yaml: cannot be read: No such file or directory" in told + errors
