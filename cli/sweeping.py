@@ -169,7 +169,7 @@ def _task(cell: Cell, tried: _Tried, demand: _Demand, place: _Place) -> CellTask
     spec = place.spec(tried.models)
     return CellTask(
         cell, spec, present(tried.models, spec), tried.model_id, demand.load, demand.duration_s, demand.start_at,
-        place.tail_s, place.cluster,
+        place.tail_s, place.cluster, tuple(dict.fromkeys((*demand.files, *place.files, *tried.profiles))),
     )  # fmt: skip
 
 
