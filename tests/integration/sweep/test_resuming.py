@@ -81,12 +81,13 @@ def test_a_sweep_that_was_killed_goes_on_and_ends_in_the_same_bytes(unbroken: Pa
         assert (out / name).read_bytes() == (unbroken / name).read_bytes(), name
 
 
-def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_ctrl_c_and_its_like_keep_what_is_done_and_say_how_to_go_on(number: signal.Signals, tmp_path: Path) -> None:
     file, out = small_sweep(tmp_path), tmp_path / "out"
     with start("sweep", file, "--out", out, "--jobs", "2", folder=tmp_path) as process:
         wait_for_cells(out, 1, process)
         workers = list(children(process.pid))
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, errors = process.communicate(timeout=30)
     wait_until_gone(workers)
     assert process.returncode == 130
