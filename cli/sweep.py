@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from cli.interrupts import Interrupts
 from cli.output import Exit, errors, fail, print_json, tell, told_errors
 
 
@@ -30,24 +31,26 @@ def sweep(
 ) -> None:  # fmt: skip
     """Run every combination of policies, their values, traces and seeds, and rank them by cost at kept service.
 
-    Results are kept as they end: started again, with the same command, a sweep goes on where it was stopped.
+    Results are kept as they end: started again, with the same command, a sweep goes on where it was stopped (by Ctrl-C,
+    SIGTERM, a closed terminal, or anything worse).
     """
-    from cli.sweep_run import run_sweep
-    from cli.sweep_tables import tell_sweep
-    from cli.sweeping import plan_sweep
-    from simulator.sweep.ranking import RankBy
-
-    folder = out if out is not None else Path(file.stem)
-    with told_errors():
-        plan = plan_sweep(file)
+    folder, begun = out if out is not None else Path(file.stem), False
+    with told_errors(), Interrupts().heard() as interrupts:
         try:
+            with interrupts.waiting():  # modules that are half imported cannot be imported again
+                from cli.sweep_run import run_sweep
+                from cli.sweep_tables import tell_sweep
+                from cli.sweeping import plan_sweep
+                from simulator.sweep.ranking import RankBy
+            interrupts.require_none()
+            plan = plan_sweep(file)
+            begun = True
             found = run_sweep(plan, folder, jobs, RankBy(rank_by.value))
+            interrupts.require_none()
         except KeyboardInterrupt:
+            kept = f"what is done is kept in {folder}: the same command goes on from there"
             errors.print(
-                f"stopped; what is done is kept in {folder}: the same command goes on from there",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
+                f"stopped; {kept if begun else 'nothing was run yet'}", highlight=False, markup=False, soft_wrap=True
             )
             raise
     if as_json:

@@ -16,6 +16,7 @@ from simulator.run import run
 from simulator.simulation import SimulationSettings
 from simulator.sweep.cells import Cell, CellFailure, CellResult
 from simulator.sweep.figures import RunFigures, run_figures
+from simulator.sweep.inputs import InputFile
 from traces.blocks import RequestBlock
 from traces.describe import LONGEST_SPAN_S
 from traces.scenario import Scenario, Source
@@ -28,7 +29,7 @@ KEPT_ROWS = 2_000_000
 @dataclass(frozen=True, slots=True)
 class CellTask:
     """``model_id`` gets a ``load`` that is no scenario, for ``duration_s`` at most. ``start_at``: its second 0 as epoch
-    seconds."""
+    seconds. ``files`` are all that the run reads."""
 
     cell: Cell
     site: SiteSpec
@@ -39,6 +40,7 @@ class CellTask:
     start_at: float
     tail_s: float
     cluster: ClusterPlan | None = None
+    files: tuple[InputFile, ...] = ()
 
     @property
     def asked(self) -> tuple[str, ...]:
@@ -49,7 +51,10 @@ class CellTask:
 def run_cell(task: CellTask) -> CellResult | CellFailure:
     """Whatever goes wrong is the answer: the other cells go on."""
     try:
-        return CellResult(task.cell, _figures(task))
+        _require_unchanged(task)  # and after the run, since it may have changed meanwhile
+        figures = _figures(task)
+        _require_unchanged(task)
+        return CellResult(task.cell, figures)
     except TidegateError as error:
         return CellFailure(task.cell, str(error))
     except MemoryError:
@@ -75,6 +80,12 @@ def _figures(task: CellTask) -> RunFigures:
     if report.summary.problems:  # a policy that raised: its figures say nothing of what it was meant to do
         raise ConfigError("; ".join(report.summary.problems))
     return run_figures(report.facts, report.summary, tail_s=task.tail_s)
+
+
+def _require_unchanged(task: CellTask) -> None:
+    """The cell's key holds the files' digests: a run that read something else must not be kept under it."""
+    for file in task.files:
+        file.require_unchanged()
 
 
 def _model(task: CellTask, model_id: str) -> ModelSpec:

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from enum import Enum
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-import broker.control
-import policies
-import signals
-import simulator
-import traces
 from broker.app.release import release
 from broker.app.settings.document import Document, Location, dotted, read_document
 from broker.app.settings.loading import load_site, policies_of
@@ -39,13 +29,16 @@ from broker.model.errors import ConfigError, ConfigErrors, TidegateError
 from broker.model.spec import ModelSpec, ServiceObjective, SiteSpec
 from cli.simulating import cluster_of, model_id_of, present, roomy_site
 from cli.sweep_cells import CellTask
+from cli.sweep_keys import Inputs, code_digest
 from simulator.cluster.plan import ClusterPlan
+from simulator.profiles.document import profile_path
 from simulator.simulation import SimulationSettings
 from simulator.statistics import Days, Resampling
 from simulator.sweep.cells import Candidate, Cell, CellFailure, cell_key
 from simulator.sweep.comparing import blocks_for
 from simulator.sweep.design import Between, Choice, Distribution, Search, Settings
 from simulator.sweep.document import DemandUsed
+from simulator.sweep.inputs import InputFile
 from simulator.sweep.ranking import Goal, Results
 from traces.readers import open_trace
 from traces.scenario import Scenario, Source
@@ -91,13 +84,15 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class _Tried:
-    """A candidate with what its policies file then says: ``models``, or why it is refused."""
+    """A candidate with what its policies file then says: ``models``, or why it is refused. ``profiles``: the files that
+    its engines name; those of the catalogue are code."""
 
     candidate: Candidate
     data: Any
     models: tuple[ModelSpec, ...] = ()
     model_id: str = ""
     cause: str = ""
+    profiles: tuple[InputFile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +102,7 @@ class _Demand:
     duration_s: float
     start_at: float
     cause: str = ""
+    files: tuple[InputFile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +112,7 @@ class _Place:
     site: SiteSettings | None
     cluster: ClusterPlan | None
     tail_s: float
+    files: tuple[InputFile, ...]
 
     def spec(self, models: tuple[ModelSpec, ...]) -> SiteSpec:
         return self.site.spec if self.site is not None else roomy_site(models)
@@ -128,9 +125,14 @@ def plan_sweep(path: Path) -> Plan:
     cluster = cluster_of(settings.cluster, settings.site, site.spec) if site is not None else None
     if settings.cluster is not None and site is None:
         raise ConfigErrors([document.problem(("cluster",), "needs a site with pools of kind slurm")])
-    place = _Place(site, cluster, settings.tail_s)
-    tried = [one for name, policy in settings.policies.items() for one in _tries(name, policy, site, document)]
-    demands = [_demand(*entry) for entry in _sides(settings)]
+    inputs = Inputs()
+    place = _Place(site, cluster, settings.tail_s, inputs.files_of(cluster))
+    tried = [
+        _with_profiles(one, inputs)
+        for name, policy in settings.policies.items()
+        for one in _tries(name, policy, site, document)
+    ]
+    demands = [_demand(*entry, inputs) for entry in _sides(settings)]
     objectives = _objectives(settings, tried, demands, document)
     if settings.slo is not None:
         tried = [_judged_by(one, settings.slo.to_spec()) for one in tried]
@@ -138,18 +140,21 @@ def plan_sweep(path: Path) -> Plan:
         raise ConfigErrors([document.problem(("policies",), f"these are more than {MOST_CELLS:,} cells; take fewer")])
     common = {
         "release": release(),
-        "code": _code_digest(),
-        "site": None if settings.site is None else _digest(settings.site),
-        "cluster": _plain(cluster),
-        "slo": _plain(settings.slo and settings.slo.to_spec()),
+        "code": code_digest(),
+        "site": inputs.plain(site and site.spec),
+        "cluster": inputs.plain(cluster),
+        "slo": inputs.plain(settings.slo and settings.slo.to_spec()),
         "tail_s": settings.tail_s,
     }
     cells, tasks, failed = [], [], []
     for demand in demands:
         for seed in settings.seeds:
             for one in tried:
-                determines = {"policies": one.data, "model": one.model_id, "demand": demand.used.digest, "seed": seed}
-                key = cell_key({**common, **determines, "candidate": _plain(one.candidate)})
+                determines = {
+                    "policies": one.data, "model": one.model_id, "demand": demand.used.digest, "seed": seed,
+                    "profiles": [file.digest for file in one.profiles],
+                }  # fmt: skip
+                key = cell_key({**common, **determines, "candidate": inputs.plain(one.candidate)})
                 cells.append(cell := Cell(key, one.candidate, demand.used.name, seed))
                 if cause := demand.cause or one.cause:
                     failed.append(CellFailure(cell, cause))
@@ -164,8 +169,17 @@ def _task(cell: Cell, tried: _Tried, demand: _Demand, place: _Place) -> CellTask
     spec = place.spec(tried.models)
     return CellTask(
         cell, spec, present(tried.models, spec), tried.model_id, demand.load, demand.duration_s, demand.start_at,
-        place.tail_s, place.cluster,
+        place.tail_s, place.cluster, tuple(dict.fromkeys((*demand.files, *place.files, *tried.profiles))),
     )  # fmt: skip
+
+
+def _with_profiles(tried: _Tried, inputs: Inputs) -> _Tried:
+    """A profile that cannot be read fails the cells that need it, and no others."""
+    named = [profile_path(model.engine.profile) for model in tried.models if model.engine.profile is not None]
+    try:
+        return replace(tried, profiles=tuple(inputs.file(path) for path in named if path is not None))
+    except ConfigError as error:
+        return replace(tried, cause=str(error))
 
 
 def _judged_by(tried: _Tried, objective: ServiceObjective) -> _Tried:
@@ -244,19 +258,20 @@ def _sides(settings: SweepSettings) -> Iterator[tuple[str, str, SweepDemand]]:
             yield side, name, demand
 
 
-def _demand(side: str, name: str, demand: SweepDemand) -> _Demand:
+def _demand(side: str, name: str, demand: SweepDemand, inputs: Inputs) -> _Demand:
     """A file that cannot be read fails the cells that need it, and no others."""
     recorded, kind = isinstance(demand.source, TraceLoad), demand.source.kind
     duration_s = demand.duration_s if demand.duration_s is not None else float("inf")
     try:
         load = _load(demand)
-        digest = cell_key({"name": name, "load": _plain(load), "duration_s": duration_s})
+        digest = cell_key({"name": name, "load": inputs.plain(load), "duration_s": duration_s})
         start_at = load.start_at if isinstance(load, Scenario) else _start_at(demand)
     except TidegateError as error:
         used = DemandUsed(name, side, kind, cell_key({"name": name}), recorded)
         return _Demand(used, Scenario(0.0, ()), duration_s, 0.0, str(error))
     used = DemandUsed(name, side, kind, digest, recorded)
-    return _Demand(used, load, duration_s, SimulationSettings().start_at if start_at is None else start_at)
+    begins_at = SimulationSettings().start_at if start_at is None else start_at
+    return _Demand(used, load, duration_s, begins_at, files=inputs.files_of(load))
 
 
 def _load(demand: SweepDemand) -> Source | Scenario:
@@ -275,43 +290,3 @@ def _start_at(demand: SweepDemand) -> float | None:
         break
     began_at = reader.statistics.began_at or 0.0
     return (began_at if began_at > 1e8 else default) + window_of(demand.source).start_s
-
-
-# -- digests
-
-
-def _plain(value: Any) -> Any:
-    """``value`` as JSON data; a path stands as the digest of what the file holds."""
-    match value:
-        case Path():
-            return _digest(value)
-        case Enum():
-            return value.value
-        case np.ndarray():
-            return value.tolist()
-        case Mapping():
-            return {str(key): _plain(inner) for key, inner in value.items()}
-        case list() | tuple():
-            return [_plain(inner) for inner in value]
-        case _ if dataclasses.is_dataclass(value):
-            inside = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-            return {"class": type(value).__name__, **inside}
-    return value
-
-
-def _digest(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror or error}", path=str(path)) from None
-
-
-def _code_digest() -> str:
-    """Of all that computes: whoever works on Tidegate must not be shown the results of yesterday's code."""
-    digest = hashlib.sha256()
-    for package in (broker.control, policies, signals, simulator, traces):
-        folder = Path(str(package.__file__)).parent
-        for path in sorted(one for kind in ("py", "yaml", "json") for one in folder.rglob(f"*.{kind}")):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()

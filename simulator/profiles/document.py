@@ -24,14 +24,20 @@ def names() -> list[str]:
     return sorted(path.stem for path in CATALOGUE.glob("*.yaml"))
 
 
+def profile_path(name: str) -> Path | None:
+    """The file that ``name`` is the path of; None for one of the catalogue's."""
+    return Path(name) if "/" in name or name.endswith((".yaml", ".yml")) else None
+
+
 @functools.lru_cache(maxsize=64)
 def load_profile(name: str) -> Profile:
     """One of ``names()``, or a file's path (with a slash, or ending in ``.yaml`` or ``.yml``), read once.
 
     Raises ``ConfigError`` that lists the names there are, or ``ConfigErrors`` with all of a file's problems.
     """
-    if "/" in name or name.endswith((".yaml", ".yml")):
-        return read_profile(Path(name))
+    path = profile_path(name)
+    if path is not None:
+        return read_profile(path)
     if name not in names():
         raise ConfigError(
             f"no engine profile {name!r}; there are {', '.join(names())}, or give a file's path (./mine.yaml)"

@@ -73,8 +73,9 @@ def opened(path: Path) -> Iterator[SweepFolder]:
                 f"a sweep is at work here: {who}. Wait for it, stop it, or name another folder with --out",
                 path=str(path),
             ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        with contextlib.suppress(OSError):  # a full disk: the lock holds, and whose it is goes untold
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
         yield SweepFolder(path)
     finally:
         os.close(descriptor)
@@ -99,7 +100,7 @@ def replace_file(path: Path, text: str) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
-    except OSError:
+    except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink()
-        raise
+        raise OSError(error.errno, error.strerror, str(path)) from None  # of a full disk the system names no file

@@ -34,6 +34,18 @@ SWEEP = """
 
 CELLS = 8
 
+ONE_CELL = """
+    policies: {rules: {file: policies.yaml}}
+    traces:
+      calm: {source: {kind: generated, profile: burstgpt1_conv, rate: 2}, duration: 20s}
+    tail: 0s
+"""
+
+
+def with_profile(profile: str) -> str:
+    """The policies with another engine."""
+    return POLICIES.replace("{command: [serve]}", f"{{command: [serve], profile: {profile}}}")
+
 
 def small_sweep(folder: Path, text: str = SWEEP, policies: str = POLICIES) -> Path:
     """Its file, with the policies beside it."""

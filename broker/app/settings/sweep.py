@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,7 +19,14 @@ from traces.shape import WHOLE, Window, parse_window
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
+_WIDEST = 1e300
+"""The difference of two values must still be a number."""
+RangeEnd = Annotated[float, Field(ge=-_WIDEST, le=_WIDEST)]
+
+
 def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("is larger than any number that a file can hold")
     if value is None or isinstance(value, list | dict):
         raise ValueError("is not a plain value; to compare whole sections, give each a policies file of its own")
     return value
@@ -33,8 +41,8 @@ Value = Annotated[
 
 
 class Between(Section):
-    from_: float = Field(description="The least value.")
-    to: float = Field(description="The greatest value.")
+    from_: RangeEnd = Field(description="The least value.")
+    to: RangeEnd = Field(description="The greatest value.")
     whole: bool = Field(default=False, description="Rounded to a whole number.")
 
     @model_validator(mode="after")

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from simulator.profiles.document import CATALOGUE
 from tests.support.command_line import run, start
-from tests.support.sweeps import CELLS, SWEEP, small_sweep
+from tests.support.sweeps import CELLS, ONE_CELL, SWEEP, small_sweep, with_profile
 
 pytestmark = pytest.mark.integration
 
@@ -80,12 +81,13 @@ def test_a_sweep_that_was_killed_goes_on_and_ends_in_the_same_bytes(unbroken: Pa
         assert (out / name).read_bytes() == (unbroken / name).read_bytes(), name
 
 
-def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_ctrl_c_and_its_like_keep_what_is_done_and_say_how_to_go_on(number: signal.Signals, tmp_path: Path) -> None:
     file, out = small_sweep(tmp_path), tmp_path / "out"
     with start("sweep", file, "--out", out, "--jobs", "2", folder=tmp_path) as process:
         wait_for_cells(out, 1, process)
         workers = list(children(process.pid))
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, errors = process.communicate(timeout=30)
     wait_until_gone(workers)
     assert process.returncode == 130
@@ -144,3 +146,24 @@ def test_changed_settings_are_run_anew_and_the_old_results_left_alone(unbroken: 
     assert status == 0
     assert "4 cells; 4 to run" in errors
     assert "8 results in" in errors
+
+
+def test_a_changed_engine_profile_makes_other_cells(tmp_path: Path) -> None:
+    """Its path stays the same."""
+    profile = tmp_path / "engine.yaml"
+    profile.write_text((CATALOGUE / "demo.yaml").read_text())
+    file, out = small_sweep(tmp_path, ONE_CELL, with_profile("./engine.yaml")), tmp_path / "out"
+    status, _, errors = run("sweep", file, "--out", out, "--jobs", "1", folder=tmp_path)
+    assert status == 0, errors
+    profile.write_text(profile.read_text() + "# another word\n")
+    status, _, errors = run("sweep", file, "--out", out, "--jobs", "1", folder=tmp_path)
+    assert status == 0, errors
+    assert "1 cells; 1 to run" in errors
+    assert "1 results in" in errors
+
+
+def test_a_profile_that_is_not_there_fails_its_cells(tmp_path: Path) -> None:
+    file = small_sweep(tmp_path, ONE_CELL, with_profile("./none.yaml"))
+    status, told, errors = run("sweep", file, "--out", tmp_path / "out", "--jobs", "1", folder=tmp_path)
+    assert status == 1
+    assert "none.yaml: cannot be read: No such file or directory" in told + errors

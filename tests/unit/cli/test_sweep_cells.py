@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from broker.model.errors import TraceError
 from broker.model.spec import ModelSpec, PolicySpec
 from cli.sweep_cells import CellTask, run_cell
 from simulator.sweep.cells import Cell, CellFailure, CellResult
+from simulator.sweep.inputs import read_input
 from tests.support.simulated import ELASTIC, SITE
 from tests.unit.sweep.runs import candidate
 from traces.blocks import Names, RequestBlock, request_block
@@ -20,10 +22,13 @@ from traces.sessions import Script
 
 
 class FakeSource:
-    """Requests twice a second, or an error. Counts how often they are read."""
+    """Requests twice a second, or an error. Counts how often they are read, and writes into ``spoils`` meanwhile."""
 
-    def __init__(self, *, raises: Exception | None = None, count: int = 20, apart_s: float = 0.5) -> None:
+    def __init__(
+        self, *, raises: Exception | None = None, count: int = 20, apart_s: float = 0.5, spoils: Path | None = None
+    ) -> None:
         self.raises = raises
+        self.spoils = spoils
         self.count = count
         self.apart_s = apart_s
         self.read = 0
@@ -37,6 +42,8 @@ class FakeSource:
 
     def _make(self) -> Iterator[RequestBlock]:
         self.read += 1
+        if self.spoils is not None:
+            self.spoils.write_text("something else")
         if self.raises is not None:
             raise self.raises
         if self.count:
@@ -102,3 +109,28 @@ def test_want_of_memory_says_what_to_do() -> None:
 
 def test_a_clock_that_jumps_is_refused() -> None:
     assert "a run of more than" in cause(task(FakeSource(apart_s=1e10)))
+
+
+def test_a_cell_whose_file_stays_as_it_was_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "trace.csv").write_text("what the key was made of")
+    answer = run_cell(replace(task(FakeSource()), files=(read_input(tmp_path / "trace.csv"),)))
+    assert isinstance(answer, CellResult)
+
+
+def test_a_file_that_changes_while_the_cell_runs_fails_it(tmp_path: Path) -> None:
+    file = tmp_path / "trace.csv"
+    file.write_text("what the key was made of")
+    told = cause(replace(task(FakeSource(spoils=file)), files=(read_input(file),)))
+    assert told == f"{file}: the file changed while the sweep ran; run the sweep again"
+
+
+def test_a_file_that_was_replaced_or_removed_before_the_cell_fails_it_before_anything_is_read(tmp_path: Path) -> None:
+    file, source = tmp_path / "trace.csv", FakeSource()
+    file.write_text("one content")
+    files = (read_input(file),)
+    (tmp_path / "other").write_text("two content")
+    (tmp_path / "other").replace(file)
+    assert "the file changed while the sweep ran" in cause(replace(task(source), files=files))
+    file.unlink()
+    assert "the file changed while the sweep ran" in cause(replace(task(source), files=files))
+    assert source.read == 0

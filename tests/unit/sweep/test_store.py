@@ -9,7 +9,7 @@ import pytest
 from broker.model.errors import ConfigError
 from simulator.sweep.cells import Candidate, Cell, cell_key, settings_words
 from simulator.sweep.design import Setting
-from simulator.sweep.store import opened
+from simulator.sweep.store import opened, replace_file
 from tests.unit.sweep.runs import candidate, result
 
 
@@ -44,6 +44,14 @@ def test_nothing_unfinished_stays_in_the_folder(tmp_path: Path) -> None:
     with opened(tmp_path / "out") as folder:
         folder.keep(result(candidate("rules"), key="abc"))
     assert [path.name for path in (tmp_path / "out" / "cells").iterdir()] == ["abc.json"]
+
+
+def test_a_full_disk_is_told_with_the_file_that_found_no_room(tmp_path: Path) -> None:
+    (tmp_path / ".sweep.json.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        replace_file(tmp_path / "sweep.json", "much")
+    assert caught.value.filename == str(tmp_path / "sweep.json")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_second_sweep_in_the_same_folder_is_refused_and_told_who_is_there(tmp_path: Path) -> None:
