@@ -157,7 +157,10 @@ class AttainmentRow:
 
 @dataclass(frozen=True, slots=True)
 class GpuHoursRow:
-    """GPU-hours of a pool (empty: all) and what they went to; the parts add up to ``total``."""
+    """GPU-hours and what they went to; the parts add up to ``total``. ``kind``: ``all``; ``pool``; ``model``; ``none``,
+    what dedicated pools held beyond all models' replicas; ``asked``, what figures, sweeps and comparisons count: the
+    models that were asked and what dedicated pools held for them; ``warm_up``, what was allocated before second 0,
+    which is in no other row. Pools add up to all, and so do models and ``none``."""
 
     pool_id: str
     busy: float
@@ -166,6 +169,8 @@ class GpuHoursRow:
     draining: float
     withheld: float
     total: float
+    kind: str = "pool"
+    model_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

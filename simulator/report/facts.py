@@ -55,6 +55,11 @@ class Facts:
     def rows_of(self, model_id: str) -> Booleans:
         return np.asarray(self.outcomes.model == self.models.index(model_id))
 
+    @cached_property
+    def not_asked(self) -> tuple[str, ...]:
+        """Models that nobody asked; their minimum runs all the same."""
+        return tuple(model.model_id for model in self.recorded.models if model.model_id not in self.asked)
+
     # -- requests
 
     @cached_property

@@ -58,11 +58,18 @@ function latencyCard() {
 function gpuCard() {
   const parts = ["busy", "idle", "starting", "draining", "withheld"];
   const share = (row, part) => (row.total ? ` (${digits((row[part] / row.total) * 100, 2)} %)` : "");
+  const asked = (model) => run.models.some((one) => one.model_id === model && one.requests);
+  const names = {
+    all: () => "all", pool: (row) => `pool ${row.pool_id}`, none: () => "no model's (dedicated pools, beyond use)",
+    model: (row) => `model ${row.model_id}${asked(row.model_id) ? "" : " (not asked)"}`, asked: () => "of models that were asked",
+    warm_up: () => `the ${seconds(run.warm_up_s)} of warm-up, in no other row`,
+  };
+  const rows = report.gpu_hours.filter((row) => row.total || !["none", "warm_up"].includes(row.kind));
   return card("GPU-hours", [
-    { title: "Pool", of: (row) => row.pool_id || "all" },
+    { title: "Of", of: (row) => names[row.kind](row), words: true },
     { title: "total", number: true, of: (row) => digits(row.total) },
     ...parts.map((part) => ({ title: part, number: true, of: (row) => digits(row[part]) + share(row, part) })),
-  ], report.gpu_hours, [`From allocation to its end, of seed ${run.seed}; what was allocated in the ${seconds(run.warm_up_s)} of warm-up counts.`], true);
+  ], rows, [`From allocation to its end, from second 0 on, of seed ${run.seed}. Pools add up to all, and so do models and what is no model's. Figures, sweeps and comparisons count those of models that were asked.`], true);
 }
 
 function oracleCard() {
