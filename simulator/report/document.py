@@ -240,7 +240,8 @@ class DecisionCounts:
 @dataclass(frozen=True, slots=True)
 class Clairvoyant:
     """The clairvoyant plan, executed. ``gpu_hours_gap``: how much more the run took, as a share of the plan's; None
-    where the plan attained less than the run, since costs are compared at equal service."""
+    where the plan attained less than the run, since costs are compared at equal service; negative where the plan, which
+    is a heuristic, took more than the run."""
 
     gpu_hours: float
     attainment: float
@@ -252,11 +253,15 @@ class Clairvoyant:
 @dataclass(frozen=True, slots=True)
 class Oracle:
     """``left_out`` says why there is none; all figures are then None. ``allowance``: the share of misses that the bound
-    was given, which is the run's own. ``gap``: how much more the run took, as a share of the bound."""
+    was given, which is the run's own. ``run_gpu_hours``: what is held against bound and plan, of the replicas of models
+    that were asked, from second 0 on; the plan's are of the same. ``dedicated_gpu_hours``: what dedicated pools held
+    beyond all replicas of the run, which is in neither. ``gap``: how much more the run took, as a share of the bound."""
 
     left_out: str = ""
     allowance: float | None = None
     step_s: float | None = None
+    run_gpu_hours: float | None = None
+    dedicated_gpu_hours: float = 0.0
     bound_gpu_hours: float | None = None
     gap: float | None = None
     clairvoyant: Clairvoyant | None = None
