@@ -255,7 +255,8 @@ class Oracle:
     """``left_out`` says why there is none; all figures are then None. ``allowance``: the share of misses that the bound
     was given, which is the run's own. ``run_gpu_hours``: what is held against bound and plan, of the replicas of models
     that were asked, from second 0 on; the plan's are of the same. ``dedicated_gpu_hours``: what dedicated pools held
-    beyond all replicas of the run, which is in neither. ``gap``: how much more the run took, as a share of the bound."""
+    beyond all replicas of the run, which is in neither. ``gap``: how much more the run took, as a share of the
+    bound."""
 
     left_out: str = ""
     allowance: float | None = None

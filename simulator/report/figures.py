@@ -56,7 +56,7 @@ class Figures:
         gpu_s = self._gpu_hours(model_id) * _HOUR_S
         yield self._figure("attainment", model_id, "share", "higher", kept, arrived)
         yield self._figure("unanswered", model_id, "share", "lower", unanswered, arrived)
-        yield self._figure("requests", model_id, "1/s", "", arrived, facts.day_lengths * DAY_S)
+        yield self._figure("requests", model_id, "1/s", "", arrived, facts.arrival_lengths * DAY_S)
         ttft_s = self._by_day(answered, facts.first_token_wait_s)
         yield self._figure("ttft_mean", model_id, "s", "lower", ttft_s, self._by_day(answered))
         tpot_s = self._by_day(streamed, facts.per_token_s)

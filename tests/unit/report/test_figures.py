@@ -93,9 +93,18 @@ def test_a_day_that_is_not_whole_counts_for_as_long_as_it_was() -> None:
     whole = facts(days=2)
     figure = told(Facts(
         whole.outcomes, whole.models, whole.tenants, whole.recorded, (), whole.started_at, 1.5 * DAY_S + 0.25 * DAY_S
-    )).figure("requests")  # fmt: skip
+    )).figure("gpu_hours_a_day")  # fmt: skip
     assert figure is not None
-    assert figure.denominator == (DAY_S, 0.75 * DAY_S)
+    assert figure.denominator == (1.0, 0.75)
+
+
+def test_the_rate_of_requests_is_that_of_their_arrivals_however_long_the_last_ones_take() -> None:
+    whole = facts(days=2)
+    late = replace(whole, duration_s=3.5 * DAY_S)
+    for of in (whole, late):
+        figure = told(of).figure("requests")
+        assert figure is not None
+        assert figure.value == pytest.approx(400 / (2 * DAY_S - 60.0))
 
 
 def test_shares_are_told_by_class_tenant_and_prompt_length_and_add_up() -> None:
