@@ -104,7 +104,20 @@ def tell_comparison(found: SideBySide) -> None:
         _tell_equal(found, others)
     elif len(found.subjects) > 1:
         tell("Costs at equal attainment need sweeps with a knob on all sides.")
+    if words := not_asked_words(found):
+        tell(words)
     tell(_how(found))
+
+
+def not_asked_words(found: SideBySide) -> str:
+    """Empty where every model of every side was asked."""
+    if not any(found.not_asked):
+        return ""
+    sides = [f"{_letter(number)} has {', '.join(names) or 'none'}" for number, names in enumerate(found.not_asked)]
+    words = f"Models that nobody asked: {'; '.join(sides)}. Their GPU-hours are counted on no side."
+    if len(set(found.not_asked)) > 1:
+        words += " The sides differ in them: where pools are full, such a model takes room from those that are asked."
+    return words
 
 
 def _tell_equal(found: SideBySide, others: Sequence[str]) -> None:

@@ -91,6 +91,8 @@ def _how(found: SweepDocument, interval: Interval) -> str:
         f"Goal: {goal.attainment:.4g} in time overall and {goal.worst_hour:.4g} in the worst hour of any run. "
         f"In time: {_objectives_words(found.objectives)}."
     )
+    if idle := sorted({name for result in found.cells for name in result.figures.not_asked}):
+        words += f" GPU-hours are of the models that were asked; not asked, and not counted: {', '.join(idle)}."
     if interval.blocks == 1:
         words += " With one block nothing is known of the spread: give more seeds or days."
     return words

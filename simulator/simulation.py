@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -233,7 +233,7 @@ class Simulation:
         patience_s = 3600.0 if any(model.spec.maximum for model in self.state.models.values()) else 0.0
         while not self._driver.stopped and self._open_requests() and self._driver.now < end_at + patience_s:
             self._run_to(self._driver.now + 1.0)
-        return self._summary(trace)
+        return self._summary(trace, drained_s=max(0.0, self._driver.now - end_at))
 
     def _let_come(self, demand: Demand, numbers: NDArray[np.int16]) -> float:
         """Requests that come as they may; when the last one did."""
@@ -479,7 +479,7 @@ class Simulation:
             if replica is not None:
                 self._watch(replica)
 
-    def _summary(self, trace: TraceCounts | None) -> RunSummary:
+    def _summary(self, trace: TraceCounts | None, *, drained_s: float) -> RunSummary:
         self._catch_up()
         self._checks.at_end(self._driver.now)
         reached_s, failed = self._driver.now - self.settings.start_at, self._driver.failed
@@ -497,7 +497,18 @@ class Simulation:
             models={model_id: self._figures(model_id) for model_id in asked} if len(asked) > 1 else None,
             cached_tokens=self._door.cached_tokens,
             partial=Partial("simulating", reached_s) if self._driver.stopped else None,
+            drained_s=drained_s,
+            not_asked=self._not_asked(asked),
         )
+
+    def _not_asked(self, asked: Sequence[str]) -> dict[str, int]:
+        """The most replicas of each model that nobody asked and that had any."""
+        most = {
+            model_id: max((sum(point.phases.values()) for point in points), default=0)
+            for model_id, points in self._points.items()
+            if model_id not in asked
+        }
+        return {model_id: count for model_id, count in most.items() if count}
 
     def _figures(self, model_id: str) -> ServiceFigures:
         start_at = self.settings.start_at

@@ -157,7 +157,10 @@ class AttainmentRow:
 
 @dataclass(frozen=True, slots=True)
 class GpuHoursRow:
-    """GPU-hours of a pool (empty: all) and what they went to; the parts add up to ``total``."""
+    """GPU-hours and what they went to; the parts add up to ``total``. ``kind``: ``all``; ``pool``; ``model``; ``none``,
+    what dedicated pools held beyond all models' replicas; ``asked``, what figures, sweeps and comparisons count: the
+    models that were asked and what dedicated pools held for them; ``warm_up``, what was allocated before second 0,
+    which is in no other row. Pools add up to all, and so do models and ``none``."""
 
     pool_id: str
     busy: float
@@ -166,6 +169,8 @@ class GpuHoursRow:
     draining: float
     withheld: float
     total: float
+    kind: str = "pool"
+    model_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +240,8 @@ class DecisionCounts:
 @dataclass(frozen=True, slots=True)
 class Clairvoyant:
     """The clairvoyant plan, executed. ``gpu_hours_gap``: how much more the run took, as a share of the plan's; None
-    where the plan attained less than the run, since costs are compared at equal service."""
+    where the plan attained less than the run, since costs are compared at equal service; negative where the plan, which
+    is a heuristic, took more than the run."""
 
     gpu_hours: float
     attainment: float
@@ -247,11 +253,16 @@ class Clairvoyant:
 @dataclass(frozen=True, slots=True)
 class Oracle:
     """``left_out`` says why there is none; all figures are then None. ``allowance``: the share of misses that the bound
-    was given, which is the run's own. ``gap``: how much more the run took, as a share of the bound."""
+    was given, which is the run's own. ``run_gpu_hours``: what is held against bound and plan, of the replicas of models
+    that were asked, from second 0 on; the plan's are of the same. ``dedicated_gpu_hours``: what dedicated pools held
+    beyond all replicas of the run, which is in neither. ``gap``: how much more the run took, as a share of the
+    bound."""
 
     left_out: str = ""
     allowance: float | None = None
     step_s: float | None = None
+    run_gpu_hours: float | None = None
+    dedicated_gpu_hours: float = 0.0
     bound_gpu_hours: float | None = None
     gap: float | None = None
     clairvoyant: Clairvoyant | None = None

@@ -43,6 +43,13 @@ class Facts:
         ends = np.minimum(np.arange(1, self.days + 1), max(self.duration_s, 1e-9) / DAY_S)
         return np.diff(np.concatenate(([0.0], ends)))
 
+    @property
+    def arrival_lengths(self) -> Floats:
+        """In days, by day of the run: for how long requests came, to the last arrival; a run goes on until they end."""
+        last_s = float(self.outcomes.arrival_s[-1]) if len(self.outcomes) else 0.0
+        ends = np.minimum(np.arange(1, self.days + 1), max(last_s, 1e-9) / DAY_S)
+        return np.diff(np.concatenate(([0.0], ends)))
+
     def spec(self, model_id: str) -> ModelSpec:
         return next(model for model in self.recorded.models if model.model_id == model_id)
 
@@ -54,6 +61,11 @@ class Facts:
 
     def rows_of(self, model_id: str) -> Booleans:
         return np.asarray(self.outcomes.model == self.models.index(model_id))
+
+    @cached_property
+    def not_asked(self) -> tuple[str, ...]:
+        """Models that nobody asked; their minimum runs all the same."""
+        return tuple(model.model_id for model in self.recorded.models if model.model_id not in self.asked)
 
     # -- requests
 

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from simulator.report.costs import asked_hours, daily_asked_hours, model_hours, unused_hours
 from simulator.report.document import AttainmentRow, Figure, GpuHoursRow, Interval, LatencyRow, number
 from simulator.report.facts import Facts
 from simulator.report.gpu_hours import GpuHours, daily_gpu_hours, gpu_hours
@@ -29,7 +30,7 @@ class Figures:
         self._seed = seed
         self._resampling = resampling
         self._extrapolated = extrapolated
-        self._daily = {"": daily_gpu_hours(facts.intervals, facts.holdings, days=facts.days)}
+        self._daily = {"": daily_asked_hours(facts, facts.days)}
 
     # -- figures by day
 
@@ -41,6 +42,8 @@ class Figures:
             for model_id in facts.asked:
                 told += self._service(model_id, facts.rows_of(model_id))
                 told += self._cost(model_id)
+        for model_id in facts.not_asked:
+            told += self._cost(model_id)
         return tuple(told)
 
     def _service(self, model_id: str, rows: Booleans) -> Iterator[Figure]:
@@ -53,7 +56,7 @@ class Figures:
         gpu_s = self._gpu_hours(model_id) * _HOUR_S
         yield self._figure("attainment", model_id, "share", "higher", kept, arrived)
         yield self._figure("unanswered", model_id, "share", "lower", unanswered, arrived)
-        yield self._figure("requests", model_id, "1/s", "", arrived, facts.day_lengths * DAY_S)
+        yield self._figure("requests", model_id, "1/s", "", arrived, facts.arrival_lengths * DAY_S)
         ttft_s = self._by_day(answered, facts.first_token_wait_s)
         yield self._figure("ttft_mean", model_id, "s", "lower", ttft_s, self._by_day(answered))
         tpot_s = self._by_day(streamed, facts.per_token_s)
@@ -106,7 +109,7 @@ class Figures:
         return sums.astype(np.float64)
 
     def _gpu_hours(self, model_id: str, part: str = "total") -> Floats:
-        """By day. What a dedicated pool withholds is no single model's."""
+        """By day, of all models that were asked or of one. What a dedicated pool withholds is no single model's."""
         if model_id not in self._daily:
             own = [one.interval for one in self._facts.recorded.replicas if one.model_id == model_id]
             self._daily[model_id] = daily_gpu_hours(own, days=self._facts.days)
@@ -182,12 +185,18 @@ class Figures:
         return tuple(told)
 
     def gpu_hours(self) -> tuple[GpuHoursRow, ...]:
+        """From second 0 on, and the warm-up apart."""
         facts = self._facts
-        rows = [_gpu_row("", gpu_hours(facts.intervals, facts.holdings))]
+        rows = [_gpu_row("all", gpu_hours(facts.intervals, facts.holdings, begin_s=0.0))]
         for pool in facts.recorded.site.pools:
             own = [one for one in facts.intervals if one.pool_id == pool.pool_id]
             held = [one for one in facts.holdings if one.pool_id == pool.pool_id]
-            rows.append(_gpu_row(pool.pool_id, gpu_hours(own, held)))
+            rows.append(_gpu_row("pool", gpu_hours(own, held, begin_s=0.0), pool_id=pool.pool_id))
+        for model_id in (*facts.asked, *facts.not_asked):
+            rows.append(_gpu_row("model", model_hours(facts, (model_id,)), model_id=model_id))
+        rows.append(_gpu_row("none", unused_hours(facts)))
+        rows.append(_gpu_row("asked", asked_hours(facts)))
+        rows.append(_gpu_row("warm_up", gpu_hours(facts.intervals, facts.holdings, end_s=0.0)))
         return tuple(rows)
 
     def worst_hour(self) -> float | None:
@@ -209,5 +218,7 @@ def _worst(words: str, worst: WorstWindow) -> AttainmentRow:
     )
 
 
-def _gpu_row(pool_id: str, hours: GpuHours) -> GpuHoursRow:
-    return GpuHoursRow(pool_id, hours.busy, hours.idle, hours.starting, hours.draining, hours.withheld, hours.total)
+def _gpu_row(kind: str, hours: GpuHours, *, pool_id: str = "", model_id: str = "") -> GpuHoursRow:
+    return GpuHoursRow(
+        pool_id, hours.busy, hours.idle, hours.starting, hours.draining, hours.withheld, hours.total, kind, model_id
+    )

@@ -14,9 +14,10 @@ from simulator.oracle.bound import Bound, OraclePool, beats_bound, lower_bound
 from simulator.oracle.demand import Demand, fluid_demand, least_work_s
 from simulator.oracle.plan import Lead, ReplicaTimetable, clairvoyant_plan
 from simulator.oracle.policy import clairvoyant_spec
+from simulator.report.costs import asked_hours, model_hours
 from simulator.report.document import Clairvoyant, Oracle
 from simulator.report.facts import Facts
-from simulator.report.gpu_hours import gpu_hours, weight_of
+from simulator.report.gpu_hours import weight_of
 from simulator.report.slo import HOUR_S, worst_window
 from simulator.report.timeline import grid_of
 
@@ -50,7 +51,9 @@ class _Asked:
 
 def oracle_of(facts: Facts, execute: Execute | None, *, left_out: str = "") -> Oracle:
     """The bound at the run's own share of misses, and the plan executed by ``execute`` (``left_out`` says why there is
-    none). Models are bounded one by one, each as if it had its pools to itself, and added.
+    none). Models are bounded one by one, each as if it had its pools to itself, and added. Like is held against like:
+    the hours of the asked models' own replicas from second 0 on, since the bound knows no others, no warm-up, and no
+    pool that is paid for whether it is used or not.
 
     Raises ``InvariantViolated`` if the run beats the bound, and ``ConfigError`` without scipy.
     """
@@ -66,13 +69,15 @@ def oracle_of(facts: Facts, execute: Execute | None, *, left_out: str = "") -> O
     for model_id, bound in bounds.items():
         _check(facts, model_id, bound)
     least = sum(bound.gpu_hours for bound in bounds.values())
-    cost = gpu_hours(facts.intervals, facts.holdings).total
+    cost = model_hours(facts, facts.asked).total
     plan = _clairvoyant(facts, asked, execute, cost) if execute is not None else None
     if execute is not None and plan is None:
         left_out = "no plan in whole replicas exists within the pools and the run's own share of misses"
     return Oracle(
         allowance=1 - float(facts.kept.mean()),
         step_s=max(bound.step_s for bound in bounds.values()),
+        run_gpu_hours=cost,
+        dedicated_gpu_hours=asked_hours(facts).total - cost,
         bound_gpu_hours=least,
         gap=cost / least - 1 if least > 0 else None,
         clairvoyant=plan,
@@ -81,8 +86,8 @@ def oracle_of(facts: Facts, execute: Execute | None, *, left_out: str = "") -> O
 
 
 def _check(facts: Facts, model_id: str, bound: Bound) -> None:
-    own = [one.interval for one in facts.recorded.replicas if one.model_id == model_id]
-    beats_bound(_Judged(gpu_hours(own).total, float(facts.kept[facts.rows_of(model_id)].mean())), bound)
+    own = model_hours(facts, (model_id,))
+    beats_bound(_Judged(own.total, float(facts.kept[facts.rows_of(model_id)].mean())), bound)
 
 
 def _asked(facts: Facts, model_id: str) -> _Asked:
@@ -196,7 +201,7 @@ def _specs(facts: Facts, plans: Mapping[str, ReplicaTimetable]) -> dict[str, Pol
 def _told(found: Facts, plans: Mapping[str, ReplicaTimetable], cost: float, wanted: float) -> Clairvoyant:
     """Costs are compared at equal service only: a plan that attained less has no gap."""
     attained = float(found.kept.mean())
-    total = gpu_hours(found.intervals, found.holdings).total
+    total = model_hours(found, found.asked).total
     worst = worst_window(found.outcomes.arrival_s, found.kept, HOUR_S)
     return Clairvoyant(
         gpu_hours=total,

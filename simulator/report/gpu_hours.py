@@ -108,22 +108,36 @@ def gpu_hours(
             busy = interval.busy_s / (interval.end_s - interval.begin_s)
             parts["busy"] += hours * interval.gpus * busy
             parts["idle"] += hours * interval.gpus * (1 - busy)
-    for pool_id in sorted({holding.pool_id for holding in holdings}):
-        parts["withheld"] += _withheld(
+    parts["withheld"] += held_beyond_use(intervals, holdings, begin_s=begin_s, end_s=end_s)
+    return GpuHours(**parts)
+
+
+def held_beyond_use(
+    intervals: Sequence[PhaseInterval], holdings: Sequence[Holding], *, begin_s: float = -inf, end_s: float = inf
+) -> float:
+    """GPU-hours that the ``holdings`` kept from others and that no replica of ``intervals`` used."""
+    return sum(
+        _withheld(
             [holding for holding in holdings if holding.pool_id == pool_id],
             [one for one in intervals if one.pool_id == pool_id and one.phase not in _UNALLOCATED],
             begin_s,
             end_s,
         )
-    return GpuHours(**parts)
+        for pool_id in sorted({holding.pool_id for holding in holdings})
+    )
 
 
 def daily_gpu_hours(
     intervals: Sequence[PhaseInterval], holdings: Sequence[Holding] = (), *, days: int
 ) -> tuple[GpuHours, ...]:
-    """By day of the run; what was allocated before its second 0 belongs to the first day, what after to the last."""
-    edges = [-inf, *(day * 24 * _HOUR_S for day in range(1, days)), inf]
-    return tuple(gpu_hours(intervals, holdings, begin_s=begin, end_s=end) for begin, end in pairwise(edges))
+    """By day of the run, from its second 0 on: a rate that had the warm-up in its numerator and not in its days would
+    exceed what the GPUs can give. What was allocated after the last day belongs to it."""
+    return tuple(gpu_hours(intervals, holdings, begin_s=begin, end_s=end) for begin, end in pairwise(day_edges(days)))
+
+
+def day_edges(days: int) -> list[float]:
+    """Second 0, the ends of all days but the last, and infinity."""
+    return [0.0, *(day * 24 * _HOUR_S for day in range(1, days)), inf]
 
 
 def _check(interval: PhaseInterval) -> None:

@@ -99,7 +99,7 @@ class Recorder:
         self._samples: list[tuple[float, dict[tuple[str, str], float]]] = []
         self._sample_every_s = _FIRST_SAMPLE_S
         self._sample_at = simulation.now
-        self._day = 0
+        self._day = self._day_of(simulation.now)
         simulation.listen(self._on_step)
 
     def recorded(self) -> Recorded:
@@ -195,13 +195,17 @@ class Recorder:
         self._sample_at = now + self._sample_every_s
 
     def _close_day(self, now: float) -> None:
-        """Intervals end with the day, so that each day's busy time is its own."""
-        day = int((now - self._start_at) // DAY_S)
+        """Intervals end with the day, so that each day's busy time is its own, and with the warm-up."""
+        day = self._day_of(now)
         if day > self._day:
             self._day = day
             for life in self._lives.values():
                 if life.phase in _SERVING:
                     life.changes.append((now, life.phase, self._busy_s(life)))
+
+    def _day_of(self, now: float) -> int:
+        """Negative in the warm-up."""
+        return int((now - self._start_at) // DAY_S)
 
     # -- what is told
 

@@ -37,6 +37,8 @@ def render(summary: RunSummary, console: Console) -> None:
     console.print(_charts(summary, console))
     if summary.replica_seconds:
         console.print(_replica_seconds(summary))
+    for model_id, count in summary.not_asked.items():
+        console.print(Text(f"{model_id}: {count} replica{'s' if count > 1 else ''}, not asked: not counted here"))
     render_site(summary, console)
     if summary.decisions:
         console.print(_decisions(summary))
@@ -99,6 +101,9 @@ def _headline(summary: RunSummary) -> Text:
         f" ({summary.cached_tokens / summary.prompt_tokens:.0%} from prefix caches)" if summary.cached_tokens else ""
     )
     text.append(f"; {summary.prompt_tokens:,} tokens in{cached}, {summary.output_tokens:,} out", style="not bold")
+    if summary.drained_s >= 1:
+        ran_on = format_duration(round(summary.drained_s))
+        text.append(f"\nran on for {ran_on}: requests were still open", style="not bold")
     if summary.trace is not None:
         text.append("\n" + _trace_line(summary.trace, counts.sent), style="not bold")
     return text
@@ -170,11 +175,17 @@ def _sampled(summary: RunSummary, phases: Collection[ReplicaPhase]) -> list[floa
 
 def _replica_seconds(summary: RunSummary) -> Text:
     parts = [f"{phase.value} {_figure(seconds, 'replica-s')}" for phase, seconds in summary.replica_seconds.items()]
-    return Text("replica-seconds: " + ", ".join(parts))
+    warm_up = "; without the warm-up" if _warm_up_s(summary) > 0 else ""
+    return Text("replica-seconds: " + ", ".join(parts) + warm_up)
+
+
+def _warm_up_s(summary: RunSummary) -> float:
+    """Told by the decisions that were made in it."""
+    return summary.started_at - min((decision.now for decision in summary.decisions), default=summary.started_at)
 
 
 def _decisions(summary: RunSummary) -> Table:
-    warm_up_s = summary.started_at - min(decision.now for decision in summary.decisions)
+    warm_up_s = _warm_up_s(summary)
     begun = "the load" if summary.trace is None else "the trace"
     table = Table(
         title=f"Decisions ({len(summary.decisions):,})",

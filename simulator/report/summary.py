@@ -271,7 +271,9 @@ class RunSummary(ServiceFigures):
     ``source`` is ``demo`` or ``simulate``; ``started_at`` places it in the decisions' time. ``problems`` says, in
     words, why the run is no success; empty if it is one. ``cached_tokens`` of the prompts were found in prefix caches.
     ``partial`` is null unless somebody ended the run early: all figures are then of the time until that, in which its
-    last requests could not finish.
+    last requests could not finish. ``drained_s``: for how long the run went on beyond its load and tail, since requests
+    were still open. ``not_asked``: the most replicas that models had which nobody asked, by model; all other figures
+    leave them out.
     """
 
     source: str
@@ -285,6 +287,8 @@ class RunSummary(ServiceFigures):
     batch: BatchFigures | None = None
     cached_tokens: int = 0
     partial: Partial | None = None
+    drained_s: float = 0.0
+    not_asked: Mapping[str, int] = field(default_factory=dict)
 
 
 LOAD_BINS = 120
@@ -304,6 +308,8 @@ def summarise(
     models: Mapping[str, ServiceFigures] | None = None,
     cached_tokens: int = 0,
     partial: Partial | None = None,
+    drained_s: float = 0.0,
+    not_asked: Mapping[str, int] | None = None,
 ) -> RunSummary:
     """The summary of a run of ``duration_s``; see ``service_figures``."""
     whole = service_figures(outcomes, replicas, duration_s)
@@ -318,6 +324,8 @@ def summarise(
         models=models or {},
         cached_tokens=cached_tokens,
         partial=partial,
+        drained_s=drained_s,
+        not_asked=not_asked or {},
     )
 
 

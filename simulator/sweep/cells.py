@@ -11,7 +11,7 @@ from typing import Any
 from simulator.sweep.design import Settings
 from simulator.sweep.figures import RunFigures
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 """Of what a cell leaves. Results of another version are not taken up again."""
 
 

@@ -40,7 +40,8 @@ class Measure:
 class Subject:
     """One side of a comparison. ``asked``: what must be the same on all sides, in words by what it is. ``recorded``: a
     recorded trace was replayed. ``worst_hour``: the least share in time of any run's worst hour. ``curve``: the
-    settings of its knob, if it was swept."""
+    settings of its knob, if it was swept. ``not_asked``: models that ran and that nobody asked; no measure counts their
+    GPUs."""
 
     name: str
     asked: Mapping[str, str]
@@ -48,6 +49,7 @@ class Subject:
     recorded: bool
     worst_hour: float | None = None
     curve: tuple[SweepPoint, ...] = ()
+    not_asked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ class EqualRow:
 
 @dataclass(frozen=True, slots=True)
 class SideBySide:
-    """``seeds`` are those that all have. ``days``: what was resampled."""
+    """``seeds`` are those that all have. ``days``: what was resampled. ``not_asked``: each side's idle models."""
 
     subjects: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -103,6 +105,7 @@ class SideBySide:
     figures: tuple[FigureRow, ...]
     worst_hours: tuple[float | None, ...]
     equal: tuple[EqualRow, ...]
+    not_asked: tuple[tuple[str, ...], ...]
 
 
 def reasons_against(subjects: Sequence[Subject]) -> list[str]:
@@ -148,6 +151,7 @@ def side_by_side(subjects: Sequence[Subject], resampling: Resampling, days: Days
         figures=tuple(_figure(name, subjects, seeds, resampling) for name in names),
         worst_hours=tuple(subject.worst_hour for subject in subjects),
         equal=_equal(subjects, seeds, resampling) if all(subject.curve for subject in subjects) else (),
+        not_asked=tuple(subject.not_asked for subject in subjects),
     )
 
 

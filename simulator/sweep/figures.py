@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from simulator.report.compare import target_changes
+from simulator.report.costs import daily_asked_hours
 from simulator.report.facts import Facts
-from simulator.report.gpu_hours import GpuHours, daily_gpu_hours
+from simulator.report.gpu_hours import GpuHours
 from simulator.report.recorder import DAY_S
 from simulator.report.slo import FIVE_MINUTES_S, HOUR_S, WorstWindow, daily, worst_window
 from simulator.report.summary import Latency, RunSummary
@@ -29,7 +30,8 @@ class Worst:
 class RunFigures:
     """One run. ``kept``, ``arrived``, ``gpu_hours`` and ``days`` have one entry for each day of the demand. ``days``
     are the days' lengths, the last one with the tail: the same for all runs of a demand, so that a policy that is late
-    does not spread its cost over the longer run."""
+    does not spread its cost over the longer run. ``gpu_hours`` are those of the models that were asked, from second 0
+    on; ``not_asked`` names the others."""
 
     kept: tuple[float, ...]
     arrived: tuple[float, ...]
@@ -44,6 +46,7 @@ class RunFigures:
     output_tokens: int
     peak_ready: int
     target_changes: int
+    not_asked: tuple[str, ...] = ()
 
 
 def run_figures(facts: Facts, summary: RunSummary, *, tail_s: float) -> RunFigures:
@@ -55,7 +58,7 @@ def run_figures(facts: Facts, summary: RunSummary, *, tail_s: float) -> RunFigur
     return RunFigures(
         kept=tuple(in_time.tolist()),
         arrived=tuple(arrived.tolist()),
-        gpu_hours=daily_gpu_hours(facts.intervals, facts.holdings, days=count),
+        gpu_hours=daily_asked_hours(facts, count),
         days=(*(1.0 for _ in range(count - 1)), (last_s + tail_s) / DAY_S - (count - 1)),
         worst_hour=_worst(worst_window(arrival_s, kept, HOUR_S)),
         worst_five_minutes=_worst(worst_window(arrival_s, kept, FIVE_MINUTES_S)),
@@ -66,6 +69,7 @@ def run_figures(facts: Facts, summary: RunSummary, *, tail_s: float) -> RunFigur
         output_tokens=summary.output_tokens,
         peak_ready=summary.peak_ready,
         target_changes=target_changes(summary),
+        not_asked=facts.not_asked,
     )
 
 

@@ -15,6 +15,7 @@ from simulator.statistics import Metric
 from simulator.sweep.cells import Candidate, settings_words
 from simulator.sweep.comparing import Measure, Subject
 from simulator.sweep.document import SweepDocument
+from simulator.sweep.figures import RunFigures
 from simulator.sweep.ranking import families
 
 ATTAINMENT, COST = "attainment", "gpu_hours_a_day"
@@ -60,6 +61,7 @@ def _of_group(group: Sequence[tuple[str, RunReport]]) -> Subject:
         measures,
         recorded=first.run.trace is not None,
         worst_hour=min((value for value in worst if value is not None), default=None),
+        not_asked=tuple(model.model_id for model in first.run.models if not model.requests),
     )
 
 
@@ -140,7 +142,14 @@ def _of_candidate(name: str, found: SweepDocument, candidate: Candidate, demands
         {ATTAINMENT: Measure(metrics[0], "share", "higher"), COST: Measure(metrics[1], "GPU-hours", "lower")},
         recorded=any(used[demand].recorded for demand in demands),
         worst_hour=min(run.worst_hour.share for run in results.runs(candidate, demands)),
+        not_asked=not_asked_of(results.runs(candidate, demands)),
     )
+
+
+def not_asked_of(runs: Sequence[RunFigures]) -> tuple[str, ...]:
+    """Models that stood idle in all of these runs."""
+    common = set.intersection(*(set(run.not_asked) for run in runs)) if runs else set()
+    return tuple(sorted(common))
 
 
 def _knob(found: SweepDocument, policy: str) -> str | None:

@@ -54,6 +54,16 @@ def test_several_models_are_asked_side_by_side_and_told_apart() -> None:
     assert wire.decode(RunSummary, json.loads(json.dumps(wire.encode(summary)))) == summary
 
 
+def test_a_run_that_outlasts_its_tail_says_for_how_long_and_who_stood_idle() -> None:
+    settings = SimulationSettings(tail_s=1.0, warm_up_s=5.0)
+    models = (ELASTIC, replace(ELASTIC, model_id="idle", minimum=2))
+    load = [small_request(0.0, output_tokens=400)]
+    summary = run(SITE, models, load, settings=settings, profile_of=lambda launch: SLOW_ENGINE).summary
+    assert summary.drained_s == pytest.approx(summary.duration_s - 1.0)
+    assert summary.drained_s > 1.0
+    assert summary.not_asked == {"idle": 2}
+
+
 def test_a_model_behaves_alone_as_it_does_beside_others() -> None:
     settings = SimulationSettings(tail_s=30.0, warm_up_s=5.0)
     models = (ELASTIC, replace(ELASTIC, model_id="code"))

@@ -16,6 +16,7 @@ import pytest
 
 from broker.model.errors import InvariantViolated, WireError
 from broker.model.json_schema import schema_of
+from broker.model.replica import Tier
 from broker.model.spec import PolicySpec
 from simulator.report.__main__ import NAME, schema_text
 from simulator.report.compose import Source, compose
@@ -61,8 +62,8 @@ class TestDocument:
             loads(dumps(told).replace("run_report/1", "run_report/2"))
 
     def test_the_parts_of_gpu_hours_add_up_by_pool_and_by_day(self, report: Report, told: RunReport) -> None:
-        whole, *pools = told.gpu_hours
-        assert whole.total == pytest.approx(gpu_hours(report.facts.intervals).total)
+        whole, pools = told.gpu_hours[0], [row for row in told.gpu_hours if row.kind == "pool"]
+        assert whole.total == pytest.approx(gpu_hours(report.facts.intervals, begin_s=0.0).total)
         assert whole.total == pytest.approx(sum(row.total for row in pools))
         parts = ("busy", "idle", "starting", "draining", "withheld")
         assert sum(getattr(whole, part) for part in parts) == pytest.approx(whole.total)
@@ -109,12 +110,42 @@ def test_a_run_without_a_request_has_a_report_too() -> None:
 class TestOracle:
     def test_the_bound_lies_below_the_plan_and_the_run(self, report: Report) -> None:
         found = oracle_of(report.facts, again)
-        total = gpu_hours(report.facts.intervals).total
+        total = gpu_hours(report.facts.intervals, begin_s=0.0).total
         assert found.bound_gpu_hours is not None
         assert found.clairvoyant is not None
         assert found.bound_gpu_hours < found.clairvoyant.gpu_hours
         assert found.gap == pytest.approx(total / found.bound_gpu_hours - 1)
         assert found.allowance == pytest.approx(1 - float(report.facts.kept.mean()))
+
+    def test_run_bound_and_plan_are_of_the_replicas_that_served_and_dedicated_gpus_are_told_beside_them(
+        self, report: Report
+    ) -> None:
+        facts = report.facts
+        pools = tuple(replace(pool, tiers=(Tier.BASELINE,)) for pool in facts.recorded.site.pools)
+        idle = [
+            replace(one, model_id="embed", replica_id=f"embed-{number}")
+            for number, one in enumerate(facts.recorded.replicas)
+        ]
+        recorded = replace(
+            facts.recorded, site=replace(facts.recorded.site, pools=pools),
+            models=(*facts.recorded.models, replace(facts.recorded.models[0], model_id="embed")),
+            replicas=(*facts.recorded.replicas, *idle),
+        )  # fmt: skip
+        alone, beside = oracle_of(facts, None), oracle_of(replace(facts, recorded=recorded), None)
+        assert (beside.run_gpu_hours, beside.gap) == pytest.approx((alone.run_gpu_hours, alone.gap))
+        assert alone.dedicated_gpu_hours == 0.0
+        assert beside.dedicated_gpu_hours > 0.0
+
+    def test_a_plan_that_took_more_than_the_run_at_equal_service_has_a_negative_gap(self, report: Report) -> None:
+        facts = report.facts
+
+        def dear(policies: Mapping[str, PolicySpec]) -> Facts:
+            twice = [replace(one, interval=replace(one.interval, gpu_weight=2.0)) for one in facts.recorded.replicas]
+            return replace(facts, recorded=replace(facts.recorded, replicas=tuple(twice)))
+
+        plan = oracle_of(facts, dear).clairvoyant
+        assert plan is not None
+        assert plan.gpu_hours_gap == pytest.approx(-0.5)
 
     def test_a_run_that_costs_less_than_anything_can_is_a_bug(self, report: Report) -> None:
         facts = report.facts

@@ -58,21 +58,40 @@ function latencyCard() {
 function gpuCard() {
   const parts = ["busy", "idle", "starting", "draining", "withheld"];
   const share = (row, part) => (row.total ? ` (${digits((row[part] / row.total) * 100, 2)} %)` : "");
+  const asked = (model) => run.models.some((one) => one.model_id === model && one.requests);
+  const names = {
+    all: () => "all", pool: (row) => `pool ${row.pool_id}`, none: () => "no model's (dedicated pools, beyond use)",
+    model: (row) => `model ${row.model_id}${asked(row.model_id) ? "" : " (not asked)"}`, asked: () => "of models that were asked",
+    warm_up: () => `the ${seconds(run.warm_up_s)} of warm-up, in no other row`,
+  };
+  const rows = report.gpu_hours.filter((row) => row.total || !["none", "warm_up"].includes(row.kind));
   return card("GPU-hours", [
-    { title: "Pool", of: (row) => row.pool_id || "all" },
+    { title: "Of", of: (row) => names[row.kind](row), words: true },
     { title: "total", number: true, of: (row) => digits(row.total) },
     ...parts.map((part) => ({ title: part, number: true, of: (row) => digits(row[part]) + share(row, part) })),
-  ], report.gpu_hours, [`From allocation to its end, of seed ${run.seed}; what was allocated in the ${seconds(run.warm_up_s)} of warm-up counts.`], true);
+  ], rows, [`From allocation to its end, from second 0 on, of seed ${run.seed}. Pools add up to all, and so do models and what is no model's. Figures, sweeps and comparisons count those of models that were asked.`], true);
+}
+
+// A plan that costs more than the run is no verdict on the run.
+function dearerPlan(plan) {
+  const more = 1 / (1 + plan.gpu_hours_gap) - 1;
+  return `the plan took ${digits(more * 100, 2)} % more: it is a heuristic, the bound is what nothing can undercut`;
 }
 
 function oracleCard() {
-  const oracle = report.oracle, plan = oracle.clairvoyant, whole = report.gpu_hours[0];
-  const rows = [["this run", whole.total, report.attainment[0].value, null]];
+  const oracle = report.oracle, plan = oracle.clairvoyant;
+  const rows = oracle.run_gpu_hours === null ? [] : [["this run", oracle.run_gpu_hours, report.attainment[0].value, null]];
   if (plan) rows.push(["clairvoyant plan, executed", plan.gpu_hours, plan.attainment, plan.gpu_hours_gap]);
   if (oracle.bound_gpu_hours !== null) rows.push(["lower bound", oracle.bound_gpu_hours, 1 - oracle.allowance, oracle.gap]);
   const words = [];
   if (oracle.left_out) words.push(`No lower bound: ${oracle.left_out}.`);
-  else words.push(`The bound allows the run's own share of misses, in steps of ${seconds(oracle.step_s)}; nothing can cost less.`);
+  else words.push(`The bound allows the run's own share of misses, in steps of ${seconds(oracle.step_s)}; nothing can cost less. It keeps no minimum of replicas and divides them at will.`);
+  if (rows.length) words.push("All are of the replicas of models that were asked, from second 0 on.");
+  if (oracle.dedicated_gpu_hours) {
+    const much = oracle.dedicated_gpu_hours > oracle.run_gpu_hours ? ", more than the replicas took: no policy can save them" : "";
+    words.push(`Dedicated pools held ${digits(oracle.dedicated_gpu_hours)} GPU-hours beyond all replicas, which are in none of these rows${much}.`);
+  }
+  if (plan && plan.gpu_hours_gap < 0) words.push(`${dearerPlan(plan).replace("the", "The")}.`);
   if (plan && plan.gpu_hours_gap === null) words.push("The plan kept fewer in time than the run, so their costs are not compared.");
   if (plan) words.push(plan.knows);
   else if (oracle.clairvoyant_left_out) words.push(`No clairvoyant plan: ${oracle.clairvoyant_left_out}.`);

@@ -72,6 +72,22 @@ def test_a_cell_has_the_figures_of_its_run() -> None:
     assert answer.figures.gpu_hours[0].total > 0
 
 
+def test_a_model_that_is_not_asked_costs_a_cell_nothing() -> None:
+    alone, beside = task(FakeSource()), task(FakeSource())
+    idle = replace(ELASTIC, model_id="embed", minimum=1, maximum=1)
+    found = [run_cell(one) for one in (alone, replace(beside, models=(ELASTIC, idle)))]
+    first, second = (one.figures for one in found if isinstance(one, CellResult))
+    assert second.gpu_hours[0].total == pytest.approx(first.gpu_hours[0].total, rel=0.01)
+    assert (first.not_asked, second.not_asked) == ((), ("embed",))
+
+
+def test_a_cell_costs_no_more_than_its_gpus_for_its_days() -> None:
+    """Its warm-up is two minutes, of which a day of fourteen seconds would make a lot."""
+    answer = run_cell(task(FakeSource(), replace(ELASTIC, maximum=1)))
+    assert isinstance(answer, CellResult)
+    assert answer.figures.gpu_hours[0].total <= sum(answer.figures.days) * 24 * 1.05
+
+
 def test_the_same_cell_leaves_the_same() -> None:
     assert run_cell(task(FakeSource())) == run_cell(task(FakeSource()))
 

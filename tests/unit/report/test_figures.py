@@ -93,9 +93,18 @@ def test_a_day_that_is_not_whole_counts_for_as_long_as_it_was() -> None:
     whole = facts(days=2)
     figure = told(Facts(
         whole.outcomes, whole.models, whole.tenants, whole.recorded, (), whole.started_at, 1.5 * DAY_S + 0.25 * DAY_S
-    )).figure("requests")  # fmt: skip
+    )).figure("gpu_hours_a_day")  # fmt: skip
     assert figure is not None
-    assert figure.denominator == (DAY_S, 0.75 * DAY_S)
+    assert figure.denominator == (1.0, 0.75)
+
+
+def test_the_rate_of_requests_is_that_of_their_arrivals_however_long_the_last_ones_take() -> None:
+    whole = facts(days=2)
+    late = replace(whole, duration_s=3.5 * DAY_S)
+    for of in (whole, late):
+        figure = told(of).figure("requests")
+        assert figure is not None
+        assert figure.value == pytest.approx(400 / (2 * DAY_S - 60.0))
 
 
 def test_shares_are_told_by_class_tenant_and_prompt_length_and_add_up() -> None:
@@ -131,6 +140,64 @@ def test_what_a_dedicated_pool_holds_beyond_use_is_withheld(tiers: tuple[Tier, .
     line = next(one for one in report.series if one.labels.get("part") == "withheld")
     assert set(line.values) == {withheld / 96.0}
     assert {value for one in report.series if one.labels.get("part") == "busy" for value in one.values} == {1.0}
+
+
+def with_warm_up_and_an_idle_model(of: Facts) -> Facts:
+    """Everything was there two minutes before second 0, and so was a model that nobody asks, on a GPU all along."""
+    begin_s = -120.0
+    idle = [
+        ReplicaInterval(
+            "embed-0-g1", "embed", Tier.BASELINE, PhaseInterval("pool", ReplicaPhase.READY, since, until, 1)
+        )
+        for since, until in ((begin_s, 0.0), (0.0, of.duration_s))
+    ]
+    warming = [
+        replace(one, interval=replace(one.interval, begin_s=begin_s, end_s=0.0, busy_s=0.0))
+        for one in of.recorded.replicas
+        if one.interval.begin_s == 0.0
+    ]
+    recorded = replace(
+        of.recorded, begin_s=begin_s, models=(*of.recorded.models, model("embed")),
+        replicas=(*warming, *of.recorded.replicas, *idle),
+    )  # fmt: skip
+    return replace(of, recorded=recorded)
+
+
+ELASTIC_TOO = (Tier.BASELINE, Tier.ELASTIC)
+
+
+def test_rates_are_no_more_than_the_gpus_can_give_since_the_warm_up_is_told_apart() -> None:
+    before, after = told(facts(tiers=ELASTIC_TOO)), told(with_warm_up_and_an_idle_model(facts(tiers=ELASTIC_TOO)))
+    for name in ("gpu_hours_a_day", "goodput_per_gpu", "gpu_s_per_request", "idle_gpu_hours_a_day"):
+        one, other = before.figure(name), after.figure(name)
+        assert one is not None
+        assert other is not None
+        assert other.value == pytest.approx(one.value)
+    (warm_up,) = [row for row in after.gpu_hours if row.kind == "warm_up"]
+    assert warm_up.total == pytest.approx(3 * 120 / 3600)
+
+
+def test_a_model_that_nobody_asked_is_in_the_total_and_by_name_but_in_no_figure_of_what_was_asked() -> None:
+    report = told(with_warm_up_and_an_idle_model(facts(tiers=ELASTIC_TOO)))
+    hours = {(row.kind, row.model_id): row.total for row in report.gpu_hours}
+    assert hours["all", ""] == pytest.approx(3 * 96.0)
+    assert hours["model", "embed"] == pytest.approx(96.0)
+    assert hours["asked", ""] == pytest.approx(2 * 96.0)
+    whole, idle = report.figure("gpu_hours_a_day"), report.figure("gpu_hours_a_day", "embed")
+    assert whole is not None
+    assert idle is not None
+    assert (whole.value, idle.value) == pytest.approx((48.0, 24.0))
+    assert report.figure("attainment", "embed") is None
+
+
+@pytest.mark.parametrize("tiers", [(Tier.BASELINE,), ELASTIC_TOO], ids=["dedicated", "shared"])
+def test_models_and_what_belongs_to_none_add_up_to_all(tiers: tuple[Tier, ...]) -> None:
+    report = told(with_warm_up_and_an_idle_model(facts(tiers=tiers)))
+    for part in ("busy", "idle", "starting", "draining", "withheld", "total"):
+        of = [getattr(row, part) for row in report.gpu_hours if row.kind in ("model", "none")]
+        assert sum(of) == pytest.approx(getattr(report.gpu_hours[0], part))
+    (unused,) = [row for row in report.gpu_hours if row.kind == "none"]
+    assert unused.total == unused.withheld == pytest.approx(96.0 if tiers == (Tier.BASELINE,) else 0.0)
 
 
 def test_gpus_count_by_the_weight_of_their_pool() -> None:

@@ -105,7 +105,7 @@ def test_days_add_up_to_the_run_and_holdings_count_at_least_once(
     replicas: list[PhaseInterval], held: list[Holding]
 ) -> None:
     whole = gpu_hours(replicas, held)
-    parts = sum(daily_gpu_hours(replicas, held, days=3), GpuHours())
+    parts = sum(daily_gpu_hours(replicas, held, days=3), gpu_hours(replicas, held, end_s=0.0))
     for name in ("busy", "idle", "starting", "draining", "withheld"):
         assert getattr(parts, name) == pytest.approx(getattr(whole, name), abs=1e-5)
     used = gpu_hours(replicas).total

@@ -135,3 +135,11 @@ def test_a_sparkline_fits_its_width_and_hides_no_peak(values: list[float], width
     assert (line.strip() != "") == any(value > 0 for value in values)
     if any(value > 0 for value in values):
         assert "█" in line
+
+
+def test_models_that_nobody_asked_are_named_and_a_run_that_went_on_says_why() -> None:
+    text = printed(replace(summary_of(), not_asked={"embed": 1, "code": 2}, drained_s=960.0))
+    assert "embed: 1 replica, not asked: not counted here" in text
+    assert "code: 2 replicas, not asked: not counted here" in text
+    assert "ran on for 16m: requests were still open" in text
+    assert "ran on" not in printed(summary_of())

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cli.comparing import not_asked_words
 from simulator.statistics import Days, Metric, Resampling, SweepPoint
 from simulator.sweep.comparing import Measure, Subject, blocks_for, reasons_against, side_by_side
 
@@ -66,6 +67,12 @@ def test_p_values_are_adjusted_for_all_that_are_compared_with_the_first() -> Non
 def test_runs_that_were_asked_something_else_are_not_compared() -> None:
     other = subject("other", [[1.0, 2.0]] * 3, asked="a week")
     assert reasons_against([CHEAP, other]) == ["the demand differs: a day in cheap, a week in other"]
+
+
+def test_sides_that_differ_in_models_that_nobody_asked_say_so() -> None:
+    assert not not_asked_words(side_by_side([CHEAP, DEAR], FEW))
+    words = not_asked_words(side_by_side([CHEAP, replace(DEAR, not_asked=("embed",))], FEW))
+    assert "A has none; B has embed. Their GPU-hours are counted on no side. The sides differ" in words
 
 
 def test_runs_without_a_common_seed_are_not_compared() -> None:
