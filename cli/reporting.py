@@ -9,6 +9,7 @@ from pathlib import Path
 from broker.app.release import release
 from broker.model.errors import ConfigError
 from broker.model.spec import PolicySpec
+from cli.interrupts import Interrupts
 from cli.output import errors
 from cli.simulating import WARM_UP_S, Simulated, TraceRun, simulate_trace
 from simulator.report.compose import Source, compose
@@ -24,17 +25,11 @@ LONGEST_PLANNED_S = 60.0
 """A clairvoyant plan is executed by up to five runs more; of those that took longer it must be asked for."""
 
 
-def require_folder(folder: Path) -> None:
-    """Before the run, not after it. Raises ``ConfigError`` where no report can be written."""
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError("is no folder; --out names the folder of the report", path=str(folder))
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / PAGE).exists():
-        raise ConfigError("holds something that is no report; give an empty or a new folder", path=str(folder))
-    folder.mkdir(parents=True, exist_ok=True)
-
-
-def write_report(run: TraceRun, simulated: Simulated, folder: Path, *, oracle: OracleChoice) -> None:
-    """A run that was ended early has its report without the oracle, and so has one whose oracle is interrupted.
+def write_report(
+    run: TraceRun, simulated: Simulated, folder: Path, *, oracle: OracleChoice, interrupts: Interrupts
+) -> None:
+    """A run that was ended early has its report without the oracle, and so has one whose oracle is interrupted. A signal
+    that comes while the files are written waits for them, a second one does not.
 
     Raises as ``simulate_trace``, ``InvariantViolated`` for a run that costs less than anything can, and the
     ``KeyboardInterrupt`` that ended the search for the oracle when the report is written.
@@ -45,8 +40,9 @@ def write_report(run: TraceRun, simulated: Simulated, folder: Path, *, oracle: O
         found = _oracle(run, simulated, facts, oracle)
     except KeyboardInterrupt as interrupt:
         found, interrupted = _without("it was interrupted"), interrupt
-    report = report_of(run, simulated, oracle=found)
-    if not write_folder(folder, report, facts):
+    with interrupts.waiting():
+        with_tables = write_folder(folder, report_of(run, simulated, oracle=found), facts)
+    if not with_tables:
         errors.print(f"no Parquet files: they need pyarrow ({WHOLE})", highlight=False, markup=False)
     errors.print(f"report: {folder / PAGE}", highlight=False, markup=False, soft_wrap=True)
     if interrupted is not None:

@@ -74,9 +74,10 @@ def simulate(
     with told_errors(), Interrupts().heard() as interrupts:
         with interrupts.waiting():  # modules that are half imported cannot be imported again
             from broker.model import wire
-            from cli.reporting import require_folder, write_report
+            from cli.reporting import write_report
             from cli.simulating import TraceRun, nothing_simulated, read_summary, simulate_trace
             from simulator.report.compare import compare
+            from simulator.report.folder import require_folder
             from simulator.report.render import partial_words, render, render_comparison
 
         run = TraceRun(
@@ -91,7 +92,7 @@ def simulate(
                 require_folder(out)
             simulated = simulate_trace(run, interrupts=interrupts)
             if out is not None and (simulated.report.summary.partial is None or simulated.report.summary.requests.sent):
-                write_report(run, simulated, out, oracle=oracle)
+                write_report(run, simulated, out, oracle=oracle, interrupts=interrupts)
         except KeyboardInterrupt:
             if interrupts.count > 1:
                 raise

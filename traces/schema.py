@@ -114,7 +114,8 @@ def replayable(requests: Iterable[TraceRequest]) -> Requests:
     def make() -> Iterator[RequestBlock]:
         for block in source.blocks():
             answered = block.output_tokens > 0
-            yield block if answered.all() else block.take(answered)
+            if answered.any():  # a block is never empty: its last arrival is asked for
+                yield block if answered.all() else block.take(answered)
 
     return source.derived(make)
 

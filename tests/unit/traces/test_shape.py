@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from broker.model.errors import ConfigError
 from tests.unit.traces.files import BURSTGPT, written
-from traces.blocks import RequestBlock
+from traces.blocks import BLOCK_ROWS, RequestBlock
 from traces.options import ScaleMethod
 from traces.readers import open_trace
-from traces.schema import Requests, TraceRequest, as_requests
+from traces.schema import Requests, TraceRequest, as_requests, replayable
 from traces.shape import REPEAT_JITTER_S, Window, parse_window, scale_rate, window
 
 EVERY_SECOND = [TraceRequest(float(n), n, 1) for n in range(1000)]
@@ -156,3 +156,17 @@ def test_what_comes_after_does_not_change_what_came_before() -> None:
         for trace in (EVERY_SECOND, changed)
     )
     assert before == after
+
+
+@pytest.mark.parametrize("method", ScaleMethod)
+def test_a_stretch_of_failed_requests_longer_than_a_block_is_scaled_around(method: ScaleMethod) -> None:
+    good, failed = 20, 3 * BLOCK_ROWS
+    rows = [TraceRequest(n / 1000, 1, 1, failed=good <= n < good + failed) for n in range(failed + 2 * good)]
+    assert all(len(block) for block in replayable(rows).blocks())
+    assert len(list(scale_rate(replayable(rows), 2.0, 1, method))) == 4 * good
+
+
+@pytest.mark.parametrize("method", ScaleMethod)
+def test_of_a_trace_in_which_all_requests_failed_nothing_is_left(method: ScaleMethod) -> None:
+    rows = [TraceRequest(float(n), 1, 1, failed=True) for n in range(10)]
+    assert list(scale_rate(replayable(rows), 2.0, 1, method)) == []
