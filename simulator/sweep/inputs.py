@@ -22,7 +22,8 @@ class InputFile:
     stamp: Stamp
 
     def require_unchanged(self) -> None:
-        """Raises ``ConfigError`` for a file that is no longer the one whose digest was taken. Content is not read again: a trace has gigabytes, and there is a cell every second."""
+        """Raises ``ConfigError`` for a file that is no longer the one whose digest was taken. Content is not read
+        again: a trace has gigabytes, and there is a cell every second."""
         try:
             now = _stamp(self.path.stat())
         except OSError:
