@@ -22,7 +22,7 @@ LONGEST_TAIL_S = 30 * 86_400.0
 
 def simulate(
     policies: Annotated[Path | None, typer.Option("--policies", help="The policies file. Required, unless --resume-from is given.", show_default=False)] = None,
-    trace: Annotated[Path | None, typer.Option("--trace", help="BurstGPT, Azure or Mooncake; plain or .gz.", show_default=False)] = None,
+    trace: Annotated[Path | None, typer.Option("--trace", help="BurstGPT, Azure, Mooncake or a request log; plain or .gz.", show_default=False)] = None,
     scenario: Annotated[Path | None, typer.Option("--scenario", help="In place of a trace: what several models are asked.", show_default=False)] = None,
     cluster: Annotated[Path | None, typer.Option("--cluster", help="The Slurm cluster that the site's slurm pools are on.", show_default=False)] = None,
     site: Annotated[Path | None, typer.Option("--site", help="The site file (default: one pool with room for all).", show_default=False)] = None,
