@@ -42,6 +42,8 @@ def render(summary: RunSummary, console: Console) -> None:
         console.print(_decisions(summary))
     if summary.partial is not None:
         console.print(Text(f"PARTIAL: {partial_words(summary.partial)}", style="bold yellow"))
+    for note in summary.notes:
+        console.print(Text(f"NOTE: {note}", style="bold yellow"))
     for problem in summary.problems:
         console.print(Text(f"PROBLEM: {problem}", style="bold red"))
 

@@ -17,5 +17,7 @@ from cli.sweep_run import time_left
         pytest.param(40, 40, 2, "", id="nothing is left"),
     ],
 )
-def test_the_time_left_is_held_back_until_a_few_cells_have_ended(ended: int, count: int, workers: int, told: str) -> None:
+def test_the_time_left_is_held_back_until_a_few_cells_have_ended(
+    ended: int, count: int, workers: int, told: str
+) -> None:
     assert time_left(ended, count, workers, elapsed_s=30.0) == told
