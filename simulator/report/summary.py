@@ -269,7 +269,8 @@ class RunSummary(ServiceFigures):
     ``queues``, by pool, and ``batch`` are of a simulated cluster.
 
     ``source`` is ``demo`` or ``simulate``; ``started_at`` places it in the decisions' time. ``problems`` says, in
-    words, why the run is no success; empty if it is one. ``notes`` say what else is to be known of its figures. ``cached_tokens`` of the prompts were found in prefix caches.
+    words, why the run is no success; empty if it is one. ``notes`` say what else is to be known of its figures.
+    ``cached_tokens`` of the prompts were found in prefix caches.
     ``partial`` is null unless somebody ended the run early: all figures are then of the time until that, in which its
     last requests could not finish.
     """
