@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -101,8 +102,8 @@ def simulate(
         print_json(wire.encode(summary) | {"wall_s": wall_s})
     elif summary.requests.sent:
         render(summary, console)
-        if other is not None:
-            render_comparison(compare(other, summary), console)
+        if other is not None and against is not None:
+            render_comparison(replace(compare(other, summary), first=against.name, second="this run"), console)
         errors.print(f"simulated in {wall_s:.2f} s: {summary.duration_s / max(wall_s, 1e-9):,.0f} times real time")
     if interrupts.count:
         how = "after the run had ended" if summary.partial is None else partial_words(summary.partial)

@@ -21,7 +21,7 @@ from broker.model.units import format_duration
 from cli.clusters import read_cluster
 from cli.interrupts import Interrupts
 from cli.output import errors
-from cli.replayed import nothing_sent, nothing_served, trace_counts
+from cli.replayed import nothing_sent, nothing_served, rate_note, trace_counts
 from policies.registry import cached
 from simulator.checks.level import CheckLevel
 from simulator.checks.saving import saved_on_error
@@ -81,7 +81,7 @@ class Simulated:
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What a run is asked, for ``span_s``. ``dated``: ``start_at`` is a date of its own. ``counts``: of the trace's
-    rows. ``nothing``: why that may be nothing."""
+    rows, scaled by ``scale_method``. ``nothing``: why that may be nothing."""
 
     demand: Demand
     start_at: float | None
@@ -89,6 +89,7 @@ class Asked:
     span_s: float
     nothing: str
     counts: TraceCounts | None = None
+    scale_method: ScaleMethod = ScaleMethod.SUPERPOSE
 
 
 def simulate_trace(
@@ -198,7 +199,7 @@ def _of_trace(path: Path, run: TraceRun, models: tuple[ModelSpec, ...]) -> Asked
     span_s = min(part.window.end_s, part.span_s) - part.window.start_s
     return Asked(
         demand, began_at + part.window.start_s, dated, span_s, nothing_sent(part, run.rate_scale),
-        trace_counts(part, run.rate_scale),
+        trace_counts(part, run.rate_scale), run.scale_method,
     )  # fmt: skip
 
 
@@ -272,6 +273,9 @@ def _carried_out(prepared: Prepared, asked: Asked, doing: str, harm: bool) -> Si
     elif not summary.requests.finished:
         problem = nothing_served(summary) if summary.requests.sent else asked.nothing
         summary = replace(summary, problems=(*summary.problems, problem))
+    if asked.counts is not None and summary.partial is None:
+        note = rate_note(asked.counts, summary.requests.sent, asked.scale_method)
+        summary = replace(summary, notes=(*summary.notes, *filter(None, (note,))))
     return Simulated(replace(report, summary=summary), time.perf_counter() - began, asked.dated)
 
 

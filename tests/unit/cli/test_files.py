@@ -140,6 +140,29 @@ def test_a_simulation_tells_what_prefix_caches_had_and_lives_with_lost_metrics(t
     assert "(88% from prefix caches)" in " ".join(tidegate(*words).stdout.split())
 
 
+def test_a_rate_that_a_short_window_does_not_reach_is_told(tmp_path: Path) -> None:
+    """Twice the rate of two rows sent two: the copy had turned its busy hour elsewhere, and nothing said so."""
+    trace = tmp_path / "trace.csv"
+    seconds = [*range(0, 60, 10), *(60 + 0.5 * n for n in range(400))]
+    trace.write_text(BURST + "".join(f"{at},ChatGPT,50,10,60,Conversation log\n" for at in seconds))
+    words: list[str | Path] = ["simulate", "--trace", trace, "--policies", POLICIES, "--window", "..1m", "--json"]
+    (note,) = json.loads(tidegate(*words, "--rate-scale", "2").stdout)["notes"]
+    assert "sent of 6 recorded: x " in note
+    assert "in this window and not x 2: superpose shifts copies over the whole trace" in note
+    assert "--scale-method correlated multiplies within the window" in note
+    for options in ([], ["--rate-scale", "2", "--scale-method", "correlated"]):
+        assert json.loads(tidegate(*words, *options).stdout)["notes"] == []
+
+
+def test_a_run_stands_beside_another_under_its_files_name(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text(BURST + "0,ChatGPT,50,10,60,Conversation log\n")
+    words: list[str | Path] = ["simulate", "--trace", trace, "--policies", POLICIES]
+    (tmp_path / "before.json").write_text(tidegate(*words, "--json").stdout)
+    shown = tidegate(*words, "--against", tmp_path / "before.json").stdout
+    assert "before.json against this run" in shown
+
+
 def test_a_simulation_that_served_nothing_is_a_failure_and_waits_for_nobody(tmp_path: Path) -> None:
     trace, policies = tmp_path / "trace.csv", tmp_path / "policies.yaml"
     trace.write_text(BURST + "0,ChatGPT,50,10,60,Conversation log\n")
