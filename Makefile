@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
 ARGS   ?=
 TRACE  ?=
 
@@ -11,53 +12,54 @@ TRACE  ?=
 help: ## List all targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[36m%-18s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Tidegate needs Python 3.11 or newer; set PYTHON=python3.x" >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV); this takes a minute or some ..." >&2
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-install: $(VENV)/.installed ## Make the virtual environment and install Tidegate with its tools
+install: $(INSTALLED) ## Make the virtual environment and install Tidegate with its tools
+	@echo "ready: $(BIN)/tidegate"
 
-demo: install ## Serve, scale, drain and explain one model on this machine (TRACE=file replays a trace, ARGS=...)
+demo: $(INSTALLED) ## Serve, scale, drain and explain one model on this machine (TRACE=file replays a trace, ARGS=...)
 	@mkdir -p build && $(BIN)/tidegate demo $(if $(TRACE),--trace $(TRACE)) $(ARGS)
 
-test: install ## Run the tests (ARGS=... goes to pytest)
+test: $(INSTALLED) ## Run the tests (ARGS=... goes to pytest)
 	@$(BIN)/python -m pytest $(ARGS)
 
-faults: install ## Kill the broker, replicas and gateways at every point, under load
+faults: $(INSTALLED) ## Kill the broker, replicas and gateways at every point, under load
 	@$(BIN)/python -m pytest -m "faults or integration" tests/faults $(ARGS)
 
-check: install ## Lint, types, import contracts and generated documents
+check: $(INSTALLED) ## Lint, types, import contracts and generated documents
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-format: install ## Format the code
+format: $(INSTALLED) ## Format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-docs: install ## Generate the documents that come from code (schemas, configuration, API, command line)
+docs: $(INSTALLED) ## Generate the documents that come from code (schemas, configuration, API, command line)
 	@$(BIN)/python -m broker.model.json_schema docs/schemas
 	@$(BIN)/python -m simulator.report docs/schemas
 	@$(BIN)/python -m broker.app.settings docs
 	@$(BIN)/python -m broker.app docs/openapi.json
 	@$(BIN)/python -m cli.reference docs/cli.md
 
-benchmarks: install ## Run the benchmarks (ARGS="NAME ..."; --list names them), one JSON line each
+benchmarks: $(INSTALLED) ## Run the benchmarks (ARGS="NAME ..."; --list names them), one JSON line each
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-benchmarks-dynamo: install ## Install NVIDIA's replay into an environment of its own and run sim_vs_dynamo
+benchmarks-dynamo: $(INSTALLED) ## Install NVIDIA's replay into an environment of its own and run sim_vs_dynamo
 	@test -x build/dynamo-venv/bin/python || $(PYTHON) -m venv build/dynamo-venv
 	@build/dynamo-venv/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/dynamo-requirements.txt
 	@$(BIN)/python -m benchmarks sim_vs_dynamo
 
-accuracy: install ## Hold the simulator against measurements (ARGS="--json", ARGS="NAME ..."; --list names them)
+accuracy: $(INSTALLED) ## Hold the simulator against measurements (ARGS="--json", ARGS="NAME ..."; --list names them)
 	@$(BIN)/python -m accuracy $(ARGS)
 
-wheel-check: install ## Build the wheel, install it into a clean environment, import every package
+wheel-check: $(INSTALLED) ## Build the wheel, install it into a clean environment, import every package
 	@rm -rf build/wheel-check && mkdir -p build/wheel-check
 	@$(BIN)/python -m build --wheel --outdir build/wheel-check . >/dev/null
 	@$(PYTHON) -m venv build/wheel-check/venv

@@ -9,7 +9,7 @@ from pathlib import Path
 from broker.model.errors import ConfigError
 from cli.output import errors, print_json, table, tell
 from simulator.calibration.fit import FittedProfile, fit_profile
-from simulator.calibration.measurements import Measurements, base_engine, profile_of, read_measurements
+from simulator.calibration.measurements import Measurements, assumed_cache, base_engine, profile_of, read_measurements
 from simulator.engine.profile import EngineProfile
 from simulator.profiles.document import dump_profile, load_profile
 from simulator.profiles.profile import COEFFICIENTS, Profile
@@ -41,7 +41,8 @@ def run_calibration(wishes: Wishes, *, as_json: bool) -> None:
         fitted = _fit(wishes, found, base)
         profile = profile_of(wishes.name, found, fitted, like=like, limits=wishes.limits)
     except ValueError as error:
-        raise ConfigError(str(error)) from None
+        assumed = assumed_cache(found, like, wishes.limits)
+        raise ConfigError(f"{error} ({assumed})" if assumed else str(error)) from None
     if wishes.out is not None:
         wishes.out.write_text(dump_profile(profile), encoding="utf-8")
     if as_json:
@@ -76,9 +77,10 @@ def _show(found: Measurements, fitted: FittedProfile, profile: Profile) -> None:
             for each in fitted.residuals
         ],
     )
+    single = " over single requests, each with its own chance" if any(load.measured for load in found.loads) else ""
     tell(
         f"{fitted.numbers} numbers, {len(fitted.relative_errors)} free parameters, residual {fitted.rms:.1%} (root mean "
-        f"square), condition {fitted.condition:.3g}, {fitted.evaluations} simulations. A residual is no prediction: "
+        f"square{single}), condition {fitted.condition:.3g}, {fitted.evaluations} simulations. A residual is no prediction: "
         "judge the profile on a load that was not fitted."
     )
     for remark in (*fitted.remarks, *found.remarks):

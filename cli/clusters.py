@@ -23,7 +23,7 @@ from traces.batch.profiles import load_batch_profile
 _GIB = 2.0**30
 
 
-def read_cluster(path: Path) -> ClusterPlan:
+def read_cluster(path: str | Path) -> ClusterPlan:
     """Raises ``ConfigErrors`` for a file that describes no cluster."""
     settings = load_cluster(path)
     try:

@@ -23,7 +23,8 @@ _INTRODUCTION: Final = """\
 # The command line
 
 `tidegate COMMAND --help` (or `-h`) tells the same as this page. `tidegate --install-completion` makes the shell
-complete commands and options.
+complete commands and options. In a checkout, `make install` puts the program at `.venv/bin/tidegate`: that, or `tidegate`
+once `.venv/bin` is on the `PATH`, is what every page here calls `tidegate`.
 
 Commands that ask or order a running broker find it by `--broker`, else by the site file: `--site`, or `site.yaml` in
 the present folder. The token is `--token`, else `TIDEGATE_TOKEN`, else the site file's own (`TIDEGATE_READ_TOKEN` and

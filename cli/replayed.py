@@ -5,6 +5,7 @@ from __future__ import annotations
 from broker.model.units import format_duration, format_number
 from simulator.report.summary import RunSummary, TraceCounts
 from traces.counts import WindowCounts
+from traces.options import ScaleMethod
 from traces.shape import WHOLE
 
 
@@ -21,6 +22,31 @@ def nothing_sent(part: WindowCounts, rate_scale: float) -> str:
     if part.rows == part.failed:
         return f"{where} holds no request to replay: all {part.rows:,} of its rows failed where they were recorded"
     return f"of the {part.rows:,} rows of {where} none is left at {format_number(rate_scale)} times the rate"
+
+
+_FAR_FROM_ASKED = 0.2
+
+
+def rate_note(counts: TraceCounts, sent: int, method: ScaleMethod) -> str | None:
+    """What the rate came to, where that is far from what was asked."""
+    recorded = counts.rows - counts.failed
+    if counts.rate_scale == 1 or not recorded or not sent:
+        return None
+    reached = sent / recorded
+    if abs(reached / counts.rate_scale - 1) <= _FAR_FROM_ASKED:
+        return None
+    where = "window" if counts.window else "trace"
+    if counts.rate_scale > 1 and method is ScaleMethod.SUPERPOSE:
+        why = (
+            "superpose shifts copies over the whole trace, which is busier or quieter elsewhere; "
+            "--scale-method correlated multiplies within the window"
+        )
+    else:
+        why = "of so few requests or sessions chance keeps more or fewer"
+    return (
+        f"{sent:,} sent of {recorded:,} recorded: x {format_number(reached, 3)} in this {where} and not "
+        f"x {format_number(counts.rate_scale)}: {why}"
+    )
 
 
 def nothing_served(summary: RunSummary) -> str:

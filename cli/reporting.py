@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,13 +17,16 @@ from simulator.report.compose import Source, compose
 from simulator.report.document import FileUsed, Oracle, RunReport, TraceUsed
 from simulator.report.facts import Facts
 from simulator.report.folder import PAGE, write_folder
-from simulator.report.gap import oracle_of
+from simulator.report.gap import HEADROOMS, oracle_of
 from simulator.report.options import OracleChoice
 from simulator.report.render import partial_words
 from simulator.report.tables import WHOLE
 
 LONGEST_PLANNED_S = 60.0
 """A clairvoyant plan is executed by up to five runs more; of those that took longer it must be asked for."""
+
+LEAST_KEPT = 0.5
+"""A plan is held to the run's own share in time; one that is to fail most requests, too, is no standard."""
 
 
 def write_report(
@@ -82,20 +86,36 @@ def _oracle(run: TraceRun, simulated: Simulated, facts: Facts, wanted: OracleCho
     if not facts.asked:
         return _without("nothing was asked")
     always = wanted is OracleChoice.ALWAYS
-    long = simulated.wall_s > LONGEST_PLANNED_S and not always
-    left_out = f"the run took {simulated.wall_s:.0f} s, and the plan takes up to five more; --oracle always makes it"
-
-    def execute(policies: Mapping[str, PolicySpec]) -> Facts:
-        errors.print("executing a plan that knows the future (--oracle never leaves it out)", highlight=False)
-        return simulate_trace(run, policies).report.facts
-
+    left_out = "" if always else plan_left_out(simulated.wall_s, float(facts.kept.mean()))
+    numbers = itertools.count(1)
     try:
-        with errors.status("looking for the best that was possible"):
-            return oracle_of(facts, None if long else execute, left_out=left_out if long else "")
+        with errors.status("looking for the best that was possible") as status:
+
+            def execute(policies: Mapping[str, PolicySpec]) -> Facts:
+                doing = f"plan that knows the future, {next(numbers)} of at most {len(HEADROOMS)}"
+                status.stop()  # the run shows its own progress
+                found = simulate_trace(run, policies, doing=doing, harm=False).report.facts
+                status.start()
+                return found
+
+            return oracle_of(facts, None if left_out else execute, left_out=left_out)
     except ConfigError as error:
         if always:
             raise
         return _without(str(error))
+
+
+def plan_left_out(wall_s: float, kept: float) -> str:
+    """Why no clairvoyant plan is made unless it is asked for: for a run of ``wall_s`` seconds that ``kept`` this share
+    in time. Empty if one is made."""
+    if wall_s > LONGEST_PLANNED_S:
+        return f"the run took {wall_s:.0f} s, and the plan takes up to five more; --oracle always makes it"
+    if kept < LEAST_KEPT:
+        return (
+            f"the run answered {kept:.1%} in time, and what it takes to do no better tells little; "
+            "--oracle always makes the plan"
+        )
+    return ""
 
 
 def _without(words: str) -> Oracle:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +23,7 @@ LONGEST_TAIL_S = 30 * 86_400.0
 
 def simulate(
     policies: Annotated[Path | None, typer.Option("--policies", help="The policies file. Required, unless --resume-from is given.", show_default=False)] = None,
-    trace: Annotated[Path | None, typer.Option("--trace", help="BurstGPT, Azure or Mooncake; plain or .gz.", show_default=False)] = None,
+    trace: Annotated[Path | None, typer.Option("--trace", help="BurstGPT, Azure, Mooncake or a request log; plain or .gz.", show_default=False)] = None,
     scenario: Annotated[Path | None, typer.Option("--scenario", help="In place of a trace: what several models are asked.", show_default=False)] = None,
     cluster: Annotated[Path | None, typer.Option("--cluster", help="The Slurm cluster that the site's slurm pools are on.", show_default=False)] = None,
     site: Annotated[Path | None, typer.Option("--site", help="The site file (default: one pool with room for all).", show_default=False)] = None,
@@ -102,8 +103,8 @@ def simulate(
         print_json(wire.encode(summary) | {"wall_s": wall_s})
     elif summary.requests.sent:
         render(summary, console)
-        if other is not None:
-            render_comparison(compare(other, summary), console)
+        if other is not None and against is not None:
+            render_comparison(replace(compare(other, summary), first=against.name, second="this run"), console)
         errors.print(f"simulated in {wall_s:.2f} s: {summary.duration_s / max(wall_s, 1e-9):,.0f} times real time")
     if interrupts.count:
         how = "after the run had ended" if summary.partial is None else partial_words(summary.partial)

@@ -22,7 +22,7 @@ from broker.model.units import format_duration
 from cli.clusters import read_cluster
 from cli.interrupts import Interrupts
 from cli.output import errors
-from cli.replayed import nothing_sent, nothing_served, trace_counts
+from cli.replayed import nothing_sent, nothing_served, rate_note, trace_counts
 from policies.registry import cached
 from simulator.checks.level import CheckLevel
 from simulator.checks.saving import saved_on_error
@@ -82,7 +82,7 @@ class Simulated:
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What a run is asked, for ``span_s``. ``dated``: ``start_at`` is a date of its own. ``counts``: of the trace's
-    rows. ``nothing``: why that may be nothing."""
+    rows, scaled by ``scale_method``. ``nothing``: why that may be nothing."""
 
     demand: Demand
     start_at: float | None
@@ -90,12 +90,15 @@ class Asked:
     span_s: float
     nothing: str
     counts: TraceCounts | None = None
+    scale_method: ScaleMethod = ScaleMethod.SUPERPOSE
 
 
 def simulate_trace(
-    run: TraceRun, instead: Mapping[str, PolicySpec] | None = None, *, interrupts: Interrupts | None = None
-) -> Simulated:
-    """``instead``: policies, by model, in place of those of the file. A signal that ``interrupts`` hears ends the run in
+    run: TraceRun, instead: Mapping[str, PolicySpec] | None = None, *, interrupts: Interrupts | None = None,
+    doing: str = "simulating", harm: bool = True,
+) -> Simulated:  # fmt: skip
+    """``instead``: policies, by model, in place of those of the file. ``doing`` names the run in its progress; ``harm``
+    as for ``Prepared.carry_out``. A signal that ``interrupts`` hears ends the run in
     order; what goes on before the run it ends by ``KeyboardInterrupt``.
 
     Raises ``ConfigError`` and ``TraceError`` for files that cannot be used, ``InvariantViolated`` for a mistake of ours,
@@ -111,7 +114,7 @@ def simulate_trace(
     requests = _readable(prepared.demand.requests, simulation, interrupts)
     prepared = replace(prepared, demand=replace(prepared.demand, requests=requests))
     with saved_on_error(simulation, run.save_to, _tell_saved), interrupts.ending(simulation.stop):
-        return _carried_out(prepared, asked)
+        return _carried_out(prepared, asked, doing, harm)
 
 
 def nothing_simulated(doing: str) -> RunSummary:
@@ -197,7 +200,7 @@ def _of_trace(path: Path, run: TraceRun, models: tuple[ModelSpec, ...]) -> Asked
     span_s = min(part.window.end_s, part.span_s) - part.window.start_s
     return Asked(
         demand, began_at + part.window.start_s, dated, span_s, nothing_sent(part, run.rate_scale),
-        trace_counts(part, run.rate_scale),
+        trace_counts(part, run.rate_scale), run.scale_method,
     )  # fmt: skip
 
 
@@ -258,19 +261,22 @@ def read_summary(path: Path) -> RunSummary:
 _LARGEST_SUMMARY_BYTES = 256 << 20
 
 
-def _carried_out(prepared: Prepared, asked: Asked) -> Simulated:
+def _carried_out(prepared: Prepared, asked: Asked, doing: str, harm: bool) -> Simulated:
     """The run, with its progress by the load's own time."""
     began = time.perf_counter()
-    with steady_steps(), _shown_progress() as show:
+    with steady_steps(), _shown_progress(doing) as (show, stage):
         every_s = _BAR_EVERY_S if errors.is_terminal else LINE_EVERY_S
         progress = Paced(show, max(asked.span_s, 1e-9), time.monotonic, every_s)
-        report = prepared.carry_out(trace=asked.counts, progress=progress)
+        report = prepared.carry_out(trace=asked.counts, progress=progress, stage=stage, harm=harm)
     summary = report.summary
     if summary.partial is not None:
         summary = replace(summary, partial=replace(summary.partial, span_s=asked.span_s))
     elif not summary.requests.finished:
         problem = nothing_served(summary) if summary.requests.sent else asked.nothing
         summary = replace(summary, problems=(*summary.problems, problem))
+    if asked.counts is not None and summary.partial is None:
+        note = rate_note(asked.counts, summary.requests.sent, asked.scale_method)
+        summary = replace(summary, notes=(*summary.notes, *filter(None, (note,))))
     return Simulated(replace(report, summary=summary), time.perf_counter() - began, asked.dated)
 
 
@@ -307,16 +313,47 @@ class Paced:
             self._show(100.0 * min(1.0, max(0.0, second / self._span_s)), count)
 
 
+_LEAST_GAIN_PERCENT = 5.0
+
+
 @contextmanager
-def _shown_progress() -> Iterator[Callable[[float, int], None]]:
-    """A bar on a terminal; elsewhere a plain line each time."""
+def _shown_progress(doing: str) -> Iterator[tuple[Callable[[float, int], None], Callable[[str], None]]]:
+    """Shows how far the load is, and names what begins after it. A bar on a terminal; elsewhere plain lines."""
     if not errors.is_terminal:
-        yield lambda percent, count: errors.print(f"simulating: {percent:.0f}%, {count} requests", highlight=False)
+        yield progress_lines(doing, lambda words: errors.print(words, highlight=False, markup=False, soft_wrap=True))
         return
-    columns = (TextColumn("simulating"), BarColumn(), TextColumn("{task.percentage:>3.0f}% {task.fields[count]} requests"), TimeElapsedColumn())  # fmt: skip
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[far]}"), TimeElapsedColumn())
     with Progress(*columns, console=errors, transient=True) as bar:
-        task = bar.add_task("", total=100.0, count=0)
-        yield lambda percent, count: bar.update(task, completed=percent, count=count)
+        task = bar.add_task(doing, total=100.0, far="")
+
+        def show_stage(stage: str) -> None:
+            nonlocal task
+            bar.remove_task(task)
+            task = bar.add_task(_staged(doing, stage), total=None, far="")
+
+        yield (
+            lambda percent, count: bar.update(task, completed=percent, far=f"{percent:>3.0f}% {count} requests"),
+            show_stage,
+        )
+
+
+def progress_lines(
+    doing: str, write: Callable[[str], None]
+) -> tuple[Callable[[float, int], None], Callable[[str], None]]:
+    """A line where the load has come on by some percent: in its tail nothing does. One for each stage after it."""
+    next_percent = 0.0
+
+    def show(percent: float, count: int) -> None:
+        nonlocal next_percent
+        if percent >= next_percent:
+            next_percent = percent + _LEAST_GAIN_PERCENT
+            write(f"{doing}: {percent:.0f}%, {count} requests")
+
+    return show, lambda stage: write(_staged(doing, stage))
+
+
+def _staged(doing: str, stage: str) -> str:
+    return f"{doing}: {stage}"
 
 
 WARM_UP_S = 120.0

@@ -18,6 +18,7 @@ from simulator.demand import Demand, demand_by_model, demand_of, demand_of_scena
 from simulator.engine.profile import EngineProfile
 from simulator.report.facts import Facts
 from simulator.report.recorder import Recorded, Recorder
+from simulator.report.rejected import rejected_words
 from simulator.report.summary import Outcomes, RunSummary, TraceCounts
 from simulator.simulation import Progress, Simulation, SimulationSettings, profile_of_launch
 from simulator.surroundings import Surroundings
@@ -88,15 +89,22 @@ class Prepared:
     demand: Demand
     surroundings: Surroundings | None
 
-    def carry_out(self, *, trace: TraceCounts | None = None, progress: Progress | None = None) -> Report:
-        """Arguments as for ``Simulation.run``."""
+    def carry_out(
+        self, *, trace: TraceCounts | None = None, progress: Progress | None = None,
+        stage: Callable[[str], None] | None = None, harm: bool = True,
+    ) -> Report:  # fmt: skip
+        """``trace`` and ``progress`` as for ``Simulation.run``. ``stage`` is told what begins after the load has ended.
+        Without ``harm`` nobody asks what batch jobs suffered, which takes the cluster's time twice more."""
         recorder = Recorder(self.simulation)
         summary = self.simulation.run(self.demand, trace=trace, progress=progress)
         recorded = recorder.recorded()  # before the cluster runs on to the end of its jobs
+        rejected = rejected_words(self.simulation.outcomes, self.simulation.model_ids, recorded.profiles)
+        summary = replace(summary, notes=(*summary.notes, *rejected))
         if self.surroundings is not None:
             queues = self.surroundings.queues(self.simulation)
             # What batch jobs suffered is of a whole load, which a run that was ended early did not have.
-            batch = self.surroundings.batch(self.simulation) if summary.partial is None else None
+            told = stage or (lambda words: None)
+            batch = self.surroundings.batch(self.simulation, told) if harm and summary.partial is None else None
             summary = replace(summary, queues=queues, batch=batch)
         return Report.of(self.simulation, summary, recorded)
 

@@ -6,7 +6,7 @@ submits after the run's end, and all jobs are followed to theirs, so that none i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from broker.model.spec import ModelSpec, SiteSpec
@@ -49,17 +49,20 @@ class Surroundings:
         pools = simulation.pools.items()
         return {pool_id: queue_figures(pool.jobs()) for pool_id, pool in pools if isinstance(pool, SlurmPool)}
 
-    def batch(self, simulation: Simulation) -> BatchFigures | None:
-        """After ``queues``: the cluster runs on to the end of its jobs. None if there are no other users."""
+    def batch(self, simulation: Simulation, stage: Callable[[str], None]) -> BatchFigures | None:
+        """After ``queues``: the cluster runs on to the end of its jobs. None if there are no other users. ``stage`` is
+        told what begins."""
         if not self.plan.background:
             return None
         (host,) = simulation.clusters.values()
+        stage("batch jobs beside the replicas, to their end")
         beside = host.settled()
+        stage("batch jobs without replicas")
         alone = self._model()
-        return batch_figures(
-            beside, _records(alone), _records(self._model(JITTER_S)), began_at=self.began_at, refused=alone.refused,
-            jitter_s=JITTER_S,
-        )  # fmt: skip
+        without = _records(alone)
+        stage("batch jobs without replicas, submissions moved")
+        moved = _records(self._model(JITTER_S))
+        return batch_figures(beside, without, moved, began_at=self.began_at, refused=alone.refused, jitter_s=JITTER_S)
 
     def _model(self, jitter_s: float = 0.0) -> SlurmModel:
         return self.plan.model(

@@ -17,7 +17,7 @@ from traces.options import LARGEST_RATE_SCALE, ScaleMethod
 
 
 def demo(
-    trace: Annotated[Path | None, typer.Option("--trace", help="Replay this trace (BurstGPT, Azure, Mooncake; .gz).")] = None,
+    trace: Annotated[Path | None, typer.Option("--trace", help="Replay this trace (BurstGPT, Azure, Mooncake or a request log; .gz).")] = None,
     span: Annotated[str | None, typer.Option("--window", help="Part of the trace, such as 10m..11m.")] = None,
     rate_scale: Annotated[float | None, typer.Option("--rate-scale", min=1e-6, max=LARGEST_RATE_SCALE, help="Times the trace's rate (default: fitted to the demo).", show_default=False)] = None,
     scale_method: Annotated[ScaleMethod, typer.Option("--scale-method", help="How a rate is raised.")] = ScaleMethod.SUPERPOSE,

@@ -185,6 +185,21 @@ def base_engine(found: Measurements, like: EngineProfile | None, limits: Mapping
     return changed(start, {**found.limits, **limits})
 
 
+def assumed_cache(found: Measurements, like: Profile | None, limits: Mapping[str, int]) -> str:
+    """What of the KV cache's size nobody told, so that it was assumed; empty if all of it was told. A server's command
+    line tells the number of blocks, not how large vLLM made them."""
+    told = {**found.limits, **limits}
+    if like is not None or {"block_size", "num_blocks"} <= told.keys():
+        return ""
+    size, blocks = UNTOLD.block_size, UNTOLD.num_blocks
+    words = {
+        "block_size": f"block size unknown, took {size}",
+        "num_blocks": f"number of blocks unknown, took {blocks:,}",
+    }
+    assumed = ", ".join(text for limit, text in words.items() if limit not in told)
+    return f"{assumed}; give a page of the engine's /metrics, or --block-size and --num-blocks"
+
+
 def profile_of(
     name: str,
     found: Measurements,

@@ -13,7 +13,8 @@ from rich.text import Text
 from broker.model.plan import Decision
 from broker.model.replica import ON_ITS_WAY, ReplicaPhase
 from broker.model.units import format_duration, format_number
-from simulator.report.compare import Comparison
+from simulator.report.compare import Comparison, target_changes
+from simulator.report.fitting import fitted
 from simulator.report.render_site import render_site
 from simulator.report.summary import LOAD_BINS, Latency, Partial, ReplicaPoint, RunSummary, TraceCounts
 
@@ -23,6 +24,7 @@ _ASCII_BLOCKS = " .:-=+*#@"
 _MOST_DECISIONS = 60
 """Printed lines of decisions; a simulated week has thousands, and its JSON form has them all."""
 
+_LONGEST_HEAD = 18
 _CHART_WIDTH = 60
 _LEAST_CHART_WIDTH = 10
 _CHART_PADDING = 6
@@ -33,7 +35,8 @@ def render(summary: RunSummary, console: Console) -> None:
     """Prints the whole summary. Colours and block characters appear only where ``console`` has them."""
     console.print()
     console.print(_headline(summary))
-    console.print(_latencies(summary))
+    for table in _latencies(summary, console):
+        console.print(table)
     console.print(_charts(summary, console))
     if summary.replica_seconds:
         console.print(_replica_seconds(summary))
@@ -44,6 +47,8 @@ def render(summary: RunSummary, console: Console) -> None:
         console.print(_decisions(summary))
     if summary.partial is not None:
         console.print(Text(f"PARTIAL: {partial_words(summary.partial)}", style="bold yellow"))
+    for note in summary.notes:
+        console.print(Text(f"NOTE: {note}", style="bold yellow"))
     for problem in summary.problems:
         console.print(Text(f"PROBLEM: {problem}", style="bold red"))
 
@@ -61,15 +66,18 @@ def partial_words(partial: Partial) -> str:
 
 def render_comparison(comparison: Comparison, console: Console) -> None:
     """Prints both runs side by side."""
-    table = Table(title=f"{comparison.first} against {comparison.second}", title_justify="left")
-    table.add_column("figure")
-    for name in (comparison.first, comparison.second):
-        table.add_column(name, justify="right")
-    table.add_column("difference", justify="right")
-    for row in comparison.differences:
-        figures = (_figure(row.first, row.unit), _figure(row.second, row.unit))
-        table.add_row(row.figure, *figures, "" if row.relative is None else f"{row.relative:+.1%}")
-    console.print(table)
+    names = (comparison.first, comparison.second)
+    rows = [
+        (
+            row.figure, _figure(row.first, row.unit), _figure(row.second, row.unit),
+            "" if row.relative is None else f"{row.relative:+.1%}",
+        )
+        for row in comparison.differences
+    ]  # fmt: skip
+    heads = [name if len(name) <= _LONGEST_HEAD else f"{name[: _LONGEST_HEAD - 3]}..." for name in names]
+    columns = ("figure", *heads, "difference")
+    for table in fitted(console, f"{comparison.first} against {comparison.second}", columns, rows):
+        console.print(table)
 
 
 def sparkline(values: Sequence[float], width: int, *, blocks: str = _BLOCKS) -> str:
@@ -119,20 +127,17 @@ def _trace_line(trace: TraceCounts, sent: int) -> str:
     )
 
 
-def _latencies(summary: RunSummary) -> Table:
-    table = Table(title="Latency", title_justify="left")
-    table.add_column("")
-    for name in ("count", "mean", "P50", "P95", "P99", "max"):
-        table.add_column(name, justify="right")
-    rows: tuple[tuple[str, Latency], ...] = (
+def _latencies(summary: RunSummary, console: Console) -> Iterator[Table]:
+    latencies: tuple[tuple[str, Latency], ...] = (
         ("time to first token", summary.time_to_first_token),
         ("inter-token", summary.inter_token),
         ("end to end", summary.end_to_end),
     )
-    for name, latency in rows:
+    rows = []
+    for name, latency in latencies:
         figures = (latency.mean_s, latency.p50_s, latency.p95_s, latency.p99_s, latency.max_s)
-        table.add_row(name, f"{latency.count:,}", *(_figure(value, "s") for value in figures))
-    return table
+        rows.append((name, f"{latency.count:,}", *(_figure(value, "s") for value in figures)))
+    return fitted(console, "Latency", ("", "count", "mean", "P50", "P95", "P99", "max"), rows)
 
 
 def _charts(summary: RunSummary, console: Console) -> Table:
@@ -186,14 +191,15 @@ def _warm_up_s(summary: RunSummary) -> float:
 
 def _decisions(summary: RunSummary) -> Table:
     warm_up_s = _warm_up_s(summary)
+    changes = target_changes(summary)
     begun = "the load" if summary.trace is None else "the trace"
     table = Table(
-        title=f"Decisions ({len(summary.decisions):,})",
+        title=f"{len(summary.decisions):,} decisions, {changes:,} of them changes",
         title_justify="left",
         caption=f"warm-up: in the {format_duration(round(warm_up_s, 1))} before {begun}" if warm_up_s > 0 else None,
         caption_justify="left",
     )
-    table.add_column("at", justify="right")
+    table.add_column("at", justify="right", no_wrap=True)
     table.add_column("model")
     table.add_column("replicas", justify="right", no_wrap=True)
     table.add_column("because", overflow="fold")

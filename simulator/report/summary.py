@@ -269,7 +269,8 @@ class RunSummary(ServiceFigures):
     ``queues``, by pool, and ``batch`` are of a simulated cluster.
 
     ``source`` is ``demo`` or ``simulate``; ``started_at`` places it in the decisions' time. ``problems`` says, in
-    words, why the run is no success; empty if it is one. ``cached_tokens`` of the prompts were found in prefix caches.
+    words, why the run is no success; empty if it is one. ``notes`` say what else is to be known of its figures.
+    ``cached_tokens`` of the prompts were found in prefix caches.
     ``partial`` is null unless somebody ended the run early: all figures are then of the time until that, in which its
     last requests could not finish. ``drained_s``: for how long the run went on beyond its load and tail, since requests
     were still open. ``not_asked``: the most replicas that models had which nobody asked, by model; all other figures
@@ -289,6 +290,7 @@ class RunSummary(ServiceFigures):
     partial: Partial | None = None
     drained_s: float = 0.0
     not_asked: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 LOAD_BINS = 120

@@ -33,6 +33,21 @@ def test_a_report_is_the_summary_and_every_requests_times() -> None:
     assert report.summary.end_to_end.max_s == float(np.max(found.end_s - found.arrival_s))
 
 
+def test_requests_that_no_cache_could_hold_are_told_with_the_reason() -> None:
+    """They were counted as rejected, and nothing said why: neither the summary nor its problems."""
+    settings = SimulationSettings(tail_s=30.0, warm_up_s=5.0)
+    long = [small_request(6.0 + n, prompt_tokens=40_000) for n in range(3)]
+    models = (ELASTIC, replace(ELASTIC, model_id="code"))
+    load = {"chat": [*REQUESTS, *long], "code": REQUESTS}
+    report = run(SITE, models, load, settings=settings, profile_of=lambda launch: SLOW_ENGINE)
+    assert report.summary.requests.rejected == 3
+    assert report.summary.notes == (
+        "3 of 33 requests for chat rejected: longer than the engine's KV cache of 32,768 tokens (profile slow); "
+        "the longest has 40,020, prompt and answer together",
+    )
+    assert not report.summary.problems
+
+
 def test_several_models_are_asked_side_by_side_and_told_apart() -> None:
     settings = SimulationSettings(tail_s=30.0, warm_up_s=5.0)
     models = (ELASTIC, replace(ELASTIC, model_id="code"), replace(ELASTIC, model_id="idle"))

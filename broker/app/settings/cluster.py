@@ -180,6 +180,6 @@ class ClusterSettings(Section):
         return self
 
 
-def load_cluster(path: Path) -> ClusterSettings:
+def load_cluster(path: str | Path) -> ClusterSettings:
     """``cluster.yaml``. Raises ``ConfigErrors``."""
     return read_section(ClusterSettings, read_document(path))

@@ -60,8 +60,10 @@ def dotted(location: Location) -> str:
     return text
 
 
-def read_document(path: Path) -> Document:
+def read_document(path: str | Path) -> Document:
     """Raises ``ConfigErrors`` for a file that is missing, unreadable, too large, empty or not YAML."""
+
+    path = Path(path)
 
     def refuse(words: str, line: int | None = None) -> ConfigErrors:
         return ConfigErrors([ConfigError(words, path=str(path), line=line)])

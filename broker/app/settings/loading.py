@@ -23,12 +23,12 @@ from broker.model.wire import encode
 SectionT = TypeVar("SectionT", bound=Section)
 
 
-def load_site(path: Path) -> SiteSettings:
+def load_site(path: str | Path) -> SiteSettings:
     """``site.yaml``. Raises ``ConfigErrors``."""
     return read_section(SiteSettings, read_document(path))
 
 
-def load_policies(path: Path, site: SiteSettings | None = None) -> tuple[ModelSpec, ...]:
+def load_policies(path: str | Path, site: SiteSettings | None = None) -> tuple[ModelSpec, ...]:
     """``policies.yaml``, its pools checked against ``site``; a model that names none runs in all of the site's.
 
     Raises ``ConfigErrors``.

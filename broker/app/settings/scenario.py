@@ -247,6 +247,6 @@ class ScenarioSettings(Section):
         return None if self.start is None else datetime.fromisoformat(f"{self.start}T00:00:00+00:00").timestamp()
 
 
-def load_scenario(path: Path) -> Scenario:
+def load_scenario(path: str | Path) -> Scenario:
     """``scenario.yaml``. Raises ``ConfigErrors``."""
     return read_section(ScenarioSettings, read_document(path)).to_scenario()

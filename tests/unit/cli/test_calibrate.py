@@ -12,7 +12,7 @@ from simulator.calibration.replay import replay
 from simulator.profiles.document import read_profile
 from simulator.profiles.profile import Method
 from tests.support.command_line import tidegate
-from tests.support.measured import TRUE_ENGINE, bench_result, poisson_requests
+from tests.support.measured import TRUE_ENGINE, bench_result, poisson_requests, request_log
 
 
 @pytest.fixture
@@ -66,3 +66,19 @@ def test_options_that_cannot_be_used_are_told_without_a_traceback(
     assert result.exit_code == Exit.USAGE
     assert problem in result.output
     assert "Traceback" not in result.output
+
+
+def test_a_cache_of_blocks_of_unknown_size_says_what_was_assumed(tmp_path: Path) -> None:
+    """The floors' name and a number of tokens told nobody that 16 tokens in a block were a guess."""
+    requests = poisson_requests(1.0, 40)
+    told = request_log(requests, replay(TRUE_ENGINE, requests)[0], server="--num-gpu-blocks-override 4")
+    (log := tmp_path / "requests.jsonl").write_text(told)
+    result = tidegate("calibrate", log)
+    assert result.exit_code == Exit.USAGE
+    assert "(block size unknown, took 16; give a page of the engine's /metrics, or --block-size" in _joined(
+        result.output
+    )
+
+
+def _joined(text: str) -> str:
+    return " ".join(text.split())

@@ -12,7 +12,8 @@ import pytest
 
 from broker.log.sqlite import SqliteLog
 from cli.output import Exit
-from cli.simulating import Paced
+from cli.reporting import plan_left_out
+from cli.simulating import Paced, progress_lines
 from simulator.report.document import loads
 from tests.support.builders import step_record
 from tests.support.command_line import ROOT, tidegate
@@ -139,6 +140,29 @@ def test_a_simulation_tells_what_prefix_caches_had_and_lives_with_lost_metrics(t
     assert "(88% from prefix caches)" in " ".join(tidegate(*words).stdout.split())
 
 
+def test_a_rate_that_a_short_window_does_not_reach_is_told(tmp_path: Path) -> None:
+    """Twice the rate of two rows sent two: the copy had turned its busy hour elsewhere, and nothing said so."""
+    trace = tmp_path / "trace.csv"
+    seconds = [*range(0, 60, 10), *(60 + 0.5 * n for n in range(400))]
+    trace.write_text(BURST + "".join(f"{at},ChatGPT,50,10,60,Conversation log\n" for at in seconds))
+    words: list[str | Path] = ["simulate", "--trace", trace, "--policies", POLICIES, "--window", "..1m", "--json"]
+    (note,) = json.loads(tidegate(*words, "--rate-scale", "2").stdout)["notes"]
+    assert "sent of 6 recorded: x " in note
+    assert "in this window and not x 2: superpose shifts copies over the whole trace" in note
+    assert "--scale-method correlated multiplies within the window" in note
+    for options in ([], ["--rate-scale", "2", "--scale-method", "correlated"]):
+        assert json.loads(tidegate(*words, *options).stdout)["notes"] == []
+
+
+def test_a_run_stands_beside_another_under_its_files_name(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text(BURST + "0,ChatGPT,50,10,60,Conversation log\n")
+    words: list[str | Path] = ["simulate", "--trace", trace, "--policies", POLICIES]
+    (tmp_path / "before.json").write_text(tidegate(*words, "--json").stdout)
+    shown = tidegate(*words, "--against", tmp_path / "before.json").stdout
+    assert "before.json against this run" in shown
+
+
 def test_a_simulation_that_served_nothing_is_a_failure_and_waits_for_nobody(tmp_path: Path) -> None:
     trace, policies = tmp_path / "trace.csv", tmp_path / "policies.yaml"
     trace.write_text(BURST + "0,ChatGPT,50,10,60,Conversation log\n")
@@ -161,6 +185,20 @@ class TestProgress:
         for simulated_s in (-60.0, 50.0, 60.0, 900.0):
             paced(simulated_s, 7)
         assert shown == [(25.0, 7), (100.0, 7)]
+
+    def test_lines_name_what_goes_on_and_are_not_said_again(self) -> None:
+        """Six runs said "simulating: 100%" once in ten seconds, through tails and batch jobs."""
+        lines: list[str] = []
+        show, stage = progress_lines("plan that knows the future, 2 of at most 5", lines.append)
+        for percent in (1.0, 3.0, 50.0, 100.0, 100.0, 100.0):
+            show(percent, 7)
+        stage("batch jobs without replicas")
+        assert lines == [
+            "plan that knows the future, 2 of at most 5: 1%, 7 requests",
+            "plan that knows the future, 2 of at most 5: 50%, 7 requests",
+            "plan that knows the future, 2 of at most 5: 100%, 7 requests",
+            "plan that knows the future, 2 of at most 5: batch jobs without replicas",
+        ]
 
     def test_a_run_tells_it_through_silent_hours(self) -> None:
         told: list[float] = []
@@ -348,6 +386,21 @@ class TestReports:
         assert report.run.trace is not None
         assert (report.run.trace.file.name, report.run.dated) == ("trace.csv", False)
         assert report.run.trace.file.sha256 == hashlib.sha256((tmp_path / "trace.csv").read_bytes()).hexdigest()
+
+    @pytest.mark.parametrize(
+        ("wall_s", "kept", "why"),
+        [
+            pytest.param(5.0, 0.95, "", id="a quick run that served well"),
+            pytest.param(90.0, 0.95, "the run took 90 s", id="a long run"),
+            pytest.param(5.0, 0.031, "the run answered 3.1% in time", id="a run that served next to nobody"),
+        ],
+    )
+    def test_the_plan_is_left_out_by_itself_where_it_costs_or_tells_too_little(
+        self, wall_s: float, kept: float, why: str
+    ) -> None:
+        left_out = plan_left_out(wall_s, kept)
+        assert left_out.startswith(why)
+        assert ("--oracle always" in left_out) == bool(why)
 
     def test_without_the_oracle_the_report_says_why(self, words: list[str | Path], tmp_path: Path) -> None:
         assert tidegate(*words, "--out", tmp_path / "report", "--oracle", "never").exit_code == Exit.OK

@@ -35,7 +35,7 @@ def test_everything_of_note_is_printed() -> None:
         "P99",
         "replicas ready",
         "replica-seconds: loading 1.00 s, ready 15.00 s, draining 1.00 s",
-        "Decisions (3)",
+        "3 decisions, 2 of them changes",
         "1 -> 2",
         "queue_age: too long",
         "PROBLEM: one request was cut",
@@ -125,6 +125,16 @@ def test_a_comparison_shows_both_runs() -> None:
         render_comparison(comparison, console)
     assert "demo against simulate" in capture.get()
     assert "+25.0%" in capture.get()
+
+
+def test_a_comparison_keeps_its_table_beside_a_file_of_a_long_name() -> None:
+    named = replace(compare(summary_of(), summary_of()), first=f"{'a' * 60}.json", second="this run")
+    console = Console(file=io.StringIO(), width=80)
+    with console.capture() as capture:
+        render_comparison(named, console)
+    assert f"{'a' * 15}... " in capture.get()
+    assert "requests not finished" in capture.get()
+    assert len(capture.get().splitlines()) < 30
 
 
 @settings(deadline=None)

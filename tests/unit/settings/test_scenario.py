@@ -11,7 +11,6 @@ import pytest
 
 from broker.app.settings.scenario import load_scenario
 from broker.model.errors import ConfigErrors
-from tests.support.shared_data import REPOSITORY
 from tests.unit.settings.files import EXAMPLES
 from tests.unit.traces.files import BURSTGPT, burstgpt_at
 from traces.blocks import joined
@@ -38,6 +37,10 @@ def counts(requests: Requests) -> dict[str | None, int]:
     return found
 
 
+def test_a_scenario_is_named_by_text_too(tmp_path: Path) -> None:
+    assert load_scenario(str(EXAMPLES / "scenario.yaml")) == load_scenario(EXAMPLES / "scenario.yaml")
+
+
 def test_the_example_asks_its_models_for_a_day() -> None:
     example = load_scenario(EXAMPLES / "scenario.yaml")
     requests = example.requests(seed=1)
@@ -48,14 +51,6 @@ def test_the_example_asks_its_models_for_a_day() -> None:
     assert set(found) == {"chat", "embed"} == set(example.models)
     assert found["embed"] == pytest.approx(86_400 * (8 * 1.6 + 10 * 3 + 6 * 1.6) / 24, rel=0.03)
     assert set(requests.tenants.names) >= {"physics", "library", "visitors"}
-
-
-def test_the_example_of_the_documentation_is_read_and_runs(tmp_path: Path) -> None:
-    page = (REPOSITORY / "docs" / "traces.md").read_text(encoding="utf-8")
-    (text,) = re.findall(r"```yaml\n(duration:.*?)```", page, re.DOTALL)
-    (tmp_path / "burstgpt.csv").write_text(burstgpt_at(float(n) for n in range(1000)))
-    shown = scenario(tmp_path, text)
-    assert counts(shown.requests(seed=7)).keys() == set(shown.models)
 
 
 def test_a_load_does_not_move_when_another_is_added(tmp_path: Path) -> None:
@@ -110,6 +105,10 @@ WRONG = {
     "two profiles": (
         "kind: generated, profile: mooncake_conv, profile_file: x",
         "source.profile: name either `profile` or `profile_file`",
+    ),
+    "a file as a profile's name": (
+        "kind: generated, profile: ./ours.json",
+        r"source.profile: .*ours.json.* a file goes into `profile_file`",
     ),
     "no such file": ("kind: generated, profile_file: nope.json", r"source.profile_file: .*cannot be read"),
     "a day that is not known": (
