@@ -18,6 +18,8 @@ from simulator.statistics import Metric, Resampling, estimate
 
 PARTS = ("busy", "idle", "starting", "draining", "withheld")
 _MOST_TENANTS = 100
+_ASKED_OR_ALLOCATED = ("requests", "gpu_hours_a_day", "target_changes_a_day")
+"""Ends of names of figures that count what was asked, decided and allocated, and no time that an engine took."""
 _HOUR_S = 3600.0
 
 
@@ -94,7 +96,7 @@ class Figures:
             denominator=tuple(map(float, denominator)),
             value=number(metric.value),
             interval=self._interval(metric),
-            extrapolated=bool(touched) and name != "requests",
+            extrapolated=bool(touched) and not name.endswith(_ASKED_OR_ALLOCATED),
         )
 
     def _interval(self, metric: Metric) -> Interval:
@@ -127,6 +129,8 @@ class Figures:
             rows += self._by_prompt_length(model_id)
         rows += self._by_tenant()
         for words, length_s in (("worst hour", HOUR_S), ("worst five minutes", FIVE_MINUTES_S)):
+            if facts.duration_s < length_s:  # the worst of one is the whole
+                continue
             worst = worst_window(facts.outcomes.arrival_s, facts.kept, length_s)
             rows += [_worst(words, worst)] if worst is not None else []
         return tuple(rows)
@@ -198,10 +202,6 @@ class Figures:
         rows.append(_gpu_row("asked", asked_hours(facts)))
         rows.append(_gpu_row("warm_up", gpu_hours(facts.intervals, facts.holdings, end_s=0.0)))
         return tuple(rows)
-
-    def worst_hour(self) -> float | None:
-        worst = worst_window(self._facts.outcomes.arrival_s, self._facts.kept, HOUR_S)
-        return worst.share.value if worst is not None else None
 
 
 def first_token_words(level: ServiceLevel) -> str:

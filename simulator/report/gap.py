@@ -202,7 +202,8 @@ def _told(found: Facts, plans: Mapping[str, ReplicaTimetable], cost: float, want
     """Costs are compared at equal service only: a plan that attained less has no gap."""
     attained = float(found.kept.mean())
     total = model_hours(found, found.asked).total
-    worst = worst_window(found.outcomes.arrival_s, found.kept, HOUR_S)
+    whole = found.duration_s >= HOUR_S
+    worst = worst_window(found.outcomes.arrival_s, found.kept, HOUR_S) if whole else None
     return Clairvoyant(
         gpu_hours=total,
         attainment=attained,

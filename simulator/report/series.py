@@ -132,7 +132,7 @@ def _gpus(facts: Facts, grid: Grid) -> Iterator[Series]:
         else:
             serving.append(one)
     serves = _gpu_level(grid, [one.interval for one in serving], facts.duration_s).mean
-    busy = np.minimum(_busy_gpus(facts, grid, serving), serves)
+    busy = _busy_gpus(facts, grid, serving)
     lines = {"busy": busy, "idle": serves - busy}
     lines |= {name: _gpu_level(grid, found, facts.duration_s).mean for name, found in parts.items()}
     lines["withheld"] = _withheld(facts, grid, allocated)
@@ -141,13 +141,19 @@ def _gpus(facts: Facts, grid: Grid) -> Iterator[Series]:
 
 
 def _busy_gpus(facts: Facts, grid: Grid, serving: Iterable[ReplicaInterval]) -> Floats:
-    gpus = {(one.model_id, one.interval.pool_id): one.interval.gpus * one.interval.gpu_weight for one in serving}
+    """An iteration is known when it ends, which may be a bin later: no model is busier than what serves it."""
+    groups: dict[tuple[str, str], list[PhaseInterval]] = {}
+    for one in serving:
+        groups.setdefault((one.model_id, one.interval.pool_id), []).append(one.interval)
     busy = facts.recorded.busy
     edges = np.minimum(edges_of(grid), facts.duration_s)
+    lengths = np.maximum(1e-9, np.diff(edges))
     total = np.zeros(grid.bins)
-    for key, seconds in busy.seconds.items():
-        total += gpus.get(key, 0) * np.diff(np.interp(edges, busy.t_s, seconds))
-    return np.asarray(total / np.maximum(1e-9, np.diff(edges)))
+    for key, intervals in groups.items():
+        computed_s = np.diff(np.interp(edges, busy.t_s, busy.seconds.get(key, np.zeros(len(busy.t_s)))))
+        gpus = intervals[0].gpus * intervals[0].gpu_weight
+        total += np.minimum(gpus * computed_s / lengths, _gpu_level(grid, intervals, facts.duration_s).mean)
+    return np.asarray(total)
 
 
 def _withheld(facts: Facts, grid: Grid, allocated: Sequence[PhaseInterval]) -> Floats:

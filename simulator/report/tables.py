@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from broker.model.errors import ConfigError
 from broker.model.plan import Decision
 from simulator.report.document import Series
 from simulator.report.facts import NO_TENANT, Facts
+from simulator.report.recorder import ReplicaInterval
 from simulator.report.summary import OUTCOMES
 
 _BATCH = 50_000
@@ -77,8 +79,8 @@ def _named(arrow: Any, codes: Any, names: tuple[str, ...]) -> Any:
 
 
 def _replicas(arrow: Any, facts: Facts) -> Any:
-    """One row for each phase of each replica."""
-    rows = facts.recorded.replicas
+    """One row for each phase of each replica, from its first second to its last."""
+    rows = _whole_phases(facts.recorded.replicas)
     intervals = [one.interval for one in rows]
     return arrow.table(
         {
@@ -94,6 +96,21 @@ def _replicas(arrow: Any, facts: Facts) -> Any:
             "busy_s": arrow.array([one.busy_s for one in intervals], arrow.float64()),
         }
     )
+
+
+def _whole_phases(replicas: Sequence[ReplicaInterval]) -> list[ReplicaInterval]:
+    """Neighbours in one phase are one: a phase is recorded in parts, by day and as the broker learned of it."""
+    whole: list[ReplicaInterval] = []
+    for one in replicas:
+        last = whole[-1] if whole else None
+        if last is not None and last.replica_id == one.replica_id:
+            before, after = last.interval, one.interval
+            if before.phase is after.phase and before.end_s == after.begin_s:
+                busy_s = before.busy_s + after.busy_s
+                whole[-1] = replace(last, interval=replace(before, end_s=after.end_s, busy_s=busy_s))
+                continue
+        whole.append(one)
+    return whole
 
 
 def _series(arrow: Any, series: tuple[Series, ...], bin_s: float) -> Any:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -203,10 +204,18 @@ class TestTables:
 
     def test_replicas_and_series_are_those_of_the_document(self, folder: Path, report: Report, told: RunReport) -> None:
         rows = self.read(folder, "replicas")
-        assert rows["end_s"] == [one.interval.end_s for one in report.recorded.replicas]
+        allocated_s = sum(one.interval.end_s - one.interval.begin_s for one in report.recorded.replicas)
+        assert sum(rows["end_s"]) - sum(rows["begin_s"]) == pytest.approx(allocated_s)
+        assert sum(rows["busy_s"]) == pytest.approx(sum(one.interval.busy_s for one in report.recorded.replicas))
         series = self.read(folder, "series")
         assert series["value"] == [value for one in told.series for value in one.values]
         assert series["t_s"][: told.grid.bins] == [told.grid.bin_s * n for n in range(told.grid.bins)]
+
+    def test_a_replica_has_one_row_for_each_phase_it_went_through(self, folder: Path) -> None:
+        rows = self.read(folder, "replicas")
+        phases = list(zip(rows["replica"], rows["phase"], strict=True))
+        assert all(one != other for one, other in pairwise(phases))
+        assert ("ready" in rows["phase"], "starting" in rows["phase"]) == (True, True)
 
     def test_a_second_report_replaces_the_first(self, folder: Path, report: Report, told: RunReport) -> None:
         write_folder(folder, replace(told, notes=("the second",)), report.facts)

@@ -4,12 +4,12 @@ function tiles() {
   const find = (name) => report.figures.find((one) => one.name === name && !one.model_id);
   const row = (kind) => report.attainment.find((one) => one.kind === kind);
   const latency = (what) => report.latencies.find((one) => one.what === what && (!one.model_id || run.models.length === 1 || report.latencies.filter((other) => other.what === what).length === 1));
-  const ttft = latency("ttft"), tpot = latency("tpot"), worst = row("worst hour"), oracle = report.oracle;
+  const ttft = latency("ttft"), tpot = latency("tpot"), worst = row("worst hour") || row("worst five minutes"), oracle = report.oracle;
   const kept = find("attainment"), total = report.gpu_hours.find((row) => row.kind === "asked");
   const others = report.gpu_hours.filter((row) => row.kind === "model" && row.total && run.models.some((one) => one.model_id === row.model_id && !one.requests));
   const words = [
     ["In time", percent(kept && kept.value), kept && kept.interval.low !== null ? interval(kept.interval, percent) : `${digits(report.requests.sent)} arrivals`],
-    ["Worst hour", percent(worst && worst.value), worst ? `from ${instant(worst.begin_s, false)}, ${digits(worst.arrivals)} arrivals` : ""],
+    ...(worst ? [[worst.kind.replace("w", "W"), percent(worst.value), `from ${instant(worst.begin_s, false)}, ${digits(worst.arrivals)} arrivals`]] : []),
     ["First token P95", seconds(ttft && ttft.latency.p95_s), ttft ? `P50 ${seconds(ttft.latency.p50_s)}, P99 ${seconds(ttft.latency.p99_s)}` : ""],
     ["Per output token P95", seconds(tpot && tpot.latency.p95_s), tpot ? `P50 ${seconds(tpot.latency.p50_s)}, P99 ${seconds(tpot.latency.p99_s)}` : ""],
     ["GPU-hours", digits(total.total), [total.total ? `${digits((total.busy / total.total) * 100, 2)} % busy` : "", ...others.map((row) => `not asked: ${row.model_id}, ${digits(row.total)} more`)].filter(Boolean).join("; ")],
@@ -45,6 +45,7 @@ function choices(wanted) {
   document.getElementById("log").checked = wanted.log === "1";
   const codes = [...new Set(report.decisions.map((one) => one.code))].sort();
   const code = document.getElementById("code");
+  if (!report.decision_counts.changes) document.getElementById("changes").checked = false;
   code.append(element("option", { value: "" }, "any"), ...codes.map((one) => element("option", { value: one }, one)));
 }
 

@@ -7,7 +7,7 @@ const COLOURS = {
   draining: "--draining", stopping: "--c4", unknown: "--unknown",
 };
 const SVG = "http://www.w3.org/2000/svg";
-const LEFT = 52, RIGHT = 8, TOP = 6, BOTTOM = 20;
+const LEFT = 60, RIGHT = 8, TOP = 6, BOTTOM = 20;
 
 const several = new Set(report.series.filter((one) => one.name === "load").map((one) => one.labels.model)).size > 1;
 const state = { bin: null, plots: [] };
@@ -31,6 +31,11 @@ const binOf = (t) => Math.max(0, Math.min(grid.bins - 1, Math.floor((t - grid.be
 function niceStep(span, wanted) {
   const raw = span / wanted, size = 10 ** Math.floor(Math.log10(raw));
   return [1, 2, 5, 10].map((factor) => factor * size).find((step) => step >= raw * 0.999);
+}
+
+// On a log scale: 10000 s as such, since "2h 46m 40s" is no round number and too long for the axis.
+function wholePower(value) {
+  return value < 1 ? seconds(value) : value < 1e6 ? `${digits(value)} s` : `${digits(value / 86400, 2)} d`;
 }
 
 function timeStep(span, wanted) {
@@ -132,6 +137,7 @@ class Plot {
 
   axes() {
     const bottom = this.height - BOTTOM;
+    const write = this.logScale && this.write === seconds ? wholePower : this.write;
     const marks = this.logScale
       ? Array.from({ length: Math.round(Math.log10(this.high / this.low)) + 1 }, (_, power) => this.low * 10 ** power)
       : Array.from({ length: Math.round((this.high - this.low) / this.step) + 1 }, (_, count) => this.low + count * this.step);
@@ -139,7 +145,7 @@ class Plot {
       const y = this.y(value);
       if (y < TOP - 1) continue;
       this.svg.append(drawn("line", { class: "grid", x1: LEFT, x2: this.width - RIGHT, y1: y, y2: y }));
-      this.svg.append(drawn("text", { x: LEFT - 6, y: y + 4, "text-anchor": "end" }, this.write(value)));
+      this.svg.append(drawn("text", { x: LEFT - 6, y: y + 4, "text-anchor": "end" }, write(value)));
     }
     const span = binEnd() - grid.begin_s, step = timeStep(span, Math.max(2, (this.width - LEFT) / 95));
     const offset = run.dated ? run.started_at % step : 0;

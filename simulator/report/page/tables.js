@@ -52,7 +52,7 @@ function latencyCard() {
     { title: "max", number: true, of: (row) => seconds(row.latency.max_s) },
     { title: "mean", number: true, of: (row) => seconds(row.latency.mean_s) },
     { title: "n", number: true, of: (row) => digits(row.latency.count) },
-  ], report.latencies, [`Limits: ${limits.join("; ")}.`, `Over the requests that have one, of seed ${run.seed}; quantiles are exact and have no interval.`]);
+  ], report.latencies, [`Limits: ${limits.join("; ")}.`, `Over the requests that have one, of seed ${run.seed}; quantiles are exact and have no interval.`], several);
 }
 
 function gpuCard() {

@@ -163,6 +163,24 @@ def with_warm_up_and_an_idle_model(of: Facts) -> Facts:
     return replace(of, recorded=recorded)
 
 
+def test_no_model_is_busier_than_its_own_gpus_though_another_stands_idle() -> None:
+    of = facts()
+    seconds = {("model-0", "pool"): np.array([0.0, 1.01 * of.duration_s]), ("model-1", "pool"): np.zeros(2)}
+    busy = replace(of.recorded.busy, seconds=seconds)
+    report = told(replace(of, recorded=replace(of.recorded, busy=busy)))
+    assert {value for one in report.series if one.labels.get("part") == "busy" for value in one.values} == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("duration_s", "kinds"),
+    [(200.0, set()), (1800.0, {"worst five minutes"}), (3660.0, {"worst five minutes", "worst hour"})],
+    ids=["three minutes", "half an hour", "an hour"],
+)
+def test_a_run_shorter_than_the_stretch_has_no_worst_one(duration_s: float, kinds: set[str]) -> None:
+    report = told(replace(facts(days=1), duration_s=duration_s))
+    assert {row.kind for row in report.attainment if row.kind.startswith("worst")} == kinds
+
+
 ELASTIC_TOO = (Tier.BASELINE, Tier.ELASTIC)
 
 
@@ -215,8 +233,8 @@ def test_gpus_count_by_the_weight_of_their_pool() -> None:
 def test_lengths_beyond_what_was_measured_mark_what_rests_on_them() -> None:
     report = told()
     marked = {figure.name for figure in report.figures if figure.extrapolated}
-    assert {"attainment", "ttft_mean", "gpu_hours_a_day"} <= marked
-    assert "requests" not in marked
+    assert {"attainment", "ttft_mean", "gpu_s_per_request"} <= marked
+    assert not {"requests", "gpu_hours_a_day", "busy_gpu_hours_a_day", "target_changes_a_day"} & marked
     assert any("extrapolated" in note for note in report.notes)
     assert report.run.profiles[0].extrapolated
 
