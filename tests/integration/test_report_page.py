@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from simulator.report.document import RunReport
+from simulator.report.document import Clairvoyant, Oracle, RunReport
 from simulator.report.page import page_of
 from tests.support.reported import document, reported
+from tests.unit.report import test_figures as figures
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -70,3 +71,33 @@ def test_hostile_names_and_reasons_stay_text(told: RunReport, tmp_path: Path) ->
 def test_a_run_without_a_request_is_shown(tmp_path: Path) -> None:
     page = shown(page_of(document(reported([]).facts)), tmp_path)
     assert "0 arrivals" in page
+
+
+def test_decisions_are_listed_where_none_of_them_changed_a_target(told: RunReport, tmp_path: Path) -> None:
+    kept = tuple(row for row in told.decisions if row.before == row.target)
+    counts = replace(told.decision_counts, changes=0, rows=len(kept), shown=len(kept))
+    page = shown(page_of(replace(told, decisions=kept, decision_counts=counts)), tmp_path)
+    table = re.search(r'<table id="decision-table">(.*?)</table>', page, re.DOTALL)
+    assert table is not None
+    assert table[1].count("<code>") == len(kept) > 0
+
+
+def test_a_plan_that_took_more_than_the_run_is_called_a_heuristic_and_no_verdict(
+    told: RunReport, tmp_path: Path
+) -> None:
+    plan = Clairvoyant(gpu_hours=1.12, attainment=1.0, worst_hour=None, gpu_hours_gap=1 / 1.12 - 1, knows="all")
+    oracle = Oracle(
+        allowance=0.0, step_s=1.0, run_gpu_hours=1.0, dedicated_gpu_hours=3.0, bound_gpu_hours=0.8, gap=0.25,
+        clairvoyant=plan,
+    )  # fmt: skip
+    page = shown(page_of(replace(told, oracle=oracle)), tmp_path)
+    assert "the plan took 12 % more: it is a heuristic, the bound is what nothing can undercut" in page
+    assert "Against hindsight" not in page
+    assert "Dedicated pools held 3 GPU-hours beyond all replicas" in page
+
+
+def test_a_model_that_nobody_asked_is_named_with_its_gpu_hours(tmp_path: Path) -> None:
+    page = shown(page_of(figures.told(figures.with_warm_up_and_an_idle_model(figures.facts()))), tmp_path)
+    assert "not asked: embed, 96 more" in page
+    assert "model embed (not asked)" in page
+    assert "of warm-up, in no other row" in page
