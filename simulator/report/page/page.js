@@ -75,7 +75,7 @@ function start() {
   choices(wanted);
   buildPlots();
   if (wanted.t !== undefined) show(binOf(Number(wanted.t)));
-  const cards = [attainmentCard(), latencyCard(), gpuCard(), oracleCard(), tellFigures(), requestCard()];
+  const cards = [attainmentCard(), tellFigures(), oracleCard(), requestCard(), latencyCard(), gpuCard()];
   if (Object.keys(report.queues).length) cards.push(queueCard());
   if (report.batch) cards.push(harmCard());
   document.getElementById("tables").append(...cards);
