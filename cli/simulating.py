@@ -27,7 +27,7 @@ from policies.registry import cached
 from simulator.checks.level import CheckLevel
 from simulator.checks.saving import saved_on_error
 from simulator.cluster.places import SLURM
-from simulator.cluster.plan import ClusterPlan
+from simulator.cluster.plan import ClusterPlan, LoggedJobs
 from simulator.demand import Demand, demand_of, demand_of_scenario
 from simulator.engine.routing import Routing
 from simulator.oracle.policy import with_clairvoyant
@@ -157,6 +157,17 @@ def _note_gap(part: WindowCounts) -> None:
         errors.print(f"note: {words}", highlight=False, markup=False, soft_wrap=True)
 
 
+def _note_bad_rows(cluster: ClusterPlan, lasts_s: float) -> None:
+    """What `skip_bad` leaves out of logs of batch jobs, which the summary does not tell."""
+    for load in cluster.background:
+        if isinstance(load.source, LoggedJobs) and load.source.skip_bad:
+            count, first = load.source.bad_rows(lasts_s)
+            if count:
+                rows = "row is" if count == 1 else "rows are"
+                words = f"{load.source.path}: {count:,} {rows} left out of background {load.name}; the first: {first}"
+                errors.print(f"note: {words}", highlight=False, markup=False, soft_wrap=True)
+
+
 def _tell_saved(words: str) -> None:
     errors.print(words, highlight=False, markup=False, soft_wrap=True)
 
@@ -176,10 +187,13 @@ def prepare_run(run: TraceRun, instead: Mapping[str, PolicySpec] | None = None) 
     )  # fmt: skip
     if asked.start_at is not None:
         settings = replace(settings, start_at=asked.start_at)
+    cluster = cluster_of(run.cluster, run.site, spec)
+    if cluster is not None:
+        _note_bad_rows(cluster, cluster.lead_s + WARM_UP_S + asked.demand.asked_s() + run.tail_s)
     try:
         prepared = prepare(
             spec, present(models, spec), asked.demand, seed=run.seed, policies=with_clairvoyant(cached()),
-            settings=settings, cluster=cluster_of(run.cluster, run.site, spec), checks=run.check,
+            settings=settings, cluster=cluster, checks=run.check,
         )  # fmt: skip
     except ConfigErrors as error:
         raise ConfigErrors([_in_its_file(problem, run) for problem in error.problems]) from None

@@ -115,3 +115,17 @@ def test_run_says_that_slurm_pools_are_only_simulated(files: Path) -> None:
     status, _, told = run("run", "--site", "site-slurm.yaml", "--policies", "policies-slurm.yaml", folder=files)
     assert status == int(Exit.USAGE)
     assert "pools.shared.kind: this release simulates slurm pools" in " ".join(told.split())
+
+
+def test_rows_that_skip_bad_leaves_out_of_a_log_are_told(files: Path) -> None:
+    rows = [(n, 60 * n) for n in range(100)]
+    rows.insert(50, (100, 10**9))
+    job = "{} {} 0 30 1 -1 -1 1 90 -1 1 1 1 -1 1 -1 -1 -1\n"
+    (files / "log.swf").write_text("".join(job.format(*row) for row in rows))
+    edit(
+        files, "cluster.yaml", r"(?s)background:.*?\n(?=\S)",
+        "background: {users: {kind: swf, path: log.swf, partition: gpu, skip_bad: true}}\n",
+    )  # fmt: skip
+    result = tidegate(*words(files))
+    assert result.exit_code == 0, result.output
+    assert "log.swf: 1 row is left out of background users; the first: line 51: " in result.stderr
