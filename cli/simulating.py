@@ -27,7 +27,7 @@ from policies.registry import cached
 from simulator.checks.level import CheckLevel
 from simulator.checks.saving import saved_on_error
 from simulator.cluster.places import SLURM
-from simulator.cluster.plan import ClusterPlan
+from simulator.cluster.plan import ClusterPlan, LoggedJobs
 from simulator.demand import Demand, demand_of, demand_of_scenario
 from simulator.engine.routing import Routing
 from simulator.oracle.policy import with_clairvoyant
@@ -157,6 +157,17 @@ def _note_gap(part: WindowCounts) -> None:
         errors.print(f"note: {words}", highlight=False, markup=False, soft_wrap=True)
 
 
+def _note_bad_rows(cluster: ClusterPlan, lasts_s: float) -> None:
+    """What `skip_bad` leaves out of logs of batch jobs, which the summary does not tell."""
+    for load in cluster.background:
+        if isinstance(load.source, LoggedJobs) and load.source.skip_bad:
+            count, first = load.source.bad_rows(lasts_s)
+            if count:
+                rows = "row is" if count == 1 else "rows are"
+                words = f"{load.source.path}: {count:,} {rows} left out of background {load.name}; the first: {first}"
+                errors.print(f"note: {words}", highlight=False, markup=False, soft_wrap=True)
+
+
 def _tell_saved(words: str) -> None:
     errors.print(words, highlight=False, markup=False, soft_wrap=True)
 
@@ -176,10 +187,14 @@ def prepare_run(run: TraceRun, instead: Mapping[str, PolicySpec] | None = None) 
     )  # fmt: skip
     if asked.start_at is not None:
         settings = replace(settings, start_at=asked.start_at)
+    cluster = cluster_of(run.cluster, run.site, spec)
+    if cluster is not None:
+        _note_bad_rows(cluster, cluster.lead_s + WARM_UP_S + asked.demand.asked_s() + run.tail_s)
     try:
+        _require_fits(present(models, spec), spec, cluster)
         prepared = prepare(
             spec, present(models, spec), asked.demand, seed=run.seed, policies=with_clairvoyant(cached()),
-            settings=settings, cluster=cluster_of(run.cluster, run.site, spec), checks=run.check,
+            settings=settings, cluster=cluster, checks=run.check,
         )  # fmt: skip
     except ConfigErrors as error:
         raise ConfigErrors([_in_its_file(problem, run) for problem in error.problems]) from None
@@ -233,12 +248,33 @@ def cluster_of(path: Path | None, site_path: Path | None, site: SiteSpec) -> Clu
     return read_cluster(path) if path is not None else None
 
 
+def _require_fits(models: tuple[ModelSpec, ...], site: SiteSpec, cluster: ClusterPlan | None) -> None:
+    """Before anything runs, not after it. Raises ``ConfigErrors``."""
+    problems: list[ConfigError] = []
+    for model in models:
+        if model.maximum:
+            try:
+                require_room(model, site)
+            except ConfigError as error:
+                problems.append(error)
+    known = [model.model_id for model in models]
+    for name in cluster.cold_starts if cluster is not None else ():
+        if name not in known:
+            words = "the policies have no such model; they have " + ", ".join(known)
+            problems.append(ConfigError(words, field=f"cold_starts.models.{name}"))
+    if problems:
+        raise ConfigErrors(problems)
+
+
 def _in_its_file(problem: ConfigError, run: TraceRun) -> ConfigError:
     """A problem of pools or models where its file has it."""
     kind, _, rest = (problem.field or "").partition(".")
-    path = {"pools": run.site, "models": run.policies}.get(kind)
+    path = {"pools": run.site, "models": run.policies, "cold_starts": run.cluster}.get(kind)
     if path is None or problem.path is not None:
         return problem
+    if kind == "cold_starts":  # of a model, whose name may have dots
+        section, _, name = rest.partition(".")
+        return read_document(path).problem((kind, section, name), problem.problem)
     name, _, option = rest.rpartition(".")
     return read_document(path).problem((kind, name, option), problem.problem)
 
@@ -253,7 +289,7 @@ def read_summary(path: Path) -> RunSummary:
         summary: RunSummary = wire.decode(RunSummary, json.loads(content.decode()))
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", path=str(path)) from None
-    except (ValueError, WireError) as error:
+    except (ValueError, RecursionError, WireError) as error:
         raise ConfigError(f"is not what `demo --json` or `simulate --json` prints: {error}", path=str(path)) from None
     return summary
 
@@ -369,6 +405,17 @@ def present(models: tuple[ModelSpec, ...], site: SiteSpec) -> tuple[ModelSpec, .
     """Without a site file the pools that policies.yaml names are not there: the roomy one stands for all."""
     known = {pool.pool_id for pool in site.pools}
     return tuple(replace(model, pools=tuple(pool for pool in model.pools if pool in known)) for model in models)
+
+
+def require_room(model: ModelSpec, site: SiteSpec) -> None:
+    """Raises ``ConfigError`` for a model of which no pool could ever hold a replica."""
+    room = max((pool.gpus for pool in site.pools if not model.pools or pool.pool_id in model.pools), default=0)
+    if model.gpus > room:
+        raise ConfigError(
+            f"a replica of {model.model_id} takes {model.gpus} GPUs, and its largest pool has {room}; give it a pool "
+            "with room, or take fewer GPUs for each",
+            field=f"models.{model.model_id}.gpus",
+        )
 
 
 def model_id_of(models: tuple[ModelSpec, ...], wanted: str | None) -> str:

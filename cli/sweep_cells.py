@@ -10,7 +10,7 @@ from broker.model.errors import ConfigError, TidegateError, TraceError
 from broker.model.spec import ModelSpec, SiteSpec
 from broker.model.units import format_duration
 from cli.replayed import nothing_served
-from cli.simulating import WARM_UP_S
+from cli.simulating import WARM_UP_S, require_room
 from simulator.cluster.plan import ClusterPlan
 from simulator.run import run
 from simulator.simulation import SimulationSettings
@@ -67,7 +67,7 @@ def run_cell(task: CellTask) -> CellResult | CellFailure:
 
 def _figures(task: CellTask) -> RunFigures:
     for model_id in task.asked:
-        _require_room(_model(task, model_id), task.site)
+        require_room(_model(task, model_id), task.site)
     settings = SimulationSettings(tail_s=task.tail_s, start_at=task.start_at, warm_up_s=WARM_UP_S)
     report = run(
         task.site, task.models, _kept.load(task), seed=task.cell.seed, model_id=task.model_id, settings=settings,
@@ -93,16 +93,6 @@ def _model(task: CellTask, model_id: str) -> ModelSpec:
     if model_id not in known:
         raise ConfigError(f"{task.cell.demand} asks {model_id}; the policies have {', '.join(known)}")
     return known[model_id]
-
-
-def _require_room(model: ModelSpec, site: SiteSpec) -> None:
-    room = max((pool.gpus for pool in site.pools if not model.pools or pool.pool_id in model.pools), default=0)
-    if model.gpus > room:
-        raise ConfigError(
-            f"a replica of {model.model_id} takes {model.gpus} GPUs, and its largest pool has {room}; give it a pool "
-            "with room, or take fewer GPUs for each",
-            field=f"models.{model.model_id}.gpus",
-        )
 
 
 class _KeptDemand:

@@ -83,7 +83,7 @@ def _documents(path: Path, text: str) -> list[tuple[int, Any]]:
         line = 1 + text.count("\n", 0, at)
         try:
             data, at = decoder.raw_decode(text, at)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"is not JSON: {error}", path=str(path), line=line) from None
         if not isinstance(data, dict) or not looks_like_bench(data):
             raise ConfigError("is no result of `vllm bench serve --save-result`", path=str(path), line=line)

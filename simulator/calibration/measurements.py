@@ -115,7 +115,7 @@ def _text(path: Path) -> str:
 def _first_json(path: Path, text: str) -> dict[str, Any]:
     try:
         first = json.JSONDecoder().raw_decode(text.lstrip())[0]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"is neither JSON nor a table nor a metrics page: {error}", path=str(path)) from None
     return first if isinstance(first, dict) else {}
 

@@ -142,7 +142,7 @@ def _lines(path: Path, text: str) -> list[tuple[int, dict[str, Any]]]:
             continue
         try:
             data = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"is not JSON: {error}", path=str(path), line=number) from None
         if not isinstance(data, dict):
             raise ConfigError("is no JSON object", path=str(path), line=number)

@@ -61,6 +61,11 @@ def misfits(site: SiteSpec, models: Sequence[ModelSpec], cluster: SlurmModel) ->
         elif asks.limit_s > partition.max_limit_s:
             words = f"{asks.limit_s:g} s is over the limit of partition {asks.partition}, {partition.max_limit_s:g} s"
             yield Misfit(("pools", pool.pool_id, "time_limit"), words)
+        elif (asks.gpus_per_node or 0) > (largest := cluster.spec.largest_node(asks.partition)):
+            words = (
+                f"{asks.gpus_per_node} is over the GPUs of the largest node of partition {asks.partition}, {largest}"
+            )
+            yield Misfit(("pools", pool.pool_id, "gpus_per_node"), words)
         else:
             for model in models:
                 if model.maximum and (not model.pools or pool.pool_id in model.pools):

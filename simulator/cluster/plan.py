@@ -14,14 +14,14 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Protocol
 
-from broker.model.errors import ConfigError
+from broker.model.errors import ConfigError, TraceError
 from simulator.cluster.background import arrivals, node_failures
 from simulator.cluster.harm import jittered
 from simulator.cluster.model import Arrival, SlurmModel
 from simulator.cluster.spec import ClusterSpec, Maintenance, NodeFailure
 from simulator.cold_start import ColdStart, ColdStarts, NodeCaches
 from traces.batch.generate import BatchProfile, generate
-from traces.batch.swf import BatchJob, open_batch_log
+from traces.batch.swf import BatchJob, BatchLog, open_batch_log
 from traces.randomness import stream
 
 
@@ -42,9 +42,30 @@ class LoggedJobs:
     skip_bad: bool = False
 
     def jobs(self, seed: int, name: str, starts_at: float) -> Iterator[BatchJob]:
-        for job in open_batch_log(self.path, skip_bad=self.skip_bad):
-            if job.submitted_s >= self.begin_s:
-                yield replace(job, submitted_s=job.submitted_s - self.begin_s)
+        """Raises ``TraceError`` for a log that cannot be read, or ends before ``begin_s``."""
+        return self._of(open_batch_log(self.path, skip_bad=self.skip_bad))
+
+    def bad_rows(self, lasts_s: float) -> tuple[int, str]:
+        """How many rows ``skip_bad`` leaves out of so many seconds, and what is wrong with the first of them."""
+        log = open_batch_log(self.path, skip_bad=self.skip_bad)
+        for job in self._of(log):
+            if job.submitted_s >= lasts_s:
+                break
+        return log.statistics.bad, log.statistics.first_bad
+
+    def _of(self, log: BatchLog) -> Iterator[BatchJob]:
+        last_s, begun = 0.0, False
+        for job in log:
+            last_s = job.submitted_s
+            if last_s >= self.begin_s:
+                begun = True
+                yield replace(job, submitted_s=last_s - self.begin_s)
+        if not begun:
+            raise TraceError(
+                f"its last job is submitted in second {last_s:g}, before the background begins in second "
+                f"{self.begin_s:g} of the log; give an earlier `begin` in the cluster's file",
+                path=str(self.path),
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.model.errors import ConfigErrors
+from broker.model.errors import ConfigErrors, TraceError
 from broker.model.spec import JsonValue, ModelSpec, PoolSpec, SiteSpec
 from simulator.cluster.host import ClusterHost
 from simulator.cluster.jobs import JobRecord
@@ -97,6 +97,15 @@ def test_another_seed_is_another_draw_of_everything(plan: ClusterPlan) -> None:
 def test_two_runs_are_alike(plan: ClusterPlan) -> None:
     one, two = (prepared(plan).carry_out().summary for _ in range(2))
     assert one == two
+
+
+def test_a_log_that_ends_before_the_background_begins_is_refused(plan: ClusterPlan) -> None:
+    (load,) = plan.background
+    assert isinstance(load.source, LoggedJobs)
+    late = replace(plan, background=(replace(load, source=replace(load.source, begin_s=1000.0)),))
+    words = r"log\.swf: its last job is submitted in second 380, before the background begins in second 1000"
+    with pytest.raises(TraceError, match=words):
+        prepared(late)
 
 
 def test_what_could_never_run_is_refused_by_pool_and_model(plan: ClusterPlan) -> None:

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,9 @@ FIELDS = (
 )  # fmt: skip
 _WHOLE = frozenset((0, 4, 7, 10, 11, 12, 14, 15))
 _MOST = float(2**53)
+
+_LOOK_AHEAD_ROWS = 1024
+"""So many rows are read before one is given out: who stops at a row far ahead must be told of a clock that jumped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,8 @@ class BatchJob:
 
 
 def open_batch_log(path: str | Path, *, skip_bad: bool = False) -> BatchLog:
-    """The jobs of ``path``, plain or gzip. With ``skip_bad`` malformed rows are counted instead of raised.
+    """The jobs of ``path``, plain or gzip. With ``skip_bad`` malformed rows are counted instead of raised, and so
+    are those out of order: of a clock that jumps there and back only the rows that jumped.
 
     Raises ``TraceError`` with file, line and column: here if the file cannot be read or is no such log, while
     iterating for a bad row or damaged data.
@@ -77,25 +82,37 @@ class BatchLog:
 
     def __iter__(self) -> Iterator[BatchJob]:
         statistics = self.statistics = ReadStatistics(began_at=self.began_at)
-        latest_s = -math.inf
-        for number, text in self._lines():
-            if text.startswith(";"):
-                continue
-            try:
-                job = _job(text)
-                if job.submitted_s < latest_s:
-                    back_s = latest_s - job.submitted_s
-                    raise BadRow(f"submitted {back_s:g} s before the row above; sort the file by its second column")
-            except BadRow as error:
-                self._skip(number, error, statistics)
-                continue
-            latest_s = job.submitted_s
+        for job in self._in_order(statistics):
             statistics.rows += 1
             statistics.failed += job.run_s is None or job.processors is None
             yield job
         if statistics.rows == 0:
             problem = f"none of {statistics.bad} rows is readable; the first: {statistics.first_bad}"
             raise TraceError(problem if statistics.bad else "holds no jobs", path=str(self.path))
+
+    def _in_order(self, statistics: ReadStatistics) -> Iterator[BatchJob]:
+        ahead = _Ahead()
+        latest_s = -math.inf
+        for number, job in self._jobs(statistics):
+            back_s = ahead.add(number, job)
+            if back_s > 0 and not self.skip_bad:
+                problem = f"submitted {back_s:g} s before the row above; sort the file by its second column"
+                raise BadRow(problem).at(self.path, number)
+            if len(ahead) > _LOOK_AHEAD_ROWS:
+                latest_s = yield from ahead.first(latest_s, statistics)
+        while len(ahead):
+            latest_s = yield from ahead.first(latest_s, statistics)
+
+    def _jobs(self, statistics: ReadStatistics) -> Iterator[tuple[int, BatchJob]]:
+        for number, text in self._lines():
+            if text.startswith(";"):
+                continue
+            try:
+                job = _job(text)
+            except BadRow as error:
+                self._skip(number, error, statistics)
+                continue
+            yield number, job
 
     def _header_number(self, name: str) -> float | None:
         text = self.header.get(name)
@@ -135,6 +152,46 @@ class BatchLog:
         if not self.skip_bad:
             raise error.at(self.path, number) from None
         error.skip(number, statistics)
+
+
+class _Ahead:
+    """The rows that come next. ``_steps_back``: how many of them are earlier than the one above."""
+
+    def __init__(self) -> None:
+        self._rows: deque[tuple[int, BatchJob]] = deque()
+        self._steps_back = 0
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, number: int, job: BatchJob) -> float:
+        """By how much the job is earlier than the row above."""
+        back_s = self._rows[-1][1].submitted_s - job.submitted_s if self._rows else 0.0
+        self._steps_back += back_s > 0
+        self._rows.append((number, job))
+        return back_s
+
+    def first(self, latest_s: float, statistics: ReadStatistics) -> Generator[BatchJob, None, float]:
+        """Give out the first row, or count it as bad where it is out of order; returns the latest time given out."""
+        number, job = self._rows.popleft()
+        at = job.submitted_s
+        self._steps_back -= bool(self._rows) and self._rows[0][1].submitted_s < at
+        if at < latest_s:
+            BadRow(f"submitted {latest_s - at:g} s before a row above").skip(number, statistics)
+        elif self._mostly_before(at):
+            BadRow("submitted after most of the rows below it: the clock jumped there and back").skip(
+                number, statistics
+            )
+        else:
+            yield job
+            return at
+        return latest_s
+
+    def _mostly_before(self, at: float) -> bool:
+        """Whether most of the rows are earlier. Without a step among them none is, but the whole may be."""
+        if not self._rows or (not self._steps_back and self._rows[0][1].submitted_s >= at):
+            return False
+        return 2 * sum(job.submitted_s < at for _, job in self._rows) > len(self._rows)
 
 
 def _job(text: str) -> BatchJob:

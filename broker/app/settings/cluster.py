@@ -14,9 +14,10 @@ from broker.app.settings.words import Misplaced, choices
 from broker.model.errors import ConfigError
 from traces.batch.profiles import load_batch_profile
 
-Positive = Annotated[float, Field(gt=0)]
 PositiveDuration = Annotated[Duration, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+TimeLimit = Annotated[Duration, Field(ge=1)]
+MOST_NODES = 10_000
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
@@ -24,15 +25,17 @@ DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 class NodeSettings(Section):
     """Equal nodes."""
 
-    count: Count = Field(description="How many.")
-    gpus: Count = Field(description="GPUs of each; on a cluster without any, its processors.")
+    count: Annotated[int, Field(ge=1, le=MOST_NODES)] = Field(description="How many.")
+    gpus: Annotated[int, Field(ge=1, le=256)] = Field(
+        description="GPUs of each; on a cluster without any, its processors."
+    )
 
 
 class PartitionSettings(Section):
     """A partition as Slurm knows it; partitions may share nodes."""
 
-    nodes: list[str] = Field(default=[], description="Its groups of nodes; none: all.")
-    max_time_s: PositiveDuration | None = Field(default=None, description="The longest time limit; none: any.")
+    nodes: list[str] = Field(default=[], description="Its groups of nodes; left out: all.")
+    max_time_s: TimeLimit | None = Field(default=None, description="The longest time limit; none: any.")
     tier: int = Field(default=0, description="Jobs of a higher tier go first (`PriorityTier`).")
     preempt: Literal["off", "cancel", "requeue"] = Field(
         default="off", description="What happens to its jobs when a partition of a higher tier needs their nodes."
@@ -47,6 +50,14 @@ class WindowSettings(Section):
     from_: TimeOfDay = Field(default=0, description="The time at which it opens.")
     to_day: Day = Field(description="The day on which it closes.")
     to: TimeOfDay = Field(default=24 * 60, description="The time at which it closes.")
+
+    @model_validator(mode="after")
+    def _is_open(self) -> WindowSettings:
+        if (self.from_day, self.from_) == (self.to_day, self.to):
+            raise Misplaced(
+                "opens and closes at the same time; for a whole week write `from_day: mon, to_day: sun`", "to"
+            )
+        return self
 
     @property
     def hours(self) -> tuple[float, float]:
@@ -70,13 +81,13 @@ class MaintenanceSettings(Section):
 
     begins_s: Duration = Field(description="When, from the start of the run.")
     lasts_s: PositiveDuration = Field(description="For how long.")
-    nodes: list[str] = Field(default=[], description="Groups of nodes; none: all.")
+    nodes: list[str] = Field(default=[], description="Groups of nodes; left out: all.")
 
 
 class FailureSettings(Section):
     """Nodes that go down, with what runs there."""
 
-    mean_between_s: PositiveDuration = Field(description="Of one node, on average.")
+    mean_between_s: Annotated[Duration, Field(ge=600)] = Field(description="Of one node, on average.")
     mean_repair_s: PositiveDuration = Field(default=4 * 3600.0, description="Until it is back, on average.")
 
 
@@ -92,7 +103,7 @@ class LoggedBackground(_Jobs):
     kind: Literal["swf"] = Field(description="`swf`: a log in the Standard Workload Format, plain or gzip.")
     path: LocalPath = Field(description="The log.")
     begin_s: Duration = Field(default=0.0, description="The second of the log at which the cluster begins.")
-    default_limit_s: PositiveDuration = Field(default=86_400.0, description="The limit of jobs that have none.")
+    default_limit_s: TimeLimit = Field(default=86_400.0, description="The limit of jobs that have none.")
     skip_bad: bool = Field(default=False, description="Leave malformed rows out instead of stopping.")
 
 
@@ -101,7 +112,7 @@ class GeneratedBackground(_Jobs):
 
     kind: Literal["generated"] = Field(description="`generated`: drawn from a fitted profile.")
     profile: str = Field(description="A batch profile that ships with Tidegate: `kth_sp2` or `cea_curie`.")
-    rate_scale: Positive = Field(default=1.0, description="Times the rate of its log.")
+    rate_scale: Annotated[float, Field(gt=0, le=100)] = Field(default=1.0, description="Times the rate of its log.")
 
     @model_validator(mode="after")
     def _is_profile(self) -> GeneratedBackground:
@@ -163,9 +174,13 @@ class ClusterSettings(Section):
 
     @model_validator(mode="after")
     def _names(self) -> ClusterSettings:
-        """What is named is there."""
+        """What is named is there, and in reason."""
+        if (count := sum(group.count for group in self.nodes.values())) > MOST_NODES:
+            raise Misplaced(f"{count:,} nodes in all; a cluster may have up to {MOST_NODES:,}", "nodes")
         for field, sections in (("partitions", self.partitions), ("maintenance", self.maintenance)):
             for name, section in sections.items():
+                if not section.nodes and "nodes" in section.model_fields_set:
+                    raise Misplaced("names no nodes; leave it out for all of them", field, name, "nodes")
                 for index, group in enumerate(section.nodes):
                     if group not in self.nodes:
                         raise Misplaced(

@@ -78,7 +78,7 @@ class SlurmPool(_Pool):
 
     kind: Literal["slurm"] = Field(description="`slurm` submits them as batch jobs.")
     partition: str = Field(description="The partition that jobs are submitted to.")
-    time_limit_s: PositiveDuration = Field(description="The wall time that each job asks for.")
+    time_limit_s: Annotated[Duration, Field(ge=1)] = Field(description="The wall time that each job asks for.")
     gpus_per_node: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="GPUs of one node; a larger replica takes several. None: the cluster says."
     )

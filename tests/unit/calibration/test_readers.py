@@ -212,3 +212,11 @@ def test_other_files_are_refused_with_words(content: bytes, problem: str, tmp_pa
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=problem):
         read_measurements([path])
+
+
+@pytest.mark.parametrize("head", ["", '{"arrival_s": 0}\n'], ids=["in the first line", "in a further line"])
+def test_json_that_is_nested_too_deeply_is_refused_in_words(tmp_path: Path, head: str) -> None:
+    path = tmp_path / "deep.jsonl"
+    path.write_text(head + '{"arrival_s": ' + "[" * 200_000 + "\n")
+    with pytest.raises(ConfigError, match=r"deep\.jsonl.*JSON"):
+        read_measurements([path])

@@ -70,6 +70,21 @@ MISFITS = {
         "policies-slurm.yaml", "gpus: 1\n    min: 1\n    max: 8", "gpus: 16\n    min: 1\n    max: 8",
         r"policies-slurm.yaml:9: models.chat.gpus: pool dedicated: chat needs 4 nodes with 4 GPUs; .* has 2",
     ),
+    "nodes of more GPUs than there are": (
+        "site-slurm.yaml", "time_limit: 2d", "time_limit: 2d\n    gpus_per_node: 8",
+        r"site-slurm.yaml:12: pools.dedicated.gpus_per_node: 8 is over the GPUs of the largest node .*, 4",
+    ),
+    "a time limit of nothing": (
+        "site-slurm.yaml", "time_limit: 2d", "time_limit: 1e-300", r"site-slurm.yaml:11: pools.dedicated.time_limit",
+    ),
+    "a cold start of no model": (
+        "cluster.yaml", "    chat:", "    zzz:",
+        r"cluster.yaml:\d+: cold_starts.models.zzz: the policies have no such model; they have chat, embed",
+    ),
+    "a model larger than any pool": (
+        "policies-slurm.yaml", "gpus: 1\n    min: 1\n    max: 8", "gpus: 1000\n    min: 1\n    max: 8",
+        r"policies-slurm.yaml:9: models.chat.gpus: a replica of chat takes 1000 GPUs, and its largest pool has",
+    ),
     "a model that is not served": (
         "scenario.yaml", "  embed:", "  embedded:",
         r"scenario.yaml:22: models.embedded: the policies have no such model; they have chat, embed",
@@ -115,3 +130,17 @@ def test_run_says_that_slurm_pools_are_only_simulated(files: Path) -> None:
     status, _, told = run("run", "--site", "site-slurm.yaml", "--policies", "policies-slurm.yaml", folder=files)
     assert status == int(Exit.USAGE)
     assert "pools.shared.kind: this release simulates slurm pools" in " ".join(told.split())
+
+
+def test_rows_that_skip_bad_leaves_out_of_a_log_are_told(files: Path) -> None:
+    rows = [(n, 60 * n) for n in range(100)]
+    rows.insert(50, (100, 10**9))
+    job = "{} {} 0 30 1 -1 -1 1 90 -1 1 1 1 -1 1 -1 -1 -1\n"
+    (files / "log.swf").write_text("".join(job.format(*row) for row in rows))
+    edit(
+        files, "cluster.yaml", r"(?s)background:.*?\n(?=\S)",
+        "background: {users: {kind: swf, path: log.swf, partition: gpu, skip_bad: true}}\n",
+    )  # fmt: skip
+    result = tidegate(*words(files))
+    assert result.exit_code == 0, result.output
+    assert "log.swf: 1 row is left out of background users; the first: line 51: " in result.stderr

@@ -50,6 +50,19 @@ WRONG = {
         "partitions: {a: {}}\nbackground: {b: {kind: generated, profile: x, partition: a}}",
         r"5: background\.b\.profile: no batch profile 'x'; there are cea_curie, kth_sp2",
     ),
+    "a partition of no nodes": ("partitions: {a: {nodes: []}}", r"4: partitions\.a\.nodes: names no nodes"),
+    "a window of no time": (
+        "partitions: {a: {}}\nstart_rules: [{over: 1h, windows: [{from_day: mon, from: 8:00, to_day: mon, to: 8:00}]}]",
+        r"5: start_rules\[0\]\.windows\[0\]\.to: opens and closes at the same time",
+    ),
+    "nodes that fail all the time": (
+        "partitions: {a: {}}\nfailures: {mean_between: 1ms}",
+        r"5: failures\.mean_between: .*600",
+    ),
+    "a load of millions of jobs": (
+        "partitions: {a: {}}\nbackground: {b: {kind: generated, profile: kth_sp2, partition: a, rate_scale: 1000000}}",
+        r"5: background\.b\.rate_scale: .*100",
+    ),
     "a time that is none": ("partitions: {a: {max_time: long}}", r"4: partitions\.a\.max_time"),
 }
 
@@ -57,6 +70,21 @@ WRONG = {
 @pytest.mark.parametrize(("text", "message"), WRONG.values(), ids=WRONG.keys())
 def test_what_is_wrong_is_named_by_line_and_field(tmp_path: Path, text: str, message: str) -> None:
     path = written(tmp_path, f"\nnodes:\n  gpu: {{count: 4, gpus: 2}}\n\n{text}\n", "cluster.yaml")
+    with pytest.raises(ConfigErrors) as caught:
+        load_cluster(path)
+    assert re.search(rf"cluster\.yaml:{message}", str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "message"),
+    [
+        ("{gpu: {count: 1000000000000, gpus: 2}}", r"1: nodes\.gpu\.count"),
+        ("{gpu: {count: 4, gpus: 1000000000}}", r"1: nodes\.gpu\.gpus"),
+        ("{a: {count: 10000, gpus: 2}, b: {count: 10000, gpus: 2}}", r"1: nodes: 20,000 nodes in all"),
+    ],
+)
+def test_a_cluster_that_fits_no_memory_is_refused(tmp_path: Path, nodes: str, message: str) -> None:
+    path = written(tmp_path, f"nodes: {nodes}\npartitions: {{a: {{}}}}\n", "cluster.yaml")
     with pytest.raises(ConfigErrors) as caught:
         load_cluster(path)
     assert re.search(rf"cluster\.yaml:{message}", str(caught.value))

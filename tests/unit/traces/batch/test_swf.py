@@ -81,6 +81,42 @@ def test_jobs_must_be_in_the_order_of_their_submission(tmp_path: Path) -> None:
         list(open_batch_log(log_file(tmp_path, FIRST + UNKNOWN + CANCELLED)))
 
 
+def submitted(*seconds: float) -> str:
+    return "".join(FIRST.replace("1 0", f"{number} {at:g}", 1) for number, at in enumerate(seconds))
+
+
+@pytest.mark.parametrize("jumped", [(1e9,), (1e9, 1e9 + 60), (2000,)], ids=["far", "two rows", "less than an hour"])
+@pytest.mark.parametrize("place", [0, 700], ids=["first", "amid"])
+def test_of_a_clock_that_jumps_there_and_back_only_the_rows_that_jumped_are_left_out(
+    tmp_path: Path, jumped: tuple[float, ...], place: int
+) -> None:
+    sound = [float(second) for second in range(1500)]
+    path = log_file(tmp_path, submitted(*sound[:place], *jumped, *sound[place:]))
+    log = open_batch_log(path, skip_bad=True)
+    assert [job.submitted_s for job in log] == sound
+    assert log.statistics.bad == len(jumped)
+    assert (
+        log.statistics.first_bad
+        == f"line {place + 1}: submitted after most of the rows below it: the clock jumped there and back"
+    )
+
+
+def test_a_row_that_is_too_early_is_left_out_alone(tmp_path: Path) -> None:
+    log = open_batch_log(log_file(tmp_path, submitted(100, 200, 3, 300, 400)), skip_bad=True)
+    assert [job.submitted_s for job in log] == [100, 200, 300, 400]
+    assert log.statistics.first_bad == "line 3: submitted 197 s before a row above"
+
+
+def test_who_stops_at_a_row_far_ahead_is_told_of_the_disorder_after_it(tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match=r"log\.swf:3: submitted 999995 s before the row above; sort the file"):
+        next(iter(open_batch_log(log_file(tmp_path, submitted(0, 1e6, 5, 10)))))
+
+
+def test_a_gap_of_days_is_no_jump(tmp_path: Path) -> None:
+    log = open_batch_log(log_file(tmp_path, submitted(0, 1, 1e6, 1e6, 5e6)), skip_bad=True)
+    assert [job.submitted_s for job in log] == [0, 1, 1e6, 1e6, 5e6]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
