@@ -27,10 +27,9 @@ SWEEP = SweepDocument(
 
 def report(*figures: Figure) -> RunReport:
     """Only its figures are looked at."""
-    empty: dict[str, Any] = dict.fromkeys(("latencies", "gpu_hours", "series", "decisions"), ())
-    return RunReport(
-        run=None, requests=None, figures=figures, attainment=(), grid=None, decision_counts=None, oracle=None, **empty
-    )
+    others: dict[str, Any] = dict.fromkeys(("run", "requests", "grid", "decision_counts", "oracle"))
+    empty: dict[str, Any] = dict.fromkeys(("attainment", "latencies", "gpu_hours", "series", "decisions"), ())
+    return RunReport(figures=figures, **others, **empty)
 
 
 @pytest.mark.parametrize(
