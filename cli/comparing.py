@@ -15,6 +15,7 @@ from simulator.report.document import RunReport
 from simulator.sweep import document as sweeps
 from simulator.sweep.comparing import Change, SideBySide, Subject, Value
 from simulator.sweep.document import SweepDocument
+from simulator.sweep.sound import require_sound_report, require_sound_sweep
 from simulator.sweep.store import CELLS, SUMMARY
 from simulator.sweep.subjects import of_cell, of_reports, of_sweep
 
@@ -27,6 +28,11 @@ def read_subjects(inputs: Sequence[Path]) -> list[Subject]:
     """The sides of a comparison, in the order given. Raises ``ConfigError`` for what is neither report nor sweep, or
     for both at once."""
     folders = [_folder_of(path) for path in inputs]
+    for path, folder in zip(inputs, folders, strict=True):
+        if not (folder / REPORT).exists() and not (folder / SUMMARY).exists():
+            raise ConfigError(
+                f"holds neither {REPORT} (of `simulate --out`) nor {SUMMARY} (of a `sweep` that ended)", path=str(path)
+            )
     if all((path / REPORT).exists() for path in folders):
         names = _names(folders)
         return of_reports([(name, _read_report(path / REPORT)) for name, path in zip(names, folders, strict=True)])
@@ -34,7 +40,7 @@ def read_subjects(inputs: Sequence[Path]) -> list[Subject]:
     for name, path, folder in zip(_names(folders), inputs, folders, strict=True):
         if (folder / REPORT).exists():
             raise ConfigError("is a report, and others are sweeps; compare like with like", path=str(path))
-        found = _read_sweep(folder / SUMMARY, path)
+        found = _read_sweep(folder / SUMMARY)
         if path.is_dir():
             subjects += of_sweep(name, found)
             continue
@@ -61,20 +67,18 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 
 def _read_report(path: Path) -> RunReport:
-    return _read(path, reports.loads)
+    return _read(path, reports.loads, require_sound_report)
 
 
-def _read_sweep(path: Path, given: Path) -> SweepDocument:
-    if not path.exists():
-        raise ConfigError(
-            f"holds neither {REPORT} (of `simulate --out`) nor {SUMMARY} (of a `sweep` that ended)", path=str(given)
-        )
-    return _read(path, sweeps.loads)
+def _read_sweep(path: Path) -> SweepDocument:
+    return _read(path, sweeps.loads, require_sound_sweep)
 
 
-def _read(path: Path, loads: Callable[[bytes], Document]) -> Document:
+def _read(path: Path, loads: Callable[[bytes], Document], require_sound: Callable[[Document], None]) -> Document:
     try:
-        return loads(path.read_bytes())
+        found = loads(path.read_bytes())
+        require_sound(found)
+        return found
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror or error}", path=str(path)) from None
     except (ValueError, WireError) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -41,7 +41,7 @@ from simulator.sweep.document import DemandUsed
 from simulator.sweep.inputs import InputFile
 from simulator.sweep.ranking import Goal, Results
 from traces.readers import open_trace
-from traces.scenario import Scenario, Source
+from traces.scenario import Scenario, Source, TraceSource
 
 MOST_CELLS = 1_000_000
 
@@ -133,6 +133,7 @@ def plan_sweep(path: Path) -> Plan:
         for one in _tries(name, policy, site, document)
     ]
     demands = [_demand(*entry, inputs) for entry in _sides(settings)]
+    _refuse_seen(demands, inputs, document)
     objectives = _objectives(settings, tried, demands, document)
     if settings.slo is not None:
         tried = [_judged_by(one, settings.slo.to_spec()) for one in tried]
@@ -256,6 +257,34 @@ def _sides(settings: SweepSettings) -> Iterator[tuple[str, str, SweepDemand]]:
     for side, demands in (("all", settings.traces), ("tune", settings.tune), ("report", settings.report)):
         for name, demand in demands.items():
             yield side, name, demand
+
+
+def _refuse_seen(demands: Sequence[_Demand], inputs: Inputs, document: Document) -> None:
+    """A trace is tuned on or reported on, never both, under whatever names its file lies. The settings know paths only.
+
+    Raises ``ConfigErrors``.
+    """
+    tuned = [one for one in demands if one.used.side == "tune"]
+    for held_out, seen in product((one for one in demands if one.used.side == "report"), tuned):
+        spans = product(_replayed(held_out, inputs), _replayed(seen, inputs))
+        if any(
+            one == other and max(begin, first) < min(end, last) for (one, begin, end), (other, first, last) in spans
+        ):
+            words = f"replays what is tuned on as tune.{seen.used.name}; name another trace, or another window"
+            raise ConfigErrors([document.problem(("report", held_out.used.name), words)])
+
+
+def _replayed(demand: _Demand, inputs: Inputs) -> list[tuple[str, float, float]]:
+    """Digest and window, in seconds, of each recorded trace."""
+    load = demand.load
+    sources = [one.source for one in load.loads] if isinstance(load, Scenario) else [load]
+    length_s = load.duration_s if isinstance(load, Scenario) else demand.duration_s
+    return [
+        (inputs.file(source.path).digest, begin, min(source.window.end_s, begin + length_s))
+        for source in sources
+        if isinstance(source, TraceSource)
+        for begin in [source.window.start_s]
+    ]
 
 
 def _demand(side: str, name: str, demand: SweepDemand, inputs: Inputs) -> _Demand:

@@ -116,10 +116,14 @@ def reasons_against(subjects: Sequence[Subject]) -> list[str]:
             one, two = (subject.asked.get(what, "none") for subject in (first, other))
             if one != two:
                 reasons.append(f"{what} differs: {one} in {first.name}, {two} in {other.name}")
+        if _days(first) != _days(other):
+            reasons.append(f"the days differ: {_days(first)} in {first.name}, {_days(other)} in {other.name}")
         if not _seeds(first) & _seeds(other):
             reasons.append(f"no seed was run in both {first.name} and {other.name}")
     if not reasons and not set.intersection(*map(_seeds, subjects)):
         reasons.append("no seed was run in all of them")
+    if not set.intersection(*(set(subject.measures) for subject in subjects)):
+        reasons.append("they have no figure in common")
     return reasons
 
 
@@ -216,6 +220,10 @@ def of_seeds(metric: Metric, seeds: Sequence[int]) -> Metric:
     """The rows of these seeds, in their order."""
     rows = [metric.seeds.index(seed) for seed in seeds]
     return Metric(tuple(seeds), metric.numerator[rows], metric.denominator[rows])
+
+
+def _days(subject: Subject) -> int:
+    return max((measure.metric.numerator.shape[1] for measure in subject.measures.values()), default=0)
 
 
 def _seeds(subject: Subject) -> set[int]:

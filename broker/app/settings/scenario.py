@@ -14,11 +14,13 @@ from broker.app.settings.fields import Date, Duration, LocalPath, Name, Section
 from broker.app.settings.loading import read_section
 from broker.app.settings.words import Misplaced
 from broker.model.errors import ConfigError
+from broker.model.units import format_duration
 from traces.clients import ClientRules
 from traces.conditions import PERFECT, MetricFaults
+from traces.describe import LONGEST_SPAN_S
 from traces.generate import LoadProfile, scale_tokens
 from traces.lengths import lognormal_quantiles
-from traces.options import RequestKind, ScaleMethod
+from traces.options import LARGEST_RATE_SCALE, RequestKind, ScaleMethod
 from traces.profiles import load_profile, read_profile
 from traces.rates import RateCurve
 from traces.scenario import GeneratedSource, Load, Scenario, ServeGenSource, Source, TraceSource
@@ -28,26 +30,40 @@ from traces.shape import WHOLE, Window, parse_window
 _RULES = ClientRules()
 
 Share = Annotated[float, Field(ge=0, le=1)]
+LARGEST_RATE = 100_000.0
+"""Requests per second of one load. A slip of the keyboard must not ask for more than any machine can hold."""
+LARGEST_TOKEN_SCALE = 1000.0
+MOST_TOKENS = 10_000_000
+MOST_REQUESTS = 1e9
+"""Of one generated load: their outcomes take some hundred gigabytes."""
+
 Positive = Annotated[float, Field(gt=0)]
-PositiveDuration = Annotated[Duration, Field(gt=0)]
+PositiveDuration = Annotated[Duration, Field(gt=0, le=LONGEST_SPAN_S)]
+Rate = Annotated[float, Field(gt=0, le=LARGEST_RATE)]
+RateScale = Annotated[float, Field(gt=0, le=LARGEST_RATE_SCALE)]
+TokenScale = Annotated[float, Field(gt=0, le=LARGEST_TOKEN_SCALE)]
 
 
 class RatePoint(Section):
     """One point of a rate curve; the rate goes straight from one to the next."""
 
-    at_s: Duration = Field(description="When, from the start.")
-    rate: Annotated[float, Field(ge=0)] = Field(description="Requests per second.")
+    at_s: Annotated[Duration, Field(le=LONGEST_SPAN_S)] = Field(description="When, from the start.")
+    rate: Annotated[float, Field(ge=0, le=LARGEST_RATE)] = Field(description="Requests per second.")
 
 
 class SessionSettings(Section):
     """Conversations: each further prompt repeats all that was said, which an engine may still have."""
 
-    turns: Annotated[float, Field(ge=1)] = Field(description="Mean requests of a session.")
+    turns: Annotated[float, Field(ge=1, le=10_000)] = Field(description="Mean requests of a session.")
     pause_s: PositiveDuration = Field(default=30.0, description="Median time from an answer to the next prompt.")
     pause_sigma: Annotated[float, Field(ge=0, le=5)] = Field(default=1.0, description="Spread of pauses.")
-    added_tokens: Annotated[float, Field(ge=1)] = Field(default=60, description="Median tokens of a further question.")
+    added_tokens: Annotated[float, Field(ge=1, le=MOST_TOKENS)] = Field(
+        default=60, description="Median tokens of a further question."
+    )
     added_sigma: Annotated[float, Field(ge=0, le=5)] = Field(default=1.0, description="Spread of those tokens.")
-    longest_tokens: Annotated[int, Field(ge=16)] = Field(default=131_072, description="A session ends before this.")
+    longest_tokens: Annotated[int, Field(ge=16, le=MOST_TOKENS)] = Field(
+        default=131_072, description="A session ends before this."
+    )
 
     def to_shape(self) -> SessionShape:
         added = lognormal_quantiles(self.added_tokens, self.added_sigma, self.longest_tokens)
@@ -60,7 +76,7 @@ class GeneratedLoad(Section):
     kind: Literal["generated"] = Field(description="`generated`: drawn from a fitted profile.")
     profile: str | None = Field(default=None, description="A profile that ships with Tidegate.")
     profile_file: LocalPath | None = Field(default=None, description="Or one of your own, as `trace fit` writes it.")
-    rate: Positive | None = Field(default=None, description="Mean requests per second; by default the source's own.")
+    rate: Rate | None = Field(default=None, description="Mean requests per second; by default the source's own.")
     follow: bool = Field(
         default=False, description="Follow the profile's day, week or bursts; otherwise the rate is steady."
     )
@@ -70,8 +86,8 @@ class GeneratedLoad(Section):
     curve: list[RatePoint] = Field(default=[], description="A rate of your own, in place of `rate` and `follow`.")
     sessions: SessionSettings | None = Field(default=None, description="Conversations, in place of the profile's own.")
     tenants: dict[Name, Positive] = Field(default={}, description="Tenants and their shares of the sessions.")
-    prompt_scale: Positive = Field(default=1.0, description="Prompts are this many times as long.")
-    output_scale: Positive = Field(default=1.0, description="Answers are this many times as long.")
+    prompt_scale: TokenScale = Field(default=1.0, description="Prompts are this many times as long.")
+    output_scale: TokenScale = Field(default=1.0, description="Answers are this many times as long.")
 
     @model_validator(mode="after")
     def _fits(self) -> GeneratedLoad:
@@ -90,6 +106,16 @@ class GeneratedLoad(Section):
         elif self.rate is None and profile.mean_per_s <= 0:
             raise Misplaced(f"is needed: {profile.name} does not know its own rate", "rate")
         return self
+
+    def require_few(self, duration_s: float, *at: str) -> None:
+        """Raises ``Misplaced`` for a duration, whose field is ``at``, in which more requests come than can be held."""
+        rate = max((point.rate for point in self.curve), default=0.0) or self.rate or self._profile().mean_per_s
+        if rate * duration_s > MOST_REQUESTS:
+            raise Misplaced(
+                f"{format_duration(duration_s)} at {rate:g} requests per second are more than {MOST_REQUESTS:,.0f}; "
+                "take a lower rate, or less time",
+                *at,
+            )
 
     def _profile(self) -> LoadProfile:
         try:
@@ -135,7 +161,7 @@ class TraceLoad(_Windowed):
 
     kind: Literal["trace"] = Field(description="`trace`: replayed from a file.")
     path: LocalPath = Field(description="The trace: BurstGPT, Azure, Mooncake or a request log, plain or gzip.")
-    rate_scale: Positive = Field(default=1.0, description="Times the recorded rate.")
+    rate_scale: RateScale = Field(default=1.0, description="Times the recorded rate.")
     scale_method: Annotated[ScaleMethod, Field(strict=False)] = Field(
         default=ScaleMethod.SUPERPOSE, description="How a rate is raised."
     )
@@ -157,7 +183,7 @@ class ServeGenLoad(_Windowed):
     kind: Literal["servegen"] = Field(description="`servegen`: drawn from ServeGen's clients and histograms.")
     clients: LocalPath = Field(description="The file of clients' rates and gaps by window.")
     histograms: LocalPath = Field(description="The file of token histograms.")
-    rate_scale: Positive = Field(default=1.0, description="Times the rate; each client's burstiness is kept.")
+    rate_scale: RateScale = Field(default=1.0, description="Times the rate; each client's burstiness is kept.")
 
     def to_source(self) -> Source:
         return ServeGenSource(self.clients, self.histograms, self._window(), self.rate_scale)
@@ -230,6 +256,14 @@ class ScenarioSettings(Section):
     )
     models: dict[Name, ScenarioModel] = Field(min_length=1, description="The models that are asked.")
     metrics: MetricSettings = Field(default=MetricSettings(), description="How measurements reach the broker.")
+
+    @model_validator(mode="after")
+    def _few(self) -> ScenarioSettings:
+        for model in self.models.values():
+            for load in model.loads.values():
+                if isinstance(load.source, GeneratedLoad):
+                    load.source.require_few(self.duration_s, "duration")
+        return self
 
     def to_scenario(self) -> Scenario:
         return Scenario(

@@ -149,6 +149,8 @@ class SweepDemand(Section):
             raise Misplaced("missing: generated requests never end", "duration")
         if self.duration_s is not None and isinstance(self.source, ScenarioDemand):
             raise Misplaced("stands in the scenario's file; leave it out", "duration")
+        if self.duration_s is not None and isinstance(self.source, GeneratedLoad):
+            self.source.require_few(self.duration_s, "duration")
         return self
 
 

@@ -98,9 +98,19 @@ def test_cells_of_a_sweep_are_compared(swept: Path) -> None:
         (("empty",), 2, "holds neither report.json (of `simulate --out`) nor sweep.json"),
         (("quiet-seed1",), 2, "quiet-seed1 is alone; name another folder"),
         (("quiet-seed1", "broken"), 2, "is not what this version of Tidegate writes"),
+        (("quiet-seed1", "empty"), 2, "empty: holds neither report.json (of `simulate --out`) nor sweep.json"),
+        (("quiet-seed1", "/dev/null"), 2, "/dev/null: holds neither report.json (of `simulate --out`) nor sweep.json"),
         (("quiet-seed1", "SWEEP"), 2, "is a report, and others are sweeps; compare like with like"),
     ],
-    ids=["nothing there", "an empty folder", "one alone", "a damaged report", "a report and a sweep"],
+    ids=[
+        "nothing there",
+        "an empty folder",
+        "one alone",
+        "a damaged report",
+        "a report and an empty folder",
+        "a report and no folder",
+        "a report and a sweep",
+    ],
 )
 def test_what_cannot_be_compared_is_told(
     inputs: tuple[str, ...], status: int, words: str, reports: Path, swept: Path

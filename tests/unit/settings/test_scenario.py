@@ -101,6 +101,14 @@ def test_measurements_reach_the_broker_at_once_unless_the_file_says_otherwise(tm
 
 
 WRONG = {
+    "a rate that fills the memory": (
+        "kind: generated, profile: burstgpt1_conv, rate: 1.0e12",
+        r"source\.rate: 1000000000000\.0 is too much; the most is 100000",
+    ),
+    "prompts that nothing holds": (
+        "kind: generated, profile: burstgpt1_conv, rate: 1, prompt_scale: 1.0e9",
+        r"source\.prompt_scale: 1000000000\.0 is too much; the most is 1000",
+    ),
     "an unknown profile": ("kind: generated, profile: nobody", r"source.profile: no load profile 'nobody'; there are"),
     "two profiles": (
         "kind: generated, profile: mooncake_conv, profile_file: x",
@@ -134,3 +142,18 @@ def test_what_is_wrong_is_named_by_line_and_field(tmp_path: Path, source: str, m
     with pytest.raises(ConfigErrors) as caught:
         scenario(tmp_path, HEAD + f"        source: {{{source}}}\n")
     assert re.search(rf"scenario\.yaml:6: models\.chat\.loads\.people\.{message}", str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("duration", "words"),
+    [
+        ("1.0e15", "duration: 1000000000000000.0 is too much; the most is"),
+        ("3650d", "3650d at 100 requests per second are more than 1,000,000,000; take a lower rate, or less time"),
+    ],
+)
+def test_a_scenario_that_nobody_would_wait_for_is_refused(duration: str, words: str, tmp_path: Path) -> None:
+    text = HEAD.replace(HEAD.splitlines()[0], f"duration: {duration}", 1)
+    with pytest.raises(ConfigErrors) as caught:
+        scenario(tmp_path, text + "        source: {kind: generated, profile: burstgpt1_conv, rate: 100}\n")
+    assert "scenario.yaml:1: duration" in str(caught.value)
+    assert words in str(caught.value)

@@ -70,6 +70,13 @@ def drawn(values: str) -> str:
         ("knob:", drawn("models.chat.max: {kind: choice, values: [1]}"), "stands in grid too"),
         ("knob:", drawn("x: {kind: log_uniform, from: 0, to: 1}"), "0 has no logarithm"),
         ("        duration: 5m\n", "", "missing: generated requests never end"),
+        ("duration: 5m", "duration: 1e15", "is too much; the most is"),
+        ("duration: 5m", "duration: 3650d", None),
+        ("rate: 1}", "rate: 1e12}", "is too much; the most is 100000"),
+        ("rate: 1}", "rate: 1, prompt_scale: 1e9}", "is too much; the most is 1000"),
+        ("rate: 1}", "curve: [{at: 0s, rate: 1}, {at: 1e15, rate: 1}]}", "is too much; the most is"),
+        ("rate: 1}", "curve: [{at: 0s, rate: 1}, {at: 1m, rate: 1e12}]}", "is too much; the most is 100000"),
+        ("rate: 1}\n        duration: 5m", "rate: 5000}\n        duration: 30d", "are more than 1,000,000,000"),
         ("traces:", "tune:", None),
         ("traces:", "report:", "give either traces, or tune (and report)"),
         ("    traces:", "    report: {x: {source: {kind: trace, path: a}}}\n    traces:", "was held out from tune"),
@@ -82,7 +89,8 @@ def test_mistakes_are_told_with_their_line(old: str, new: str, expected: str | N
     assert old in SWEEP
     path = written(tmp_path, SWEEP.replace(old, new))
     if expected is None:
-        assert list(settings_of(path).tune) == ["calm"]
+        settings = settings_of(path)
+        assert [*settings.traces, *settings.tune] == ["calm"]
         return
     told = refusal(settings_of, path)
     assert any(expected in problem for problem in told), told

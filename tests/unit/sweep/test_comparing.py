@@ -86,6 +86,14 @@ def test_runs_without_a_common_seed_are_not_compared() -> None:
     assert reasons_against([CHEAP, DEAR]) == []
 
 
+def test_runs_of_other_days_or_without_a_common_figure_are_not_compared() -> None:
+    assert reasons_against([CHEAP, subject("longer", [[1.0, 2.0, 3.0]] * 3)]) == [
+        "the days differ: 2 in cheap, 3 in longer"
+    ]
+    renamed = replace(DEAR, measures={"price": DEAR.measures["cost"]})
+    assert reasons_against([CHEAP, renamed]) == ["they have no figure in common"]
+
+
 def curve(costs: tuple[float, ...]) -> tuple[SweepPoint, ...]:
     kept = (0.9, 0.97, 0.995)
     arrived = np.full((3, 2), 1000.0)
