@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from actuators.local import procfs
 from actuators.local.records import parse_claim
 from cli.output import Exit
 from tests.support.command_line import run, start, tidegate
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.integration
 
@@ -43,16 +44,6 @@ def make_site(folder: Path) -> Path:
     site.write_text(site.read_text().replace("port: 8600", "port: 0"))
     (folder / "policies.yaml").write_text(POLICIES)
     return folder
-
-
-def until(holds: Callable[[], T | None], what: str, limit_s: float = 30.0) -> T:
-    """What ``holds`` returns once it is true; another process makes it so."""
-    deadline = time.monotonic() + limit_s
-    while time.monotonic() < deadline:
-        if found := holds():
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"{what}: not within {limit_s:g} s")
 
 
 def address_of(folder: Path, process: subprocess.Popen[str]) -> str:

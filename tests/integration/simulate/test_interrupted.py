@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import pytest
 
 from cli.output import Exit
 from tests.support.command_line import ROOT, start
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.integration
 
@@ -34,12 +33,8 @@ def trace(folder: Path, rows: int) -> Path:
     return path
 
 
-def wait_until(reached: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    patience_ends = time.monotonic() + PATIENCE_S
-    while not reached():
-        assert process.poll() is None, "it ended by itself"
-        assert time.monotonic() < patience_ends
-        time.sleep(0.02)
+def reads(process: psutil.Process, path: Path) -> bool:
+    return str(path) in {file.path for file in process.open_files()}
 
 
 def ended(process: subprocess.Popen[str], number: signal.Signals) -> tuple[dict[str, Any], str]:
@@ -79,7 +74,9 @@ def test_while_the_trace_is_read(tmp_path: Path) -> None:
     path = trace(tmp_path, 6_000_000)
     with simulate(tmp_path, path) as process:
         known = psutil.Process(process.pid)
-        wait_until(lambda: str(path) in {file.path for file in known.open_files()}, process)
+        until(
+            lambda: str(path) in {file.path for file in known.open_files()}, "the trace is read", PATIENCE_S, by=process
+        )
         summary, _ = ended(process, signal.SIGINT)
     assert summary["partial"] == {"doing": "reading the files", "reached_s": 0.0, "span_s": None}
     assert summary["requests"]["sent"] == 0
@@ -90,7 +87,7 @@ def test_while_the_engine_is_compiled(tmp_path: Path) -> None:
     (tmp_path / "numba").mkdir()
     with simulate(tmp_path, trace(tmp_path, 10), NUMBA_CACHE_DIR=str(tmp_path / "numba")) as process:
         known = psutil.Process(process.pid)
-        wait_until(lambda: known.cpu_times().user > 6.0, process)
+        until(lambda: known.cpu_times().user > 6.0, "the engine is compiled", PATIENCE_S, by=process)
         summary, err = ended(process, signal.SIGINT)
     assert summary["partial"]["doing"] == "preparing the engine"
     assert "nothing was replayed" in err
@@ -100,7 +97,7 @@ def test_the_second_ends_it_at_once(tmp_path: Path) -> None:
     """In whatever it is by then: there is no report, or a whole one."""
     with simulate(tmp_path, trace(tmp_path, 2_000_000)) as process:
         known = psutil.Process(process.pid)
-        wait_until(lambda: known.cpu_times().user > 1.0, process)
+        until(lambda: known.cpu_times().user > 1.0, "it has begun", PATIENCE_S, by=process)
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=PATIENCE_S)

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 from simulator.profiles.document import CATALOGUE
 from tests.support.command_line import run, start
 from tests.support.sweeps import CELLS, ONE_CELL, SWEEP, small_sweep, with_profile
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.integration
 
@@ -37,11 +37,7 @@ def cells(out: Path) -> dict[str, tuple[bytes, int]]:
 
 
 def wait_for_cells(out: Path, count: int, process: subprocess.Popen[str]) -> None:
-    ends_at = time.monotonic() + 60
-    while len(list((out / "cells").glob("*.json"))) < count:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < ends_at
-        time.sleep(0.01)
+    until(lambda: len(list((out / "cells").glob("*.json"))) >= count, f"{count} cells have ended", 60.0, by=process)
 
 
 def children(process: int) -> Iterator[int]:
@@ -52,13 +48,13 @@ def children(process: int) -> Iterator[int]:
 
 
 def wait_until_gone(processes: list[int]) -> None:
-    ends_at = time.monotonic() + 20
-    while any(
-        Path(f"/proc/{process}/cmdline").exists() and Path(f"/proc/{process}/cmdline").read_bytes()
-        for process in processes
-    ):
-        assert time.monotonic() < ends_at, "a worker outlives its sweep"
-        time.sleep(0.02)
+    until(lambda: not any(map(lives, processes)), "the workers end with their sweep", 20.0)
+
+
+def lives(process: int) -> bool:
+    """A process that ended and that nobody has waited for has no command line any more."""
+    command = Path(f"/proc/{process}/cmdline")
+    return command.exists() and bool(command.read_bytes())
 
 
 def test_a_sweep_that_was_killed_goes_on_and_ends_in_the_same_bytes(unbroken: Path, tmp_path: Path) -> None:
