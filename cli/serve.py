@@ -50,13 +50,12 @@ def run(
 
 async def _run(site: Path, policies: Path, address_file: Path | None) -> None:
     import asyncio
-    import signal
 
     from broker.app.service import ServiceFiles, run_broker
+    from broker.stop_signals import set_on_stop_signals
 
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    set_on_stop_signals(stop)
 
     def ready(address: str) -> None:
         write_address(address_file, address)

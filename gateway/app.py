@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import uuid
 from collections.abc import Awaitable, Callable
 
@@ -14,6 +13,7 @@ from aiohttp import web
 from broker.clock import SystemClock
 from broker.model.errors import ConfigError, TidegateError
 from broker.model.ports import Clock
+from broker.stop_signals import set_on_stop_signals
 from gateway import metrics, openai
 from gateway.changed import Changed
 from gateway.health import Prober
@@ -282,10 +282,8 @@ async def run_gateway(settings: GatewaySettings, *, ready: Callable[[str], None]
     await gateway.start()
     if ready is not None:
         ready(f"http://{settings.host}:{gateway.port}")
-    loop = asyncio.get_running_loop()
     asked = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, asked.set)
+    set_on_stop_signals(asked)
     asking = asyncio.create_task(asked.wait())
     await asyncio.wait((asking, *gateway.parts), return_when=asyncio.FIRST_COMPLETED)
     asking.cancel()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import socket
 import sys
 import time
@@ -14,6 +13,7 @@ from aiohttp import web
 
 from broker.log_lines import configure_logging
 from broker.model.errors import ConfigError
+from broker.stop_signals import set_on_stop_signals
 from simulator.emulator.live import LiveEngine
 from simulator.emulator.options import EmulatorOptions, parse_options
 from simulator.emulator.server import EmulatorServer
@@ -68,11 +68,9 @@ async def serve(options: EmulatorOptions, listener: socket.socket) -> None:
     live = LiveEngine(ReferenceEngine(options.profile), metrics, frozen=options.faults.freeze)
     server = EmulatorServer(options, live, wall_clock)
     stop_wanted = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop_wanted.set)
+    set_on_stop_signals(stop_wanted)
     if options.faults.crash_after_s is not None:
-        loop.call_later(options.faults.crash_after_s, os._exit, 0)
+        asyncio.get_running_loop().call_later(options.faults.crash_after_s, os._exit, 0)
 
     runner = web.AppRunner(server.application(), handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
