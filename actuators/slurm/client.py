@@ -1,0 +1,83 @@
+"""What a transport to Slurm must do: slurmrestd, the commands here, the commands over SSH. One contract suite for all.
+
+A transport translates and judges; it does not wait, retry or decide. What Slurm answers is believed by body *and*
+status: a listing that failed, was cut, or is "200 with nothing" raises, since unknown is never empty.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from actuators.slurm.job import JobRecord, JobSpec
+from broker.model.errors import TransientError
+
+
+class SubmitUnclear(TransientError):
+    """The job may have been submitted or not: the connection or the controller was lost in between. Look the name up
+    before another attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionFacts:
+    """``max_time_s`` is None where there is no limit. ``gpus`` by GRES type of one node (``""`` for no type)."""
+
+    name: str
+    up: bool
+    nodes: int
+    max_time_s: float | None
+    default_time_s: float | None
+    accounts: tuple[str, ...] = ()
+    qos: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReservationFacts:
+    """Nodes set apart from ``start_at`` to ``end_at``. ``maintenance``: nobody's jobs run there."""
+
+    name: str
+    start_at: float
+    end_at: float
+    nodes: tuple[str, ...]
+    partition: str | None
+    maintenance: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SiteFacts:
+    """What a site says of itself: for ``tidegate doctor``, and for fitting wall times before maintenance."""
+
+    release: str
+    transport: str
+    user: str
+    partitions: tuple[PartitionFacts, ...]
+    reservations: tuple[ReservationFacts, ...]
+    clock_skew_s: float | None
+
+
+class SlurmClient(Protocol):
+    """One way to one cluster, as one user. Every call raises ``TransientError`` where Slurm cannot be asked now and
+    ``ActionRejected`` where it will never answer as asked (a token without rights, a version that fits none)."""
+
+    async def submit(self, job: JobSpec) -> int:
+        """The job's id. Raises ``CapacityUnavailable`` or ``ActionRejected`` (a partition, account or GRES that Slurm
+        does not take, a limit above the partition's), with nothing submitted; ``SubmitUnclear`` if nobody can tell."""
+        ...
+
+    async def jobs(self) -> tuple[JobRecord, ...]:
+        """All jobs of our user that the controller remembers, ended ones included, in one call. A record that cannot
+        be read does not hide the others: it is left out and told in the log, and ``TransientError`` is raised if it
+        may be one of ours."""
+        ...
+
+    async def cancel(self, job_id: int) -> None:
+        """End a job, all of it. Already gone is success."""
+        ...
+
+    async def signal(self, job_id: int, name: str) -> None:
+        """Send ``name`` (``TERM``, ``USR1``) to the batch script alone. Already gone is success."""
+        ...
+
+    async def facts(self) -> SiteFacts: ...
+
+    async def close(self) -> None: ...
