@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from broker.control import lifecycle
+from broker.control import lifecycle, renewal
 from broker.control.draft import Draft
 from broker.control.listing import may_be_missed, new_rows
 from broker.model.making import copy_with
@@ -131,7 +131,8 @@ def _seen(draft: Draft, record: Replica, observed: ObservedReplica) -> None:
                 changes["started_at"] = max(started, draft.control.led_since)
                 changes["retry_at"] = None
         case ReplicaPhase.GONE | ReplicaPhase.FAILED:
-            wanted = record.phase is ReplicaPhase.STOPPING
+            expired = record.drain is not None and record.drain.reason == lifecycle.EXPIRY
+            wanted = record.phase is ReplicaPhase.STOPPING or expired
             # Told to exit, it is over for the reason that was given then; its exit itself says nothing more.
             why = (record.detail or "exited") if wanted else observed.detail or "exited without being asked to"
             failure = "" if wanted and not record.failure else record.failure or "exited"
@@ -153,6 +154,8 @@ def _seen(draft: Draft, record: Replica, observed: ObservedReplica) -> None:
         changes["not_after"] = observed.not_after
     if changes:
         changed = copy_with(record, **changes)
+        if "not_after" in changes:
+            changed = renewal.scheduled(draft, changed)
         if changed.published and not changes.keys().isdisjoint(("url", "not_after")):
             changed = draft.publish(changed)
         draft.put_replica(changed)

@@ -30,6 +30,7 @@ class Allocation:
     launches: list[Replica] = field(default_factory=list)
     reclaimed: list[Replica] = field(default_factory=list)
     leaving: list[Replica] = field(default_factory=list)
+    expiring: list[Replica] = field(default_factory=list)
     blocked: list[tuple[Reason, str]] = field(default_factory=list)
     wake: list[float] = field(default_factory=list)
 
@@ -42,17 +43,36 @@ class Allocation:
 def allocate(draft: Draft, model: ModelState, supply: Supply, target: int, baseline: int) -> Allocation:
     """Pure look at the draft; nothing is written. ``supply`` is what the draft holds of the model now."""
     allocation = Allocation()
-    missing = target - supply.ready - supply.on_its_way
-    if missing == 0:
+    missing = target - supply.lasting - supply.on_its_way
+    if missing == 0 and not supply.expiring:
         return allocation
     counted = [r for r in draft.replicas_of(model.model_id).values() if lifecycle.counts_towards_target(r)]
     if missing > 0:
         missing -= _reclaim(draft, model, allocation, missing)
         if missing > 0:
             _launch(draft, model, allocation, missing, baseline, counted)
-    else:
+    elif missing < 0:
         _leave(draft, model, allocation, -missing, counted)
+    _expire(draft, model, allocation, supply, target)
     return allocation
+
+
+def _expire(draft: Draft, model: ModelState, allocation: Allocation, supply: Supply, target: int) -> None:
+    """What its pool will end leaves as soon as enough others are ready; the first to be ended leaves first. Limits of
+    rates are for what could stay."""
+    leaving = sum(record.phase is ReplicaPhase.READY for record in allocation.leaving)
+    spare = supply.ready + len(allocation.reclaimed) - leaving - target
+    if not supply.expiring or spare <= 0:
+        return
+    expiring = [
+        record
+        for record in draft.replicas_of(model.model_id).values()
+        if record.phase is ReplicaPhase.READY
+        and record.expiring_since is not None
+        and not draft.paused(PauseScope.POOL, record.pool_id)
+    ]
+    expiring.sort(key=lambda record: (record.not_after or 0.0, record.replica_id))
+    allocation.expiring = expiring[:spare]
 
 
 def _reclaim(draft: Draft, model: ModelState, allocation: Allocation, wanted: int) -> int:
@@ -243,3 +263,5 @@ def carry_out(draft: Draft, model: ModelState, allocation: Allocation) -> None:
             lifecycle.stop(draft, record, "no longer wanted", StopMode.GRACEFUL)
     if allocation.leaving:
         draft.note_stops(len(allocation.leaving))
+    for record in allocation.expiring:
+        lifecycle.begin_drain(draft, record, lifecycle.EXPIRY)

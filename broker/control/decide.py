@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from broker.control import shaping
+from broker.control import renewal, shaping
 from broker.control.allocate import Allocation, allocate, carry_out
 from broker.control.draft import Draft
 from broker.control.reasons import Reason
@@ -31,7 +31,7 @@ def decide(draft: Draft, model_id: str, policies: Policies) -> Decision | None:
     if model.retired:
         return _retire(draft, model, supply)
     observing = draft.site.mode is Mode.OBSERVE
-    before = supply.ready + supply.on_its_way if observing else model.target
+    before = supply.lasting + supply.on_its_way if observing else model.target
     if observing:
         supply = replace(supply, target=before)
     fleet = fleet_snapshot(draft, model, supply)
@@ -41,7 +41,9 @@ def decide(draft: Draft, model_id: str, policies: Policies) -> Decision | None:
     target, baseline = trail.value, min(recommendation.baseline, trail.value)
     allocation = allocate(draft, model, supply, target, baseline) if not _frozen(draft, model) else Allocation()
     told = _actions_told(allocation, observing)
-    reached = supply.ready + supply.on_its_way + allocation.change
+    reached = supply.lasting + supply.on_its_way + allocation.change
+    if supply.expiring:
+        trail.steps.append(DecisionStep("allocate", reached, Reason.RENEWAL, renewal.told(draft, model_id)))
     for code, words in allocation.blocked:
         trail.steps.append(DecisionStep("allocate", reached, code, words))
     if observing and told:
@@ -93,11 +95,13 @@ def supply_of(draft: Draft, model: ModelState) -> Supply:
     records = draft.replicas_of(model.model_id).values()
     phases = [record.phase for record in records]
     ready = phases.count(ReplicaPhase.READY)
+    expiring = sum([r.expiring_since is not None and r.phase is ReplicaPhase.READY for r in records])
     if ready == len(phases):  # nearly always
-        return Supply(model.target, ready, 0, 0, [record.tier for record in records].count(Tier.BASELINE))
+        baseline = [record.tier for record in records].count(Tier.BASELINE)
+        return Supply(model.target, ready, 0, 0, baseline, expiring)
     on_its_way = sum([phase in ON_ITS_WAY for phase in phases])
     baseline = sum([record.phase is ReplicaPhase.READY and record.tier is Tier.BASELINE for record in records])
-    return Supply(model.target, ready, on_its_way, phases.count(ReplicaPhase.DRAINING), baseline)
+    return Supply(model.target, ready, on_its_way, phases.count(ReplicaPhase.DRAINING), baseline, expiring)
 
 
 def fleet_snapshot(draft: Draft, model: ModelState, supply: Supply) -> FleetSnapshot:
@@ -105,14 +109,13 @@ def fleet_snapshot(draft: Draft, model: ModelState, supply: Supply) -> FleetSnap
     snapshot = model.snapshot or ModelSnapshot(model.model_id, 0, draft.now, draft.now)
     if not shaping.in_time(snapshot, draft.now, draft.limits.signal_patience_s):
         snapshot = _doubted(snapshot)
-    times = sorted(model.start_times_s)
     return FleetSnapshot(
         now=draft.now,
         model=snapshot,
         supply=supply,
         minimum=model.spec.minimum,
         maximum=model.spec.maximum,
-        start_time_s=times[len(times) // 2] if times else None,
+        start_time_s=renewal.start_time_s(draft, model.model_id),
     )
 
 
@@ -193,7 +196,7 @@ def _shadows(
 
 
 def _actions_told(allocation: Allocation, observing: bool) -> tuple[str, ...]:
-    if not (allocation.launches or allocation.reclaimed or allocation.leaving):
+    if not (allocation.launches or allocation.reclaimed or allocation.leaving or allocation.expiring):
         return ()
     would = "would " if observing else ""
     return (
@@ -203,6 +206,7 @@ def _actions_told(allocation: Allocation, observing: bool) -> tuple[str, ...]:
             f"{would}{'drain' if record.phase is ReplicaPhase.READY else 'stop'} {record.replica_id}"
             for record in allocation.leaving
         ),
+        *(f"{would}drain {record.replica_id}, whose successor is ready" for record in allocation.expiring),
     )
 
 
@@ -226,7 +230,7 @@ def _retire(draft: Draft, model: ModelState, supply: Supply) -> Decision | None:
         model_id=model.model_id,
         now=draft.now,
         mode=draft.site.mode,
-        before=supply.ready + supply.on_its_way,
+        before=supply.lasting + supply.on_its_way,
         target=0,
         baseline=0,
         code=step.code,

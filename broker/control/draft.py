@@ -22,12 +22,15 @@ from broker.model.state import (
     GatewayState,
     ModelState,
     PoolState,
+    StartTimes,
     gateway_entity_key,
+    starts_entity_key,
 )
 
 
 class Draft:
-    """What one step has learned and decided so far. ``dirty`` are the models that must be decided anew."""
+    """What one step has learned and decided so far. ``dirty`` are the models that must be decided anew;
+    ``start_p95_s`` is kept by ``renewal``."""
 
     def __init__(self, state: BrokerState, now: float) -> None:
         self.now = now
@@ -36,8 +39,10 @@ class Draft:
         self.models: dict[str, ModelState] = dict(state.models)
         self.pools: dict[str, PoolState] = dict(state.pools)
         self.gateways: dict[str, GatewayState] = dict(state.gateways)
+        self.starts: dict[str, StartTimes] = dict(state.starts)
         self.dirty: set[str] = set()
         self.actions: list[Action] = []
+        self.start_p95_s: dict[tuple[str, str, int], float] = {}
         self._base_replicas = state.replicas
         self._replicas: dict[str, dict[str, Replica]] = {}
         self._changes: dict[EntityKey, Entity | None] = {}
@@ -124,6 +129,8 @@ class Draft:
     def drop_model(self, model_id: str) -> None:
         self.models.pop(model_id, None)
         self._changes["model", model_id] = None
+        for starts in [starts for starts in self.starts.values() if starts.model_id == model_id]:
+            self.drop_starts(starts)
 
     def put_pool(self, pool: PoolState) -> None:
         self.pools[pool.pool_id] = pool
@@ -142,6 +149,17 @@ class Draft:
         key = gateway_entity_key(session)
         self.gateways.pop(key, None)
         self._changes["gateway", key] = None
+
+    def put_starts(self, starts: StartTimes) -> None:
+        key = starts_entity_key(starts.model_id, starts.pool_id)
+        self.starts[key] = starts
+        self.start_p95_s.clear()
+        self._changes["starts", key] = starts
+
+    def drop_starts(self, starts: StartTimes) -> None:
+        key = starts_entity_key(starts.model_id, starts.pool_id)
+        self.starts.pop(key, None)
+        self._changes["starts", key] = None
 
     def put_replica(self, replica: Replica) -> None:
         own = self._own(replica.model_id)
@@ -252,6 +270,6 @@ def endpoint_record(replica: Replica) -> EndpointRecord:
         generation=replica.generation,
         tier=replica.tier,
         revision=replica.revision,
-        not_after=replica.not_after,
+        not_after=replica.serves_until,
         capabilities=replica.capabilities,
     )

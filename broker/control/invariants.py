@@ -120,8 +120,8 @@ def _room_holds(now: float, effects: Sequence[Effect], site: SiteSpec, state: Br
         for pool_id in sorted({launch.pool_id for launch in new}):
             _pool_holds(pool_id, records, site, state)
         for model_id in sorted({launch.model_id for launch in new}):
-            phases = [record.phase for record in state.replicas_of(model_id).values()]
-            count = sum(phase is ReplicaPhase.READY or phase in ON_ITS_WAY for phase in phases)
+            lasting = [record for record in state.replicas_of(model_id).values() if record.expiring_since is None]
+            count = sum(record.phase is ReplicaPhase.READY or record.phase in ON_ITS_WAY for record in lasting)
             most = state.models[model_id].spec.maximum
             _require(6, count <= most, f"{model_id} has {count} replicas, and {most} are allowed")
     for times, most, what in (

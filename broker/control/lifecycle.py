@@ -14,12 +14,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from broker.control import renewal
 from broker.control.draft import Draft
 from broker.model.replica import ENDED, ON_ITS_WAY, Drain, GatewaySessionKey, Replica, ReplicaPhase, StopMode
 from broker.model.snapshot import ModelSnapshot
 from broker.model.state import Breaker
 
-_START_TIMES_KEPT = 20
+EXPIRY = "expiry"
+"""Why a replica is drained that its pool will end, or that has its successor."""
+
 _GAUGE_LAG_S = 0.5
 """A gauge scraped sooner than this after the last acknowledgement may miss a request just handed over."""
 
@@ -36,18 +39,15 @@ def become_ready(draft: Draft, record: Replica) -> None:
         missing_since=None,
         detail="",
     )
-    draft.publish(ready)
-    model = draft.models[record.model_id]
-    times = model.start_times_s
+    draft.publish(renewal.scheduled(draft, ready))
     if not record.adopted:  # nobody knows when that one was asked for
-        times = (*times, draft.now - record.requested_at)[-_START_TIMES_KEPT:]
-    draft.put_model(replace(model, start_times_s=times, breaker=Breaker()))
+        renewal.learn(draft, ready)
+    draft.put_model(replace(draft.models[record.model_id], breaker=Breaker()))
     draft.dirty.add(record.model_id)
 
 
 def begin_drain(draft: Draft, record: Replica, reason: str) -> None:
     """Withdraw it and start the clock of its drain limit."""
-    model = draft.models[record.model_id]
     if not record.published:
         stop(draft, record, reason, StopMode.GRACEFUL)
         return
@@ -56,7 +56,7 @@ def begin_drain(draft: Draft, record: Replica, reason: str) -> None:
     drain = Drain(
         reason=reason,
         began_at=draft.now,
-        deadline_at=draft.now + model.spec.drain_limit_s,
+        deadline_at=renewal.drain_deadline_at(draft, record),
         revision=revision,
         awaiting=awaiting,
         acknowledged_at=None if awaiting else draft.now,
@@ -170,12 +170,12 @@ def repeat_launches(draft: Draft, model_id: str) -> None:
 
 
 def timed(draft: Draft, model_id: str) -> list[Replica]:
-    """The replicas that time acts on: not the healthy ones that serve, which nearly all are."""
+    """The replicas that time acts on: not the healthy ones that serve for as long as they are wanted."""
     ready = ReplicaPhase.READY
     return [
         record
         for record in draft.replicas_of(model_id).values()
-        if record.phase is not ready or record.unhealthy_since is not None
+        if record.phase is not ready or record.unhealthy_since is not None or record.not_after is not None
     ]
 
 
@@ -193,6 +193,10 @@ def _advance_one(draft: Draft, record: Replica) -> None:
         case ReplicaPhase.READY:
             if record.unhealthy_since is not None and now >= record.unhealthy_since + limits.unhealthy_after_s:
                 begin_drain(draft, record, "unhealthy")
+            elif record.serves_until is not None and now >= record.serves_until:
+                begin_drain(draft, record, EXPIRY)
+            elif record.expiring_since is None and now >= renewal.due_at(draft, record):
+                draft.put_replica(replace(record, expiring_since=now))
         case ReplicaPhase.DRAINING:
             _advance_drain(draft, record)
         case ReplicaPhase.STOPPING:
@@ -286,8 +290,12 @@ def deadlines(draft: Draft, record: Replica) -> list[float]:
             found.append(record.started_at + draft.models[record.model_id].spec.load_timeout_s)
         case ReplicaPhase.REQUESTED if record.retry_at is not None and _may_launch(draft, record):
             found.append(record.retry_at)
-        case ReplicaPhase.READY if record.unhealthy_since is not None:
-            found.append(record.unhealthy_since + limits.unhealthy_after_s)
+        case ReplicaPhase.READY:
+            if record.unhealthy_since is not None:
+                found.append(record.unhealthy_since + limits.unhealthy_after_s)
+            if record.serves_until is not None:
+                waiting = record.expiring_since is None
+                found.append(renewal.due_at(draft, record) if waiting else record.serves_until)
         case ReplicaPhase.DRAINING if record.drain is not None and not draft.frozen(record):
             found.append(record.drain.deadline_at)
             found.extend(gateway.seen_at + limits.gateway_session_s for gateway in draft.live_gateways())
@@ -319,5 +327,8 @@ def excuse(record: Replica, outage_s: float) -> Replica:
 
 
 def counts_towards_target(record: Replica) -> bool:
-    """Whether it serves or will serve: what is being drained, stopped or over does not."""
-    return record.phase is ReplicaPhase.READY or record.phase in ON_ITS_WAY
+    """Whether it serves or will serve for as long as it is wanted: what is being drained, stopped or over does not,
+    nor does what its pool will end before long."""
+    if record.phase is ReplicaPhase.READY:
+        return record.expiring_since is None
+    return record.phase in ON_ITS_WAY

@@ -26,3 +26,4 @@ class Reason(StrEnum):
     STOP_RATE = "stop_rate"
     CONCURRENT_LOADS = "concurrent_loads"
     NO_POOL = "no_pool"
+    RENEWAL = "renewal"

@@ -52,10 +52,10 @@ def credit_supply(trail: Trail, recommendation: Recommendation, supply: Supply) 
 
     Without this a rule that fires every 30 s starts one more replica for each 30 s that the first takes to load.
     """
-    if recommendation.relative and trail.value > supply.target and supply.on_its_way:
-        credited = max(supply.target, trail.value - supply.on_its_way)
+    if recommendation.relative and trail.value > supply.target and supply.coming:
+        credited = max(supply.target, trail.value - supply.coming)
         if credited != trail.value:
-            words = f"{supply.on_its_way} already on the way are credited: {trail.value} becomes {credited}"
+            words = f"{supply.coming} already on the way are credited: {trail.value} becomes {credited}"
             trail.set("credit", credited, Reason.SUPPLY_ON_ITS_WAY, words)
 
 

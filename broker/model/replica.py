@@ -85,7 +85,8 @@ class Replica:
     not show it since then. ``retry_at``: when an effect that nobody answered is tried again. ``failure`` says why it
     was given up, empty while it was not. ``in_flight_at_stop`` is what was still open when it was told to exit: 0
     after a clean drain, the cut requests otherwise. ``adopted``: found in its pool without a record. ``capabilities``
-    are those that its model had when it was started.
+    are those that its model had when it was started. ``not_after`` is when its pool ends it, ``serves_until`` from when
+    on it takes nothing new for that; since ``expiring_since`` a successor is wanted in its place.
     """
 
     replica_id: str
@@ -100,6 +101,8 @@ class Replica:
     requested_at: float
     url: str | None = None
     not_after: float | None = None
+    serves_until: float | None = None
+    expiring_since: float | None = None
     revision: int = 0
     published: bool = False
     started_at: float | None = None
@@ -140,7 +143,8 @@ class ObservedReplica:
 
 @dataclass(frozen=True, slots=True)
 class EndpointRecord:
-    """What gateways are told of one endpoint. ``phase`` is ready, draining or gone (a tombstone).
+    """What gateways are told of one endpoint. ``phase`` is ready, draining or gone (a tombstone). From ``not_after`` on
+    it is sent nothing new, whatever is heard of the broker.
 
     The key it answers to is not here: gateways derive it (see ``broker.model.identity.endpoint_key``).
     """

@@ -80,13 +80,25 @@ class ModelSnapshot:
 @quickly_made
 @dataclass(frozen=True, slots=True)
 class Supply:
-    """Replicas of one model by what they are good for. ``target`` is what the last decision wanted."""
+    """Replicas of one model by what they are good for. ``target`` is what the last decision wanted. ``expiring`` of
+    those ready serve on until their pool ends them, and a successor is wanted for each."""
 
     target: int
     ready: int
     on_its_way: int
     draining: int
     ready_baseline: int = 0
+    expiring: int = 0
+
+    @property
+    def lasting(self) -> int:
+        """Those ready that need no successor."""
+        return self.ready - self.expiring
+
+    @property
+    def coming(self) -> int:
+        """How many more there will be than now: those on their way, less the successors among them."""
+        return max(0, self.on_its_way - self.expiring)
 
 
 @quickly_made
@@ -94,7 +106,8 @@ class Supply:
 class FleetSnapshot:
     """One model's signals joined with its supply and bounds at ``now``: the argument of ``Policy.recommend``.
 
-    ``start_time_s`` is the learned time from intent to ready, None until one replica became ready.
+    ``start_time_s`` is the learned time from intent to ready (the median of the latest), None until one replica became
+    ready.
     """
 
     now: float

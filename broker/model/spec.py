@@ -115,6 +115,17 @@ class BreakerSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class RenewalSpec:
+    """How replicas that their pool will end are succeeded: no new requests from ``margin_s`` and the drain limit before
+    that end, and a successor asked for as long before as queueing and loading mostly take. ``queue_prior_s`` and
+    ``load_prior_s`` stand for those until enough was seen."""
+
+    margin_s: float = 120.0
+    queue_prior_s: float = 900.0
+    load_prior_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """What holds after every policy. Rates are per whole cluster, counted over sliding minutes and hours.
 
@@ -136,6 +147,7 @@ class Limits:
     full_pool_s: float = 30.0
     ended_kept_s: float = 600.0
     breaker: BreakerSpec = BreakerSpec()
+    renewal: RenewalSpec = RenewalSpec()
 
 
 @dataclass(frozen=True, slots=True)

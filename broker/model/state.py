@@ -25,6 +25,27 @@ class Breaker:
 
 
 @dataclass(frozen=True, slots=True)
+class StartTime:
+    """One replica's way to users: ``queue_s`` from being asked for to its start, ``load_s`` from there to proven ready,
+    ``at``."""
+
+    at: float
+    queue_s: float
+    load_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StartTimes:
+    """How long the replicas of one model took to start in one pool, the latest last. A pool is a partition and a wall
+    time, and ``gpus`` a replica's size, which is what a queue goes by."""
+
+    pool_id: str
+    model_id: str
+    gpus: int
+    latest: tuple[StartTime, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class TimedTarget:
     """A recommendation kept for stabilisation."""
 
@@ -53,7 +74,6 @@ class ModelState:
     moves: tuple[TimedTarget, ...] = ()
     override: Override | None = None
     breaker: Breaker = Breaker()
-    start_times_s: tuple[float, ...] = ()
     last_code: str = ""
     wake_at: float | None = None
 
@@ -99,10 +119,11 @@ class ControlState:
     stops: tuple[float, ...] = ()
 
 
-Entity = ControlState | ModelState | PoolState | GatewayState | Replica
+Entity = ControlState | ModelState | PoolState | GatewayState | StartTimes | Replica
 
 EntityKey = tuple[str, str]
-"""(kind, id): ("control", ""), ("model", id), ("pool", id), ("gateway", id/boot), ("replica", id)."""
+"""(kind, id): ("control", ""), ("model", id), ("pool", id), ("gateway", id/boot), ("starts", model/pool),
+("replica", id)."""
 
 Changes = Mapping[EntityKey, Entity | None]
 """Only what changed; None removes the entity."""
@@ -117,6 +138,7 @@ class BrokerState:
     models: Mapping[str, ModelState] = field(default_factory=dict)
     pools: Mapping[str, PoolState] = field(default_factory=dict)
     gateways: Mapping[str, GatewayState] = field(default_factory=dict)
+    starts: Mapping[str, StartTimes] = field(default_factory=dict)
     replicas: Mapping[str, Mapping[str, Replica]] = field(default_factory=dict)
 
     def replicas_of(self, model_id: str) -> Mapping[str, Replica]:
@@ -128,6 +150,7 @@ class BrokerState:
         everything.update({("model", key): model for key, model in self.models.items()})
         everything.update({("pool", key): pool for key, pool in self.pools.items()})
         everything.update({("gateway", key): gateway for key, gateway in self.gateways.items()})
+        everything.update({("starts", key): starts for key, starts in self.starts.items()})
         for replicas in self.replicas.values():
             everything.update({("replica", key): replica for key, replica in replicas.items()})
         return everything
@@ -135,6 +158,7 @@ class BrokerState:
     def with_changes(self, changes: Changes) -> BrokerState:
         control = self.control
         models, pools, gateways = dict(self.models), dict(self.pools), dict(self.gateways)
+        starts = self.starts
         copied: dict[str, dict[str, Replica]] = {}
         gone: list[str] = []
         for (kind, key), entity in changes.items():
@@ -151,8 +175,12 @@ class BrokerState:
                     pools[key] = entity
                 case GatewayState():
                     gateways[key] = entity
+                case StartTimes():
+                    starts = {**starts, key: entity}
                 case None if kind == "replica":
                     gone.append(key)
+                case None if kind == "starts":
+                    starts = {other: times for other, times in starts.items() if other != key}
                 case None if kind == "model":
                     models.pop(key, None)
                 case None if kind == "pool":
@@ -160,7 +188,7 @@ class BrokerState:
                 case None:
                     gateways.pop(key, None)
         replicas = self._replicas_with(copied, gone) if copied or gone else self.replicas
-        return BrokerState(control, models, pools, gateways, replicas)
+        return BrokerState(control, models, pools, gateways, starts, replicas)
 
     def _replicas_with(
         self, copied: dict[str, dict[str, Replica]], gone: list[str]
@@ -177,6 +205,10 @@ class BrokerState:
         for model_id in [m for m, members in replicas.items() if not members]:
             del replicas[model_id]
         return replicas
+
+
+def starts_entity_key(model_id: str, pool_id: str) -> str:
+    return f"{model_id}/{pool_id}"
 
 
 def gateway_entity_key(key: GatewaySessionKey) -> str:

@@ -90,7 +90,8 @@ def model_spec(model_id: str = "chat", /, **changes: object) -> ModelSpec:
 
 @dataclass
 class World:
-    """``state`` after the last step, ``now``, and what the last step planned."""
+    """``state`` after the last step, ``now``, and what the last step planned. Pools end each replica ``life_s`` after
+    its start, if that is given."""
 
     models: tuple[ModelSpec, ...] = (model_spec(),)
     pools: tuple[PoolSpec, ...] = (PoolSpec("local", "local", gpus=8),)
@@ -102,6 +103,7 @@ class World:
     rate: float | None = 1.0
     sequence: int = 0
     loads: dict[str, float] = field(default_factory=dict)
+    life_s: float | None = None
     policies: Policies = fake_policies
 
     def begin(self) -> World:
@@ -170,7 +172,11 @@ class World:
                 ReplicaPhase.FAILED,
             ):
                 url = f"http://127.0.0.1/{replica.replica_id}"
-                shown.append(ObservedReplica(replica.replica_id, replica.model_id, replica.generation, phase, url))
+                started_at = self.now if replica.started_at is None else replica.started_at
+                ends_at = None if self.life_s is None else started_at + self.life_s
+                shown.append(
+                    ObservedReplica(replica.replica_id, replica.model_id, replica.generation, phase, url, ends_at)
+                )
         gpus = next(pool.gpus for pool in self.pools if pool.pool_id == pool_id)
         return PoolSnapshot(pool_id, self.now, self.now, True, tuple(shown), gpus)
 

@@ -10,11 +10,12 @@ from pydantic import Field, model_validator
 from broker.app.settings.fields import Duration, LocalPath, Name, Section, Size
 from broker.app.settings.words import Misplaced
 from broker.model.replica import Tier
-from broker.model.spec import BreakerSpec, JsonValue, Limits, Mode, PoolSpec, SiteSpec
+from broker.model.spec import BreakerSpec, JsonValue, Limits, Mode, PoolSpec, RenewalSpec, SiteSpec
 from broker.model.units import format_duration
 
 _LIMITS = Limits()
 _BREAKER = BreakerSpec()
+_RENEWAL = RenewalSpec()
 
 PositiveDuration = Annotated[Duration, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -125,6 +126,24 @@ class BreakerSettings(Section):
         return BreakerSpec(**self.model_dump())
 
 
+class RenewalSettings(Section):
+    """When to ask for the successor of a replica that its pool will end, as a job at its wall time."""
+
+    margin_s: Duration = Field(
+        default=_RENEWAL.margin_s,
+        description="Time kept free before the end, besides the drain limit: the pool may end it a little early.",
+    )
+    queue_prior_s: Duration = Field(
+        default=_RENEWAL.queue_prior_s, description="How long a start may queue, until five starts were seen."
+    )
+    load_prior_s: Duration = Field(
+        default=_RENEWAL.load_prior_s, description="How long a replica may load, until five starts were seen."
+    )
+
+    def to_spec(self) -> RenewalSpec:
+        return RenewalSpec(**self.model_dump())
+
+
 class LimitSettings(Section):
     """What holds after every policy, for the whole cluster."""
 
@@ -165,6 +184,9 @@ class LimitSettings(Section):
         default=_LIMITS.ended_kept_s, description="How long the record of an ended replica is kept."
     )
     breaker: BreakerSettings = Field(default=BreakerSettings(), description="When starts fail again and again.")
+    renewal: RenewalSettings = Field(
+        default=RenewalSettings(), description="When replicas that their pool will end are succeeded."
+    )
 
     @model_validator(mode="after")
     def _patience(self) -> LimitSettings:
@@ -177,7 +199,8 @@ class LimitSettings(Section):
         return self
 
     def to_spec(self) -> Limits:
-        return Limits(**self.model_dump(exclude={"breaker"}), breaker=self.breaker.to_spec())
+        plain = self.model_dump(exclude={"breaker", "renewal"})
+        return Limits(**plain, breaker=self.breaker.to_spec(), renewal=self.renewal.to_spec())
 
 
 class SqliteLog(Section):

@@ -34,15 +34,28 @@ from broker.model.reading import ABSENT, Reading, fresh, stale
 from broker.model.replica import ENDED, ObservedReplica, Replica, ReplicaPhase
 from broker.model.signals import Signal
 from broker.model.snapshot import ModelSnapshot, ReplicaLoad
-from broker.model.spec import BreakerSpec, Limits, Mode, ModelSpec, PolicySpec, PoolSpec, SiteSpec, StabilisationSpec
+from broker.model.spec import (
+    BreakerSpec,
+    Limits,
+    Mode,
+    ModelSpec,
+    PolicySpec,
+    PoolSpec,
+    RenewalSpec,
+    SiteSpec,
+    StabilisationSpec,
+)
 from broker.model.state import BrokerState
 from tests.support.world import fake_policies, model_spec
 
 MODELS = ("chat", "code")
 POOLS = (PoolSpec("local", "local", 5), PoolSpec("other", "local", 4))
+LIFE_S = 80.0
+"""How long the replicas of the second pool live, as jobs do."""
 LIMITS = Limits(
     starts_per_minute=6, starts_per_hour=40, stops_per_minute=4, stops_per_hour=40, concurrent_loads=4,
     pool_share=0.8, ended_kept_s=60.0, breaker=BreakerSpec(failures=2, open_s=20.0, max_open_s=60.0),
+    renewal=RenewalSpec(margin_s=5.0, queue_prior_s=15.0, load_prior_s=10.0),
 )  # fmt: skip
 
 
@@ -196,7 +209,10 @@ class Chance:
             if outcome is Outcome.ACCEPTED:
                 if isinstance(effect, Launch):
                     address = f"http://{name}"
-                    begun = ObservedReplica(name, effect.model_id, effect.generation, ReplicaPhase.STARTING, address)
+                    ends_at = self.now + LIFE_S if effect.pool_id == "other" else None
+                    begun = ObservedReplica(
+                        name, effect.model_id, effect.generation, ReplicaPhase.STARTING, address, ends_at
+                    )
                     self.running.setdefault(name, begun)
                     self.pool_of[name] = effect.pool_id
                 else:
