@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from broker.model import wire
-from broker.model.replica import Replica, ReplicaPhase
+from broker.model.replica import ENDED, Replica, ReplicaPhase
 from simulator.checks.level import CheckLevel
 from simulator.cluster.jobs import JobRequest
 from simulator.cluster.model import Arrival, SlurmModel
@@ -20,12 +20,18 @@ START_AT = 1_700_000_000.0
 STEADY = [small_request(0.5 * n, output_tokens=20) for n in range(200)]
 
 
-def place(*, limit_s: float = 3600.0, busy_until_s: float = 30.0, urgent_at_s: float | None = None) -> SlurmPlace:
-    """Four nodes of one GPU, of which a batch job holds three until ``busy_until_s``."""
+def place(
+    *, limit_s: float = 3600.0, busy_until_s: float = 30.0, urgent_at_s: float | None = None,
+    all_taken_from_s: float | None = None,
+) -> SlurmPlace:  # fmt: skip
+    """Four nodes of one GPU, of which a batch job holds three until ``busy_until_s``. Others take them all for a while:
+    what runs there is preempted at ``urgent_at_s``, or from ``all_taken_from_s`` on, what is free."""
     partitions = (Partition("gpu", preempt=PreemptMode.CANCEL, grace_s=10.0), Partition("urgent", tier=1))
     jobs = [Arrival(START_AT - 100.0, JobRequest("batch", "urgent", 3, 1, 100.0 + busy_until_s, 100.0 + busy_until_s))]
     if urgent_at_s is not None:
         jobs.append(Arrival(START_AT + urgent_at_s, JobRequest("urgent", "urgent", 4, 1, 20.0, 20.0)))
+    if all_taken_from_s is not None:
+        jobs.append(Arrival(START_AT + all_taken_from_s, JobRequest("wide", "gpu", 3, 1, 600.0, 600.0, priority=1.0)))
     spec = ClusterSpec((NodeGroup("n", 4, 1),), partitions)
     return SlurmPlace(
         SlurmModel(spec, starts_at=START_AT - 100.0, background=jobs), ReplicaJobs("gpu", limit_s, exit_s=1.0)
@@ -56,32 +62,38 @@ def test_a_second_replica_waits_in_the_queue_until_the_batch_job_ends() -> None:
     assert summary.requests.finished == len(STEADY)
 
 
-def test_a_replica_at_its_time_limit_ends_as_failed_and_another_takes_its_place() -> None:
+def ended(small: SmallRun) -> list[Replica]:
+    return [
+        entity
+        for record in small.store.steps
+        for entity in record.changes.values()
+        if isinstance(entity, Replica) and entity.phase in ENDED
+    ]
+
+
+def test_a_replica_has_its_successor_before_its_time_limit_and_no_request_is_cut() -> None:
     small, summary = run(STEADY, place(limit_s=40.0))
-    ends = [
-        entity
-        for record in small.store.steps
-        for entity in record.changes.values()
-        if isinstance(entity, Replica) and entity.phase is ReplicaPhase.FAILED
-    ]
-    assert any("TIMEOUT" in replica.detail for replica in ends)
     assert len(ready_at(small)) >= 3
-    counted = summary.requests
-    assert counted.finished + counted.cut == counted.sent == len(STEADY)
+    assert {replica.phase for replica in ended(small)} == {ReplicaPhase.GONE}
+    assert "expiry" in {replica.detail for replica in ended(small)}
+    assert summary.requests.finished == summary.requests.sent == len(STEADY)
 
 
-def test_a_job_of_a_higher_tier_takes_the_replicas_nodes_after_their_grace() -> None:
+def test_a_replica_whose_successor_cannot_start_takes_nothing_new_before_its_time_limit() -> None:
+    small, summary = run(STEADY, place(limit_s=40.0, all_taken_from_s=10.0))
+    first = min(ended(small), key=lambda replica: replica.phase_since)
+    assert (first.phase, first.detail) == (ReplicaPhase.GONE, "expiry")
+    assert first.drain is not None
+    assert first.drain.began_at == first.serves_until
+    assert summary.requests.cut == 0
+
+
+def test_a_replica_whose_nodes_a_job_of_a_higher_tier_takes_is_drained_within_their_grace() -> None:
     small, summary = run(STEADY, place(urgent_at_s=40.0))
-    ends = [
-        entity
-        for record in small.store.steps
-        for entity in record.changes.values()
-        if isinstance(entity, Replica) and "PREEMPTED" in entity.detail
-    ]
-    assert ends
-    assert min(replica.phase_since for replica in ends) - START_AT >= 50.0
-    counted = summary.requests
-    assert counted.finished + counted.cut + counted.unfinished == counted.sent == len(STEADY)
+    first = min(ended(small), key=lambda replica: replica.phase_since)
+    assert (first.phase, first.detail) == (ReplicaPhase.GONE, "expiry")
+    assert 40.0 <= first.phase_since - START_AT < 50.0
+    assert summary.requests.cut == 0
 
 
 def test_a_replica_serves_when_its_cold_start_is_over_and_a_second_one_on_its_node_sooner() -> None:
