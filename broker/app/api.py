@@ -341,7 +341,7 @@ def _status(model: ModelState, runtime: Runtime) -> ModelStatus:
         retired=model.retired,
         phases=Counter(replica.phase.value for replica in replicas),
         override=model.override,
-        breaker=model.breaker,
+        breakers=model.breakers,
         last_code=model.last_code,
     )
 

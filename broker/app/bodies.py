@@ -103,7 +103,7 @@ class ModelStatus:
     retired: bool
     phases: Mapping[str, int]
     override: Override | None
-    breaker: Breaker
+    breakers: Mapping[str, Breaker]
     last_code: str
 
 

@@ -37,8 +37,12 @@ def render(runtime: Runtime) -> str:
         ),
         (
             "tidegate_model_breaker_open",
-            "1 while failed starts keep the breaker open.",
-            [({"model": m.model_id}, float((m.breaker.open_until or 0.0) > now)) for m in models],
+            "1 while failed starts of a model in a pool keep the breaker open.",
+            [
+                ({"model": m.model_id, "pool": pool_id}, float((breaker.open_until or 0.0) > now))
+                for m in models
+                for pool_id, breaker in m.breakers.items()
+            ],
         ),
         ("tidegate_registry_revision", "Changes of the registry so far.", [({}, state.control.revision)]),
         ("tidegate_gateways", "Live gateway sessions.", [({}, live)]),

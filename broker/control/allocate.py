@@ -94,11 +94,11 @@ def _launch(
     draft: Draft, model: ModelState, allocation: Allocation, wanted: int, baseline: int, counted: list[Replica]
 ) -> None:
     now, limits = draft.now, draft.limits
-    open_until = model.breaker.open_until
-    if open_until is not None and lifecycle.breaker_is_open(model.breaker, now):
-        allocation.wake.append(open_until)
-        why = lifecycle.failures_words(draft.replicas_of(model.model_id).values())
-        words = f"{why}; the next try is at {clock_time(open_until)}"
+    pools = {pool.pool_id for tier in Tier for pool in _candidates(draft, model, tier)}
+    resting = {pool_id: until for pool_id in pools if (until := lifecycle.rests_until(model, pool_id, now)) is not None}
+    allocation.wake.extend(resting.values())
+    if resting and resting.keys() == pools:
+        words = "; ".join(_rest_words(draft, model, pool_id, resting[pool_id]) for pool_id in sorted(resting))
         allocation.blocked.append((Reason.BREAKER_OPEN, words))
         return
     allowed = _rate_left(
@@ -178,17 +178,25 @@ def _candidates(draft: Draft, model: ModelState, tier: Tier) -> list[PoolSpec]:
     return [pool for pool in (named if model.spec.pools else declared.values()) if tier in pool.tiers]
 
 
+def _rest_words(draft: Draft, model: ModelState, pool_id: str, until: float) -> str:
+    why = lifecycle.failures_words(draft.replicas_of(model.model_id).values(), pool_id)
+    return f"{why} in pool {pool_id}; the next try is at {clock_time(until)}"
+
+
 def _pool_for(draft: Draft, model: ModelState, tier: Tier, planned: dict[str, int]) -> PoolSpec | None:
     """The first pool, in the order declared, that takes the tier, is known, and has room within our share."""
     for pool in _candidates(draft, model, tier):
-        if _pool_problem(draft, pool, model.spec.gpus, planned.get(pool.pool_id, 0)) is None:
+        if _pool_problem(draft, model, pool, planned.get(pool.pool_id, 0)) is None:
             return pool
     return None
 
 
-def _pool_problem(draft: Draft, pool: PoolSpec, gpus: int, planned: int) -> str | None:
+def _pool_problem(draft: Draft, model: ModelState, pool: PoolSpec, planned: int) -> str | None:
     state = draft.pools[pool.pool_id]
-    now = draft.now
+    now, gpus = draft.now, model.spec.gpus
+    rests_until = lifecycle.rests_until(model, pool.pool_id, now)
+    if rests_until is not None:
+        return f"rests until {clock_time(rests_until)}, since starts failed there too often"
     if draft.paused(PauseScope.POOL, pool.pool_id):
         return "is paused"
     if state.known_at is None:
@@ -209,8 +217,7 @@ def _why_no_pool(draft: Draft, model: ModelState, tier: Tier, planned: dict[str,
     candidates = _candidates(draft, model, tier)
     if not candidates:
         return f"no pool accepts {tier} replicas"
-    gpus = model.spec.gpus
-    problems = ((p.pool_id, _pool_problem(draft, p, gpus, planned.get(p.pool_id, 0))) for p in candidates)
+    problems = ((p.pool_id, _pool_problem(draft, model, p, planned.get(p.pool_id, 0))) for p in candidates)
     return "; ".join(f"{name} {problem}" for name, problem in problems)
 
 

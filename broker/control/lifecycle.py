@@ -18,7 +18,7 @@ from broker.control import renewal
 from broker.control.draft import Draft
 from broker.model.replica import ENDED, ON_ITS_WAY, Drain, GatewaySessionKey, Replica, ReplicaPhase, StopMode
 from broker.model.snapshot import ModelSnapshot
-from broker.model.state import Breaker
+from broker.model.state import Breaker, ModelState
 
 EXPIRY = "expiry"
 """Why a replica is drained that its pool will end, or that has its successor."""
@@ -42,7 +42,10 @@ def become_ready(draft: Draft, record: Replica) -> None:
     draft.publish(renewal.scheduled(draft, ready))
     if not record.adopted:  # nobody knows when that one was asked for
         renewal.learn(draft, ready)
-    draft.put_model(replace(draft.models[record.model_id], breaker=Breaker()))
+    model = draft.models[record.model_id]
+    if record.pool_id in model.breakers:
+        others = {pool_id: breaker for pool_id, breaker in model.breakers.items() if pool_id != record.pool_id}
+        draft.put_model(replace(model, breakers=others))
     draft.dirty.add(record.model_id)
 
 
@@ -119,33 +122,37 @@ def end(draft: Draft, record: Replica, failure: str, detail: str) -> None:
 
 
 def count_failure(draft: Draft, record: Replica) -> None:
-    """Open the breaker after too many failed starts in a row, each time for twice as long.
+    """Open the model's breaker of a pool after too many failed starts in a row there, each time for twice as long.
 
     One that had served did not fail to start: a node's end, which takes several at once, must not hinder their
     replacement. Nor does a start count that was under way when the breaker opened: one burst opens it once.
     """
     model = draft.models[record.model_id]
     spec = draft.limits.breaker
-    if record.ready_at is not None or breaker_is_open(model.breaker, draft.now):
+    known = model.breakers.get(record.pool_id, Breaker())
+    if record.ready_at is not None or rests_until(model, record.pool_id, draft.now) is not None:
         return
-    failures = model.breaker.failures + 1
-    breaker = replace(model.breaker, failures=failures)
-    if failures >= spec.failures:
-        open_s = min(spec.open_s * 2**model.breaker.opened, spec.max_open_s)
-        breaker = Breaker(failures=0, opened=model.breaker.opened + 1, open_until=draft.now + open_s)
-    draft.put_model(replace(model, breaker=breaker))
+    breaker = replace(known, failures=known.failures + 1)
+    if breaker.failures >= spec.failures:
+        open_s = min(spec.open_s * 2**known.opened, spec.max_open_s)
+        breaker = Breaker(failures=0, opened=known.opened + 1, open_until=draft.now + open_s)
+    draft.put_model(replace(model, breakers={**model.breakers, record.pool_id: breaker}))
 
 
-def failures_words(replicas: Iterable[Replica]) -> str:
-    """Why the breaker opened, by the newest failure that is still on record."""
-    failed = [record for record in replicas if record.failure and record.ready_at is None]
+def failures_words(replicas: Iterable[Replica], pool_id: str) -> str:
+    """Why the breaker of a pool opened, by the newest failure there that is still on record."""
+    failed = [record for record in replicas if record.failure and record.ready_at is None and record.pool_id == pool_id]
     newest = max(failed, key=lambda record: (record.phase_since, record.generation), default=None)
     why = "" if newest is None else newest.detail or newest.failure
     return f"starts failed too often{f': {why}' if why else ''}"
 
 
-def breaker_is_open(breaker: Breaker, now: float) -> bool:
-    return breaker.open_until is not None and now < breaker.open_until
+def rests_until(model: ModelState, pool_id: str, now: float) -> float | None:
+    """Until when nothing of the model is started in this pool, since its starts there failed too often."""
+    breaker = model.breakers.get(pool_id)
+    if breaker is None or breaker.open_until is None or now >= breaker.open_until:
+        return None
+    return breaker.open_until
 
 
 def advance(draft: Draft, model_id: str) -> bool:

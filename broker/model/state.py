@@ -56,6 +56,7 @@ class TimedTarget:
 @dataclass(frozen=True, slots=True)
 class ModelState:
     """All that is remembered of one model beside its replicas. ``wake_at`` is when it must be looked at again.
+    ``breakers`` by pool: those that nothing failed in are not there.
 
     ``history`` are the policy's latest wishes, ``moves`` the targets that were lately given up for another.
     """
@@ -73,7 +74,7 @@ class ModelState:
     history: tuple[TimedTarget, ...] = ()
     moves: tuple[TimedTarget, ...] = ()
     override: Override | None = None
-    breaker: Breaker = Breaker()
+    breakers: Mapping[str, Breaker] = field(default_factory=dict)
     last_code: str = ""
     wake_at: float | None = None
 

@@ -203,7 +203,7 @@ def test_a_receipt_of_a_launch_no_longer_wanted_changes_nothing() -> None:
     assert world.phases()[launch.replica_id] == "stopping"
     world.see(world.accept(launch, Outcome.REJECTED))
     assert world.phases()[launch.replica_id] == "stopping"
-    assert world.state.models["chat"].breaker.failures == 0
+    assert world.state.models["chat"].breakers == {}
 
 
 def test_receipts_and_probes_of_unknown_replicas_are_ignored() -> None:

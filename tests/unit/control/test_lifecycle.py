@@ -8,7 +8,7 @@ from broker.control.draft import endpoint_record
 from broker.control.standing import standing
 from broker.model.observation import Outcome, ProbeVerdict
 from broker.model.replica import ReplicaPhase, StopMode
-from broker.model.spec import BreakerSpec, Limits
+from broker.model.spec import BreakerSpec, Limits, PoolSpec
 from tests.support.world import World, model_spec
 
 FIRST = "chat-0-g1"
@@ -188,9 +188,9 @@ def test_the_breaker_opens_after_three_failed_starts_in_a_row() -> None:
 def test_an_open_breaker_tells_the_failure_and_the_time_of_the_next_try() -> None:
     world = failing(3)
     told = next(stage.words for stage in world.decision().trail if stage.code == "breaker_open")
-    assert told == "starts failed too often: rejected; the next try is at 13:47:40 UTC"
+    assert told == "starts failed too often: rejected in pool local; the next try is at 13:47:40 UTC"
     now = [*standing(world.state, "chat", world.now + 22.5)]
-    assert now == ["Now: starts failed too often: rejected. The next try is in 38s, at 13:47:40 UTC."]
+    assert now == ["Now: starts failed too often: rejected in pool local. The next try is in 38s, at 13:47:40 UTC."]
     assert not [*standing(world.state, "chat", world.now + 60.0)]
 
 
@@ -198,7 +198,7 @@ def test_the_breaker_stays_open_twice_as_long_each_time_up_to_its_limit() -> Non
     world = failing(3, max_open_s=100.0)
     spans = []
     for _ in range(3):
-        breaker = world.state.models["chat"].breaker
+        breaker = world.state.models["chat"].breakers["local"]
         assert breaker.open_until is not None
         spans.append(breaker.open_until - world.now)
         world.now = breaker.open_until
@@ -211,8 +211,17 @@ def test_the_breaker_stays_open_twice_as_long_each_time_up_to_its_limit() -> Non
 def test_a_start_that_succeeds_closes_the_breaker() -> None:
     world = failing(2)
     world.bring_up()
-    assert world.state.models["chat"].breaker.failures == 0
-    assert world.state.models["chat"].breaker.opened == 0
+    assert world.state.models["chat"].breakers == {}
+
+
+def test_a_pool_whose_breaker_is_open_leaves_the_others_to_be_tried() -> None:
+    pools = (PoolSpec("bad", "local", gpus=8), PoolSpec("good", "local", gpus=8))
+    world = World(pools=pools).begin()
+    for _ in range(3):
+        assert [launch.pool_id for launch in world.launches()] == ["bad"]
+        world.see(world.accept(world.launches()[0], Outcome.REJECTED))
+    assert [launch.pool_id for launch in world.launches()] == ["good"]
+    assert world.state.models["chat"].breakers.keys() == {"bad"}
 
 
 def test_replicas_that_had_served_and_die_together_do_not_open_the_breaker() -> None:
@@ -225,7 +234,7 @@ def test_replicas_that_had_served_and_die_together_do_not_open_the_breaker() -> 
 def test_one_burst_of_failed_starts_opens_the_breaker_once() -> None:
     world = World(rate=8.0).begin()
     world.see(*(world.accept(launch, Outcome.REJECTED) for launch in world.launches()))
-    breaker = world.state.models["chat"].breaker
+    breaker = world.state.models["chat"].breakers["local"]
     assert (breaker.opened, breaker.open_until) == (1, world.now + 60.0)
 
 
