@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from broker.model.errors import ConfigError
+from broker.model.errors import ConfigError, LogUnreachable
 from cli.output import Exit, errors, fail, print_json, tell, told_errors
 from cli.site import Site, chosen_site
 
@@ -33,8 +33,12 @@ def _log_of(log: Path | None, site: Path | None) -> Path:
 
 
 def _existing(path: Path) -> Path:
-    if not path.exists():
-        raise fail(f"there is no log {path}; no broker has run with it yet, or the path is wrong", Exit.USAGE)
+    from broker.log.schema import require_file
+
+    try:
+        require_file(path)
+    except LogUnreachable as error:
+        raise fail(str(error), Exit.USAGE) from None
     return path
 
 

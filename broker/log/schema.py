@@ -168,13 +168,20 @@ def require_ours(connection: sqlite3.Connection, path: Path) -> int:
 
 
 def require_file(path: Path) -> None:
-    """Raises for a missing file and for an empty one, which SQLite would take for a new database."""
+    """Raises for a missing file, a folder, and an empty file, which SQLite would take for a new database."""
+    require_no_folder(path)
     try:
         size = path.stat().st_size
     except OSError as error:
         raise unreachable(path, error) from None
     if size == 0:
         raise damaged(path, "it is empty, and no log ever is")
+
+
+def require_no_folder(path: Path) -> None:
+    """SQLite says of a folder that the disk fails."""
+    if path.is_dir():
+        raise LogUnreachable(f"{path} is a folder: name the log's file in it")
 
 
 @contextlib.contextmanager

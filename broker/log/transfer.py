@@ -18,7 +18,16 @@ from typing import Any, TextIO
 from broker.log import tables
 from broker.log.codec import from_text, to_text
 from broker.log.leadership import LeaderLock
-from broker.log.schema import SCHEMA_VERSION, TABLES, beside, create, discard, discard_companions, translated
+from broker.log.schema import (
+    SCHEMA_VERSION,
+    TABLES,
+    beside,
+    create,
+    discard,
+    discard_companions,
+    require_no_folder,
+    translated,
+)
 from broker.log.sqlite import reading
 from broker.model.errors import LogDamaged, LogError, SchemaTooNew, WireError
 
@@ -61,6 +70,7 @@ def import_state(path: str | PathLike[str], stream: Iterable[str], *, force: boo
     lock = LeaderLock(target, "tidegate state import")
     try:
         with translated(target):
+            require_no_folder(target)
             if target.exists() and not force:
                 raise LogError(f"{target} is there already: import to another path, or replace it with --force")
             aside = beside(target, ".importing")

@@ -115,6 +115,12 @@ def test_a_foreign_database_is_refused(tmp_path: Path) -> None:
         open_to_write(path)
 
 
+def test_a_folder_is_called_so_and_no_failing_disk(tmp_path: Path) -> None:
+    for opening in (open_to_read, open_to_write):
+        with pytest.raises(LogUnreachable, match="is a folder: name the log's file in it"):
+            opening(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("code", "kind", "mend"),
     [
