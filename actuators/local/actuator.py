@@ -18,7 +18,6 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import quote
 
 import structlog
 
@@ -67,7 +66,7 @@ class LocalActuator:
         self._pool = pool
         self._gpu_ids = _gpu_ids(pool)
         self._ports = _port_range(pool)
-        self._store = RecordStore(state_dir / quote(pool.pool_id, safe=""))
+        self._store = RecordStore.of_pool(state_dir, pool.pool_id)
         self._log_dir = log_dir
         self._endpoint_key = endpoint_key
         self._cluster = cluster
@@ -146,7 +145,7 @@ class LocalActuator:
     def _spawn(self, launch: Launch, record: LocalRecord) -> None:
         engine = launch.model.engine
         key = self._endpoint_key(record.replica_id, record.generation)
-        environ = command.environment(os.environ, engine, record, key)
+        environ = command.environment(os.environ, engine, record, self._store.directory, key)
         arguments = command.arguments(engine, record)
         program = command.executable(arguments, environ)
         self._census.discard_marks(record.action_id)

@@ -2,20 +2,24 @@
 
 Three sources are joined by action id, in this order of trust: claims on disk, what this broker has spawned or seen
 before, and the environments of living processes. A process belongs to a replica if its (boot, pid, start time) is in
-the claim, which it wrote itself; if it carries the replica's identity in its environment; or if it was seen in the
-replica's session while that session's first process was there. Nothing else is ever listed or signalled.
+the claim, which it wrote itself; if it carries the replica's identity and our folder of records in its environment;
+or if it was seen in the replica's session while that session's first process was there. Nothing else is ever listed or
+signalled.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import structlog
 
 from actuators.local import command, procfs
 from actuators.local.procfs import Process, ProcessIdentity
 from actuators.local.records import LocalRecord, Marks, RecordStore, parse_record
+from broker.model.errors import ConfigError
 from broker.model.ports import Clock
 
 log = structlog.get_logger(__name__)
@@ -104,15 +108,8 @@ class Census:
     def _carriers(self, sessions: dict[int, list[int]], boot: str) -> dict[str, list[tuple[Process, LocalRecord]]]:
         """Living first processes of sessions that carry the identity of one of our replicas in their environment."""
         carriers: dict[str, list[tuple[Process, LocalRecord]]] = {}
-        for session, members in sessions.items():
-            if session not in members:
-                continue
-            environ = procfs.environment(session)
-            if environ.get(command.CLUSTER) != self._cluster:
-                continue
-            record = parse_record(environ.get(command.RECORD, ""))
-            process = procfs.read_process(session, boot)
-            if record is not None and process is not None and record.pool_id == self._pool_id and not process.ended:
+        for process, record, records in _replicas(sessions, boot, self._cluster, self._pool_id):
+            if records == str(self._store.directory):
                 carriers.setdefault(record.action_id, []).append((process, record))
         return carriers
 
@@ -156,6 +153,40 @@ class Census:
         if action_id not in self._marks:
             self._marks[action_id] = self._store.marks(action_id)
         return self._marks[action_id]
+
+
+def require_own_records(cluster: str, pool_id: str, state_dir: Path) -> None:
+    """Raises ``ConfigError`` if replicas of this cluster's pool run here under the records of another folder: another
+    broker's, which would be told apart but want the same GPUs, or this site's own from before the setting was changed.
+    Those whose claims have moved here with their folder are ours. ``OSError`` if our records cannot be read.
+    """
+    store = RecordStore.of_pool(state_dir, pool_id)
+    store.prepare()
+    claimed = {claim.process for claim in store.claims().values()}
+    for process, record, records in _replicas(procfs.sessions(), procfs.boot_id(), cluster, pool_id):
+        if records != str(store.directory) and process.identity not in claimed:
+            raise ConfigError(
+                f"{record.replica_id} (process {process.pid}) of cluster {cluster} and pool {pool_id} runs on this "
+                f"machine, and its record is in {records}: if another broker started it, give this site another "
+                f"cluster or pool name; if this one did, set state_dir back to {Path(records).parent}",
+                field=f"pools.{pool_id}.state_dir",
+            )
+
+
+def _replicas(
+    sessions: dict[int, list[int]], boot: str, cluster: str, pool_id: str
+) -> Iterator[tuple[Process, LocalRecord, str]]:
+    """Living first processes of sessions that say that they are replicas of this pool, and where their records are."""
+    for session, members in sessions.items():
+        if session not in members:
+            continue
+        environ = procfs.environment(session)
+        if environ.get(command.CLUSTER) != cluster:
+            continue
+        record = parse_record(environ.get(command.RECORD, ""))
+        process = procfs.read_process(session, boot)
+        if record is not None and process is not None and record.pool_id == pool_id and not process.ended:
+            yield process, record, environ.get(command.RECORDS, "")
 
 
 def _reap(zombie: Process) -> int | None:

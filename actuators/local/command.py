@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from actuators.local.records import LocalRecord
 from broker.model import wire
@@ -16,6 +17,7 @@ ACTION_ID = "TIDEGATE_ACTION_ID"
 CLUSTER = "TIDEGATE_CLUSTER"
 REPLICA_ID = "TIDEGATE_REPLICA_ID"
 RECORD = "TIDEGATE_RECORD"
+RECORDS = "TIDEGATE_RECORDS"
 
 _PLACEHOLDER = re.compile(r"\{(" + "|".join(PLACEHOLDERS) + r")\}")
 
@@ -33,9 +35,12 @@ def arguments(engine: EngineSpec, record: LocalRecord) -> list[str]:
     return [_PLACEHOLDER.sub(lambda match: values[match[1]], argument) for argument in engine.command]
 
 
-def environment(inherited: Mapping[str, str], engine: EngineSpec, record: LocalRecord, key: str) -> dict[str, str]:
+def environment(
+    inherited: Mapping[str, str], engine: EngineSpec, record: LocalRecord, records: Path, key: str
+) -> dict[str, str]:
     """What the replica is started with: the broker's environment without Tidegate's own variables (the site's secret
-    and tokens are among them), the engine's, the key, and the identity by which it is found again."""
+    and tokens are among them), the engine's, the key, and the identity by which it is found again: its record, and
+    ``records``, the folder that this is kept in."""
     kept = {name: value for name, value in inherited.items() if not name.startswith("TIDEGATE_")}
     devices = {"CUDA_VISIBLE_DEVICES": ",".join(record.gpu_ids)} if record.gpu_ids else {}
     identity = {
@@ -43,6 +48,7 @@ def environment(inherited: Mapping[str, str], engine: EngineSpec, record: LocalR
         CLUSTER: record.cluster,
         REPLICA_ID: record.replica_id,
         RECORD: wire.dumps(record),
+        RECORDS: str(records),
     }
     return kept | dict(engine.environment) | devices | {"VLLM_API_KEY": key} | identity
 

@@ -64,15 +64,19 @@ class RecordStore:
     """One pool's directory. Every method raises ``OSError`` as it comes; the actuator knows what it means there."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._forgotten = directory / "forgotten"
+        self.directory = directory.resolve()
+        self._forgotten = self.directory / "forgotten"
+
+    @classmethod
+    def of_pool(cls, state_dir: Path, pool_id: str) -> RecordStore:
+        return cls(state_dir / quote(pool_id, safe=""))
 
     def prepare(self) -> None:
         """Make the directory, readable by this user alone, if it is not there."""
         self._forgotten.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def claim_path(self, action_id: str) -> Path:
-        return self._directory / f"{_file_name(action_id)}.claim"
+        return self.directory / f"{_file_name(action_id)}.claim"
 
     def is_claimed(self, action_id: str) -> bool:
         path = self.claim_path(action_id)
@@ -86,7 +90,7 @@ class RecordStore:
         """All claims by action id."""
         return {
             _action_id(path): parse_claim(path.read_text(errors="replace"))
-            for path in self._directory.iterdir()
+            for path in self.directory.iterdir()
             if path.suffix == ".claim"
         }
 
@@ -118,7 +122,7 @@ class RecordStore:
     def expire(self, before: float) -> list[str]:
         """Delete what was forgotten, or left lying by a broker that died, before then; the replicas it was about."""
         replicas = []
-        for path in (*self._forgotten.iterdir(), *self._directory.iterdir()):
+        for path in (*self._forgotten.iterdir(), *self.directory.iterdir()):
             if path.parent != self._forgotten and path.suffix not in (".intent", ".new"):
                 continue
             if path.stat().st_mtime < before:
@@ -129,10 +133,10 @@ class RecordStore:
         return replicas
 
     def _marks_path(self, action_id: str) -> Path:
-        return self._directory / f"{_file_name(action_id)}.marks"
+        return self.directory / f"{_file_name(action_id)}.marks"
 
     def _write_new(self, prefix: str, suffix: str, text: str) -> Path:
-        handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=self._directory)
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=self.directory)
         try:
             with open(handle, "w") as file:
                 file.write(text)

@@ -10,6 +10,7 @@ from typing import Any
 
 from actuators.base import Actuator
 from actuators.local.actuator import LocalActuator
+from actuators.local.census import require_own_records
 from actuators.local.lock import records_locked
 from broker.app.settings import SiteSettings
 from broker.app.settings.site import LocalPool, PoolSettings
@@ -39,6 +40,7 @@ class _Kind:
 
 
 def _local(pool_id: str, pool: LocalPool, parts: Parts) -> Actuator:
+    require_own_records(parts.cluster, pool_id, pool.state_dir)
     return LocalActuator(
         pool.to_spec(pool_id),
         pool.state_dir,
@@ -78,4 +80,5 @@ def pool_held(pool_id: str, pool: PoolSettings) -> AbstractContextManager[None]:
 
 
 def make_actuator(pool_id: str, pool: PoolSettings, parts: Parts) -> Actuator:
+    """Raises ``ConfigError`` for a pool that cannot be worked with as it is declared."""
     return _KINDS[pool.kind].make(pool_id, pool, parts)

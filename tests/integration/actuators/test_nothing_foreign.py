@@ -9,13 +9,15 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from actuators.local import procfs
+from actuators.local.census import require_own_records
 from actuators.local.records import LocalRecord
 from broker.model import wire
-from broker.model.errors import CapacityUnavailable
+from broker.model.errors import CapacityUnavailable, ConfigError
 from broker.model.observation import Outcome
 from broker.model.replica import ReplicaPhase, StopMode
 from tests.support.actuator_worlds import (
@@ -111,6 +113,31 @@ async def test_a_replica_of_another_cluster_on_this_machine_is_not_ours(
     assert await seen(world, "chat-0-g1") is None
     await world.actuator.stop(stop_of(launch_of(world.cluster), StopMode.KILL))
     await until_phase(neighbour, "chat-0-g1", ReplicaPhase.STARTING)
+
+
+async def test_a_broker_of_the_same_names_with_records_of_its_own_is_told_apart_and_refused(
+    world: LocalWorld, neighbour: LocalWorld
+) -> None:
+    namesake = LocalWorld(neighbour.directory, cluster=world.cluster)
+    require_own_records(world.cluster, "pool", namesake.state_dir)
+    await world.actuator.start(launch_of(world.cluster))
+    await until_listening(world, "chat-0-g1")
+    assert await seen(namesake, "chat-0-g1") is None
+    await namesake.actuator.stop(stop_of(launch_of(world.cluster), StopMode.KILL))
+    await until_phase(world, "chat-0-g1", ReplicaPhase.STARTING)
+    require_own_records(world.cluster, "pool", world.state_dir)
+    with pytest.raises(ConfigError, match=rf"chat-0-g1 .* its record is in {world.pool_dir}: .* another cluster"):
+        require_own_records(world.cluster, "pool", namesake.state_dir)
+
+
+async def test_replicas_are_found_though_their_records_have_moved(world: LocalWorld, tmp_path: Path) -> None:
+    await world.actuator.start(launch_of(world.cluster))
+    url = await until_listening(world, "chat-0-g1")
+    moved = LocalWorld(tmp_path / "moved", cluster=world.cluster)
+    moved.directory.mkdir()
+    world.state_dir.rename(moved.state_dir)
+    require_own_records(moved.cluster, "pool", moved.state_dir)
+    assert await until_listening(moved, "chat-0-g1") == url
 
 
 async def test_a_port_stolen_between_choice_and_bind_is_never_reported_and_the_replica_fails(

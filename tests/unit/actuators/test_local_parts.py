@@ -67,7 +67,7 @@ class TestRecordsLock:
 def test_a_replica_gets_its_key_and_identity_but_none_of_the_site_s_secrets() -> None:
     inherited = {"PATH": "/bin", "TIDEGATE_SITE_SECRET": "s3cret", "VLLM_API_KEY": "the operator's"}
     engine = EngineSpec(("vllm",), environment={"HF_HOME": "/models", "VLLM_API_KEY": "fixed"})
-    assert command.environment(inherited, engine, RECORD, "key") == {
+    assert command.environment(inherited, engine, RECORD, Path("/var/pool"), "key") == {
         "PATH": "/bin",
         "HF_HOME": "/models",
         "CUDA_VISIBLE_DEVICES": "0",
@@ -76,6 +76,7 @@ def test_a_replica_gets_its_key_and_identity_but_none_of_the_site_s_secrets() ->
         "TIDEGATE_CLUSTER": "here",
         "TIDEGATE_REPLICA_ID": "org/chat-0-g1",
         "TIDEGATE_RECORD": wire.dumps(RECORD),
+        "TIDEGATE_RECORDS": "/var/pool",
     }
 
 
