@@ -182,7 +182,7 @@ async def _measure() -> tuple[_Seen, _Seen, list[list[float]]]:
     broker.publish(EndpointRecord("chat-0-g1", "chat", url, ReplicaPhase.READY, 1, Tier.BASELINE, 0))
     environment = os.environ | {TOKEN_VARIABLE: GATEWAY_TOKEN, SECRET_VARIABLE: "benchmark"}
     engine = [sys.executable, "-m", "benchmarks.bench_gateway_overhead", str(engine_port)]
-    gateway = [sys.executable, "-m", "gateway", "--port", str(gateway_port), "--broker", broker.url]
+    gateway = [sys.executable, "-m", "cli", "gateway", "--port", str(gateway_port), "--broker", broker.url]
     direct, through = _Seen(), _Seen()
     shares: list[list[float]] = []
     try:

@@ -12,14 +12,14 @@ import typer
 from broker.log_lines import configure_logging
 from cli.output import duration_option, told_errors
 from cli.serve import require_place, write_address
-from cli.site import DEFAULT_BROKER, Site, broker_address, chosen_site, token_of
+from cli.site import DEFAULT_BROKER, Broker, Site, broker_address, chosen_site, token_of
 
 if TYPE_CHECKING:
     from broker.app.settings import SiteSettings
 
 
 def gateway(
-    broker: Annotated[str | None, typer.Option("--broker", envvar="TIDEGATE_BROKER", help="The broker's address (default: the site file's, else http://127.0.0.1:8600).", show_default=False)] = None,
+    broker: Broker = None,
     site: Site = None,
     host: Annotated[str, typer.Option("--host", help="Where to listen.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8700,

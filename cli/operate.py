@@ -12,23 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from actuators.local.logs import log_path, read_log
-from broker.model.units import format_duration, parse_duration_s
-from cli.output import Exit, fail, print_json, table, tell, told_errors
-from cli.site import HERE, Site
+from broker.model.units import format_duration
+from cli.output import Exit, duration_option, fail, print_json, table, tell, told_errors
+from cli.site import HERE, Broker, Site
 
 if TYPE_CHECKING:
     from broker.app.settings import SiteSettings
     from cli.client import BrokerClient
 
-Broker = Annotated[
-    str | None,
-    typer.Option(
-        "--broker",
-        envvar="TIDEGATE_BROKER",
-        help="The broker's address (default: the site file's, else http://127.0.0.1:8600).",
-        show_default=False,
-    ),
-]
 Token = Annotated[
     str | None,
     typer.Option("--token", help="Bearer token (default: TIDEGATE_TOKEN, else the site file's).", show_default=False),
@@ -60,13 +51,6 @@ def _author(given: str | None) -> str:
 
 def _time(at: float, form: str = "%H:%M:%S") -> str:
     return datetime.fromtimestamp(at, UTC).astimezone().strftime(form)
-
-
-def _duration(text: str) -> float:
-    try:
-        return parse_duration_s(text)
-    except ValueError as error:
-        raise fail(f"--for: {error}", Exit.USAGE) from None
 
 
 def explain(
@@ -282,7 +266,7 @@ def hold(
 
 def _order(model: str, target: int | None, for_: str, because: str, author: str | None) -> dict[str, Any]:
     return {
-        "model_id": model, "target": target, "for_s": _duration(for_), "because": because, "author": _author(author),
+        "model_id": model, "target": target, "for_s": duration_option("--for", for_), "because": because, "author": _author(author),
     }  # fmt: skip
 
 

@@ -17,6 +17,15 @@ if TYPE_CHECKING:
 HERE = Path("site.yaml")
 DEFAULT_BROKER = "http://127.0.0.1:8600"
 
+Broker = Annotated[
+    str | None,
+    typer.Option(
+        "--broker",
+        envvar="TIDEGATE_BROKER",
+        help=f"The broker's address (default: the site file's, else {DEFAULT_BROKER}).",
+        show_default=False,
+    ),
+]
 Site = Annotated[
     Path | None,
     typer.Option(

@@ -1,4 +1,4 @@
-"""``python -m gateway`` as a process: its end by signal, its words for what is wrong."""
+"""``tidegate gateway`` as a process: its end by signal, its words for what is wrong."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import sys
-from asyncio.subprocess import PIPE
+from asyncio.subprocess import DEVNULL, PIPE
 from typing import Any
 
 import aiohttp
@@ -23,10 +23,19 @@ from tests.support.fake_engine import SITE_SECRET
 pytestmark = pytest.mark.integration
 
 
-async def start(*arguments: str, token: str = GATEWAY_TOKEN) -> asyncio.subprocess.Process:
+async def start(*arguments: str, token: str = GATEWAY_TOKEN, errors: int = PIPE) -> asyncio.subprocess.Process:
     environment = os.environ | {TOKEN_VARIABLE: token, SECRET_VARIABLE: SITE_SECRET.decode()}
-    command = [sys.executable, "-m", "gateway", *arguments]
-    return await asyncio.create_subprocess_exec(*command, env=environment, stdout=PIPE, stderr=PIPE)
+    command = [sys.executable, "-m", "cli", "gateway", *arguments]
+    return await asyncio.create_subprocess_exec(*command, env=environment, stdout=DEVNULL, stderr=errors)
+
+
+async def line_of(process: asyncio.subprocess.Process, event: str) -> dict[str, Any]:
+    """The next log line of this event."""
+    assert process.stderr is not None
+    while True:
+        line: dict[str, Any] = json.loads(await process.stderr.readline())
+        if line["event"] == event:
+            return line
 
 
 async def test_sigterm_lets_streams_finish_and_ends_the_session(site: Site) -> None:
@@ -34,18 +43,14 @@ async def test_sigterm_lets_streams_finish_and_ends_the_session(site: Site) -> N
     engine = await site.add_engine(0)
     process = await start("--broker", site.broker.url, "--port", "0", "--shutdown", "20s")
     try:
-        assert process.stdout is not None
-        port = 0
-        while not port:
-            line = json.loads(await process.stdout.readline())
-            port = line["port"] if line["event"] == "gateway_listens" else 0
+        port = (await line_of(process, "gateway_listens"))["port"]
         engine.may_finish.clear()
         async with aiohttp.ClientSession() as users:
             body = b'{"model":"chat","stream":true}'
             async with users.post(f"http://127.0.0.1:{port}/v1/completions", data=body) as response:
                 await response.content.readany()
                 process.send_signal(signal.SIGTERM)
-                await asyncio.sleep(0.2)
+                await line_of(process, "gateway_stops")
                 engine.may_finish.set()
                 assert (await response.content.read()).endswith(b"data: [DONE]\n\n")
         assert await asyncio.wait_for(process.wait(), 20) == 0
@@ -82,11 +87,8 @@ async def test_what_cannot_work_is_told_without_a_traceback(arguments: list[str]
 async def test_a_gateway_whose_log_lines_cannot_be_written_follows_the_registry_again(site: Site) -> None:
     """Its reader gone, the line of a lost stream ended the part that follows the registry, and its telling too."""
     await site.broker.start()
-    environment = os.environ | {TOKEN_VARIABLE: GATEWAY_TOKEN, SECRET_VARIABLE: SITE_SECRET.decode()}
     reading, writing = os.pipe()
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "gateway", "--broker", site.broker.url, "--port", "0", env=environment, stdout=writing
-    )
+    process = await start("--broker", site.broker.url, "--port", "0", errors=writing)
     os.close(writing)
     try:
         with os.fdopen(reading) as lines:
