@@ -18,6 +18,8 @@ from broker.model.observation import Outcome, PoolSnapshot, Receipt
 from broker.model.plan import Launch, Stop
 from broker.model.replica import ENDED, ObservedReplica, ReplicaPhase, StopMode
 
+FORGET_AFTER_S = 3600.0
+
 
 @dataclass(slots=True)
 class _Held:
@@ -44,17 +46,13 @@ class FakeActuator:
         pending_s: float = 0.0,
         start_s: float = 0.0,
         exit_s: float = 0.0,
-        forget_after_s: float = 3600.0,
-        url_of: Callable[[Launch], str] = lambda launch: f"http://{launch.replica_id}.invalid:8000",
     ) -> None:
         self._pool_id = pool_id
         self.gpus = gpus
         self.pending_s = pending_s
         self.start_s = start_s
         self.exit_s = exit_s
-        self._forget_after_s = forget_after_s
         self._now = now
-        self._url_of = url_of
         self.reset()
 
     @property
@@ -152,7 +150,7 @@ class FakeActuator:
         runs_at = now + self.pending_s
         running = replace(pending, phase=ReplicaPhase.STARTING, started_at=runs_at)
         self._plan(runs_at, running)
-        self._plan(runs_at + self.start_s, replace(running, url=self._url_of(launch)))
+        self._plan(runs_at + self.start_s, replace(running, url=f"http://{launch.replica_id}.invalid:8000"))
         self._catch_up()
 
     def _end(self, replica_id: str, phase: ReplicaPhase, now: float, exit_code: int, detail: str) -> None:
@@ -163,7 +161,7 @@ class FakeActuator:
 
     def _settle(self, ended: ObservedReplica, at: float) -> None:
         self._gpus_used -= self._held[ended.replica_id].launch.model.gpus
-        self._forget.append((at + self._forget_after_s, ended.replica_id))
+        self._forget.append((at + FORGET_AFTER_S, ended.replica_id))
 
     def _show(self, replica: ObservedReplica) -> None:
         self._seen[replica.replica_id] = replica

@@ -93,7 +93,6 @@ def _cold_start(start: ColdStartSettings) -> ColdStart:
         warm_up=_duration(start.warm_up),
         boot_again=_duration(start.boot_again or start.boot),
         warm_up_again=_duration(start.warm_up_again or start.warm_up),
-        provenance="The cluster's file.",
     )
 
 

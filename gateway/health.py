@@ -20,6 +20,7 @@ from gateway.table import RoutingTable
 log = structlog.get_logger(__name__)
 
 PROBES_AT_ONCE = 50
+TIMEOUT_S = 2.0
 
 
 class Prober:
@@ -34,7 +35,6 @@ class Prober:
         changed: Changed,
         *,
         interval_s: float = 1.0,
-        timeout_s: float = 2.0,
     ) -> None:
         self._client = client
         self._table = table
@@ -42,7 +42,7 @@ class Prober:
         self._keys = keys
         self._changed = changed
         self._interval_s = interval_s
-        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
         self._slots = asyncio.Semaphore(PROBES_AT_ONCE)
         self._wake = asyncio.Event()
 

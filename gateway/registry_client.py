@@ -61,7 +61,6 @@ class RegistryClient:
         *,
         cluster: str | None = None,
         patience_s: float = 5.0,
-        jitter: random.Random | None = None,
     ) -> None:
         self._client = client
         self._url = broker_url.rstrip("/") + "/v1/endpoints"
@@ -70,7 +69,7 @@ class RegistryClient:
         self._applied = applied
         self._cluster = cluster
         self._patience_s = patience_s
-        self._jitter = jitter or random.Random()
+        self._jitter = random.Random()
         self._lease_at: float | None = None
         self._heard_at = float("-inf")
         self._failures = 0

@@ -28,6 +28,7 @@ SUMMARIES_KEPT = 6_000
 """What is kept through an outage: ten minutes of ten models, about 3 MB."""
 
 SUMMARIES_PER_REPORT = 500
+TIMEOUT_S = 2.0
 
 
 class BrokerSession:
@@ -45,7 +46,6 @@ class BrokerSession:
         clock: Clock,
         *,
         interval_s: float = 1.0,
-        timeout_s: float = 2.0,
     ) -> None:
         self._client = client
         self._url = f"{broker_url.rstrip('/')}/v1/gateways/{gateway_id}"
@@ -56,7 +56,7 @@ class BrokerSession:
         self._tallies = tallies
         self._clock = clock
         self._interval_s = interval_s
-        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
         self._unacknowledged: deque[RequestSummary] = deque()
         self._sequence = 0
         self._cut_at = asyncio.get_running_loop().time()

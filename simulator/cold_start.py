@@ -29,9 +29,6 @@ class Duration:
         return self.median_s * math.exp(self.sigma * score)
 
 
-NOTHING = Duration(0.0)
-
-
 @dataclass(frozen=True, slots=True)
 class StartPhases:
     """Seconds of each phase of one start, in their order."""
@@ -61,25 +58,6 @@ class ColdStart:
     warm_up: Duration
     boot_again: Duration
     warm_up_again: Duration
-    provenance: str
-
-
-LLAMA_8B_L40S = ColdStart(
-    cached_gib=16.0,
-    boot=Duration(94.0, 0.4),
-    fetch=Duration(61.0, 0.4),
-    load=Duration(33.0, 0.4),
-    compile=Duration(52.0, 0.4),
-    warm_up=Duration(54.0, 0.4),
-    boot_again=Duration(49.0, 0.4),
-    warm_up_again=NOTHING,
-    provenance=(
-        "Llama-3.1-8B on an L40S, as published: 294 s uncached (download 61, weights 33, Dynamo 10 and compile 42, "
-        "graph capture 54, the rest 94); 82 s cached, of which the source splits none: all but loading is counted as "
-        "boot. The spread is that of 7,531 loads of image models (mean 22 s, P99 52 s): another kind of model, so "
-        "vary it."
-    ),
-)
 
 
 @dataclass(slots=True)

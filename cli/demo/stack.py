@@ -97,9 +97,9 @@ class Stack:
             time.sleep(0.05)
         raise StackError(f"the {name} was not ready within {_READY_TIMEOUT_S:g} s:\n{self.log_tail(name)}")
 
-    def log_tail(self, name: str, lines: int = 15) -> str:
+    def log_tail(self, name: str) -> str:
         path = self.folder / f"{name}.log"
-        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else "(no log)"
+        return "\n".join(path.read_text(errors="replace").splitlines()[-15:]) if path.exists() else "(no log)"
 
     def stop_process(self, process: subprocess.Popen[bytes] | None, *, kill: bool = False) -> None:
         if process is None or process.poll() is not None:
@@ -133,9 +133,9 @@ class Stack:
             except psutil.Error:
                 continue
 
-    async def wait_ready(self, model_id: str, count: int, timeout_s: float = _READY_TIMEOUT_S) -> None:
+    async def wait_ready(self, model_id: str, count: int) -> None:
         """Until ``count`` replicas of the model are ready."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + _READY_TIMEOUT_S
         with self.client() as client:
             while time.monotonic() < deadline:
                 ready = sum(replica["phase"] == "ready" for replica in self.replicas(client, model_id))
@@ -144,7 +144,7 @@ class Stack:
                 if self.broker is not None and self.broker.poll() is not None:
                     raise StackError(f"the broker ended:\n{self.log_tail('broker')}")
                 await asyncio.sleep(0.1)
-        raise StackError(f"{count} replicas were not ready within {timeout_s:g} s:\n{self.log_tail('broker')}")
+        raise StackError(f"{count} replicas were not ready within {_READY_TIMEOUT_S:g} s:\n{self.log_tail('broker')}")
 
     def replicas(self, client: httpx.Client, model_id: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = client.get("/v1/replicas", params={"model": model_id}).json()["replicas"]

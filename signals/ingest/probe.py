@@ -13,6 +13,7 @@ import aiohttp
 from broker.model.observation import Probe, ProbeVerdict
 from broker.model.ports import Clock
 
+TIMEOUT_S = 5.0
 _ANSWER_LIMIT_BYTES = 1_000_000
 
 
@@ -30,10 +31,10 @@ class ProbeTarget:
 class Prober:
     """One look at one replica at a time; the caller decides when and how many at once."""
 
-    def __init__(self, session: aiohttp.ClientSession, clock: Clock, *, timeout_s: float = 5.0) -> None:
+    def __init__(self, session: aiohttp.ClientSession, clock: Clock) -> None:
         self._session = session
         self._clock = clock
-        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
 
     async def look(self, target: ProbeTarget) -> Probe:
         """Never raises for what the replica does: that is the verdict."""

@@ -56,13 +56,11 @@ class Harm:
     slowdown_after: float | None = None
 
 
-def harm(
-    without: Iterable[JobRecord], with_others: Iterable[JobRecord], classes: Sequence[int] = SIZE_CLASSES
-) -> list[Harm]:
+def harm(without: Iterable[JobRecord], with_others: Iterable[JobRecord]) -> list[Harm]:
     """By size class and over all, from the batch jobs' records of two runs; jobs are paired by their names."""
     before, after = _by_name(without), _by_name(with_others)
     found = []
-    for label, names in (*_by_size(before, classes), ("all", list(before))):
+    for label, names in (*_by_size(before), ("all", list(before))):
         pairs = [(before[name], after[name]) for name in names if _ran(before[name]) and _ran(after.get(name))]
         lost = sum(_ran(before[name]) and not _ran(after.get(name)) for name in names)
         if pairs or lost:
@@ -79,8 +77,8 @@ def _by_name(records: Iterable[JobRecord]) -> dict[str, JobRecord]:
     return found
 
 
-def _by_size(records: Mapping[str, JobRecord], classes: Sequence[int]) -> Iterator[tuple[str, list[str]]]:
-    bounds = (0, *classes, math.inf)
+def _by_size(records: Mapping[str, JobRecord]) -> Iterator[tuple[str, list[str]]]:
+    bounds = (0, *SIZE_CLASSES, math.inf)
     for low, high in pairwise(bounds):
         label = f"over {low}" if high == math.inf else f"{low + 1}" if high == low + 1 else f"{low + 1} to {high}"
         yield label, [name for name, record in records.items() if low < _gpus(record) <= high]

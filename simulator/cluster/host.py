@@ -55,8 +55,8 @@ class ClusterHost:
         self.catch_up()
         return job_id
 
-    def cancel(self, job_id: int, *, in_s: float = 0.0) -> None:
-        self.model.cancel(job_id, self._now() + in_s)
+    def cancel(self, job_id: int) -> None:
+        self.model.cancel(job_id, self._now())
         self.catch_up()
 
     def finish(self, job_id: int, *, failed: bool, in_s: float = 0.0) -> None:

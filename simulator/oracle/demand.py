@@ -88,9 +88,3 @@ def least_work_s(
         + profile.s_per_kv_token * read_tokens
     )
     return work
-
-
-def greatest_speed(reference_s: Floats, other_s: Floats) -> float:
-    """How many reference seconds of work an engine can do per second at the most, from both engines' work of the same
-    requests: the most favourable request tells, so that a bound stays one."""
-    return float(np.max(reference_s / other_s))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from statistics import NormalDist
 
 from simulator.engine.profile import EngineProfile
 
@@ -78,10 +76,6 @@ class LoadTime:
     def __post_init__(self) -> None:
         if not (self.median_s >= 0 and self.sigma >= 0):
             raise ValueError("a load time's median and sigma are not negative")
-
-    def quantile_s(self, q: float) -> float:
-        """The time within which a share ``q`` (0 to 1, both exclusive) of the starts are done."""
-        return self.median_s * math.exp(self.sigma * NormalDist().inv_cdf(q))
 
 
 COEFFICIENTS = (

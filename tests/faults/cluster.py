@@ -208,9 +208,9 @@ class Cluster:
             text = path.read_text(errors="replace")
             assert "Traceback" not in text, f"{path}: {text[max(0, text.find('Traceback') - 300) :][:3000]}"
 
-    def logged(self, event: str, process: str = "broker") -> list[dict[str, Any]]:
-        """The lines of a log with that event."""
-        lines = (self.stack.folder / f"{process}.log").read_text(errors="replace").splitlines()
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        """The lines of the broker's log with that event."""
+        lines = (self.stack.folder / "broker.log").read_text(errors="replace").splitlines()
         rows = [json.loads(line) for line in lines if line.startswith("{")]
         return [row for row in rows if row.get("event") == event]
 

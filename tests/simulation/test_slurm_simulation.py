@@ -11,7 +11,7 @@ from simulator.cluster.jobs import JobRequest
 from simulator.cluster.model import Arrival, SlurmModel
 from simulator.cluster.pool import ReplicaJobs, SlurmPlace
 from simulator.cluster.spec import ClusterSpec, NodeGroup, Partition, PreemptMode
-from simulator.cold_start import NOTHING, ColdStart, ColdStarts, Duration, NodeCaches
+from simulator.cold_start import ColdStart, ColdStarts, Duration, NodeCaches
 from simulator.report.summary import RunSummary
 from tests.support.simulated import ELASTIC, SmallRun, small_request
 from traces.schema import TraceRequest
@@ -99,7 +99,7 @@ def test_a_replica_whose_nodes_a_job_of_a_higher_tier_takes_is_drained_within_th
 def test_a_replica_serves_when_its_cold_start_is_over_and_a_second_one_on_its_node_sooner() -> None:
     model = ColdStart(
         cached_gib=1.0, boot=Duration(2.0), fetch=Duration(6.0), load=Duration(1.0), compile=Duration(3.0),
-        warm_up=Duration(1.0), boot_again=Duration(1.0), warm_up_again=NOTHING, provenance="Chosen for tests.",
+        warm_up=Duration(1.0), boot_again=Duration(1.0), warm_up_again=Duration(0.0),
     )  # fmt: skip
     where = replace(
         place(limit_s=40.0, busy_until_s=1000.0), cold_starts=ColdStarts(1, {"chat": model}, NodeCaches(10.0))

@@ -13,7 +13,7 @@ from simulator.cluster.host import ClusterHost
 from simulator.cluster.jobs import JobRecord
 from simulator.cluster.plan import Background, ClusterPlan, Failures, LoggedJobs, PlannedMaintenance
 from simulator.cluster.spec import ClusterSpec, NodeGroup, Partition
-from simulator.cold_start import NOTHING, ColdStart, Duration
+from simulator.cold_start import ColdStart, Duration
 from simulator.demand import demand_of
 from simulator.run import Prepared, prepare, run
 from simulator.simulation import SimulationSettings
@@ -23,7 +23,9 @@ SETTINGS = SimulationSettings(tail_s=30.0, warm_up_s=20.0)
 REQUESTS = [small_request(0.5 * n, output_tokens=20) for n in range(240)]
 OPTIONS: dict[str, JsonValue] = {"partition": "gpu", "time_limit_s": 300.0}
 SITE = SiteSpec("hpc", (PoolSpec("hpc", "slurm", 4, options=OPTIONS),))
-QUICK = ColdStart(1.0, Duration(2.0, 0.5), Duration(1.0), Duration(1.0), NOTHING, NOTHING, Duration(1.0), NOTHING, "")
+QUICK = ColdStart(
+    1.0, Duration(2.0, 0.5), Duration(1.0), Duration(1.0), Duration(0.0), Duration(0.0), Duration(1.0), Duration(0.0)
+)
 SWF = "; UnixStartTime: 0\n" + "".join(
     f"{n} {20 * n} 0 {30 + 7 * (n % 5)} {1 + n % 3} -1 -1 {1 + n % 3} 90 -1 1 1 1 -1 1 -1 -1 -1\n" for n in range(20)
 )

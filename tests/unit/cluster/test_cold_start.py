@@ -7,20 +7,21 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
+from cli.clusters import read_cluster
 from simulator.cold_start import (
-    LLAMA_8B_L40S,
-    NOTHING,
     ColdStart,
     ColdStarts,
     Duration,
     NodeCaches,
     StartPhases,
 )
+from tests.unit.settings.files import EXAMPLES
 
 PLAIN = ColdStart(
     cached_gib=10.0, boot=Duration(5.0), fetch=Duration(60.0), load=Duration(20.0), compile=Duration(30.0),
-    warm_up=Duration(7.0), boot_again=Duration(3.0), warm_up_again=Duration(2.0), provenance="Chosen for tests.",
+    warm_up=Duration(7.0), boot_again=Duration(3.0), warm_up_again=Duration(2.0),
 )  # fmt: skip
+EXAMPLE = read_cluster(EXAMPLES / "cluster.yaml").cold_starts["chat"]
 COLD = StartPhases(5.0, 60.0, 20.0, 30.0, 7.0)
 WARM = StartPhases(3.0, 0.0, 20.0, 0.0, 2.0)
 MODELS = {"chat": PLAIN, "code": PLAIN, "large": replace(PLAIN, cached_gib=99.0)}
@@ -74,10 +75,9 @@ def test_a_model_larger_than_the_cache_is_fetched_each_time_and_pushes_nothing_o
 
 
 def test_what_a_replica_draws_depends_on_its_name_and_the_seed_alone() -> None:
-    models = {"chat": LLAMA_8B_L40S}
 
     def draw(seed: int, *names: str) -> dict[str, StartPhases]:
-        world = ColdStarts(seed, models, NodeCaches(0.0))
+        world = ColdStarts(seed, {"chat": EXAMPLE}, NodeCaches(0.0))
         return {name: world.begin(name, "chat", [0], 0.0) for name in names}
 
     assert draw(1, "a", "b") == {**draw(1, "b"), **draw(1, "a")}
@@ -86,17 +86,16 @@ def test_what_a_replica_draws_depends_on_its_name_and_the_seed_alone() -> None:
 
 
 def test_the_drawn_phases_have_their_medians_and_spread() -> None:
-    world = ColdStarts(1, {"chat": LLAMA_8B_L40S}, NodeCaches(0.0))
+    world = ColdStarts(1, {"chat": EXAMPLE}, NodeCaches(0.0))
     drawn = [world.begin(f"r{number}", "chat", [0], 0.0) for number in range(4000)]
     for phase in fields(StartPhases):
-        duration = getattr(LLAMA_8B_L40S, phase.name.removesuffix("_s"))
+        duration = getattr(EXAMPLE, phase.name.removesuffix("_s"))
         values = np.array([getattr(each, phase.name) for each in drawn])
         assert np.median(values) == pytest.approx(duration.median_s, rel=0.05)
         assert np.log(values).std() == pytest.approx(duration.sigma, rel=0.05)
 
 
-def test_the_published_start_adds_up() -> None:
-    cold = [getattr(LLAMA_8B_L40S, name).median_s for name in ("boot", "fetch", "load", "compile", "warm_up")]
-    warm = [getattr(LLAMA_8B_L40S, name).median_s for name in ("boot_again", "load", "warm_up_again")]
+def test_the_example_s_start_adds_up_to_what_was_published() -> None:
+    cold = [getattr(EXAMPLE, name).median_s for name in ("boot", "fetch", "load", "compile", "warm_up")]
+    warm = [getattr(EXAMPLE, name).median_s for name in ("boot_again", "load", "warm_up_again")]
     assert (sum(cold), sum(warm)) == (294.0, 82.0)
-    assert NOTHING.at(3.0) == 0.0

@@ -14,7 +14,7 @@ from broker.model.errors import ConfigError, InvariantViolated
 from simulator.engine.reference import ReferenceEngine
 from simulator.engine.requests import EngineRequest
 from simulator.oracle.bound import Bound, OraclePool, beats_bound, lower_bound
-from simulator.oracle.demand import Demand, Floats, fluid_demand, greatest_speed, least_work_s
+from simulator.oracle.demand import Demand, Floats, fluid_demand, least_work_s
 from tests.support.simulated import SLOW_ENGINE
 
 STEP_S = 3600.0
@@ -220,10 +220,6 @@ def test_no_batching_does_requests_in_less_than_their_least_work(rows: list[tupl
     busy_s = sum(iteration.ended_at - iteration.started_at for iteration in engine.iterations(1e6))
     _, prompts, outputs, cached_tokens = (np.array(column, dtype=np.float64) for column in zip(*table, strict=True))
     assert least_work_s(profile, prompts, outputs, cached_tokens).sum() <= busy_s * (1 + 1e-6)
-
-
-def test_the_most_favourable_request_tells_the_speed() -> None:
-    assert greatest_speed(np.array([1.0, 4.0]), np.array([1.0, 2.0])) == 2.0
 
 
 def test_no_requests_cost_nothing() -> None:
