@@ -11,7 +11,7 @@ import functools
 import heapq
 import math
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, TypeVar
 
@@ -47,14 +47,21 @@ class Suspended(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class FailedSteps:
-    """Steps that could not be decided, as when a policy raises: how many, since when, and the first and last error.
-    Nothing was started or stopped by them, and what they had observed was kept for the next."""
+    """Steps in which something could not be decided: how many, from when to when, and the first error.
+
+    ``model_id``: whose policy raised in the first one, and kept its target for it. None for a step that failed as a
+    whole: nothing was started or stopped by it, and what it had observed was kept for the next.
+    """
 
     count: int
     first_at: float
     last_at: float
     first: Exception
-    last: Exception
+    model_id: str | None
+
+
+FailureListener = Callable[[Exception, tuple[Observation, ...]], None]
+"""Told of the error, and of what a step had observed that failed as a whole: it is pending."""
 
 
 def drive(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -71,7 +78,8 @@ def drive(coroutine: Coroutine[Any, Any, T]) -> T:
 class Driver:
     """One broker in simulated time. ``at`` and ``every`` schedule; ``run_until`` lets it happen.
 
-    A step that fails is tried again ``RETRY_S`` later, again and again, as in production; ``failed`` says so.
+    A step that fails is tried again ``RETRY_S`` later, again and again, as in production; ``failed`` says so, and of
+    policies that raised.
     """
 
     def __init__(self, log: Log, policies: Policies, actuators: Mapping[str, Actuator], *, start_at: float) -> None:
@@ -81,7 +89,7 @@ class Driver:
         self._heap: list[tuple[float, int, int, Callable[[], None]]] = []
         self._scheduled = 0
         self._listeners: list[Callable[[Ran], None]] = []
-        self._failure_listeners: list[Callable[[Exception], None]] = []
+        self._failure_listeners: list[FailureListener] = []
         self.failed: FailedSteps | None = None
         self.stopped = False
         self._not_before = -math.inf
@@ -99,8 +107,8 @@ class Driver:
         """``listener`` is told of every step, at its instant."""
         self._listeners.append(listener)
 
-    def listen_for_failure(self, listener: Callable[[Exception], None]) -> None:
-        """``listener`` is told of the first step that fails, at its instant: what it had observed is pending."""
+    def listen_for_failure(self, listener: FailureListener) -> None:
+        """``listener`` is told of the first step in which something could not be decided, at its instant."""
         self._failure_listeners.append(listener)
 
     def offer(self, observation: Observation) -> None:
@@ -151,23 +159,24 @@ class Driver:
         except Exception as error:
             if self.core.loop.state is not before:
                 raise  # it was decided: what failed is one of the simulated pools
-            self._step_failed(error)
+            self._not_before = self.now + RETRY_S
+            self._failed(error, None, self.core.loop.pending)
             return
-        if ran is not None:
-            for listener in self._listeners:
-                listener(ran)
+        if ran is None:
+            return
+        for listener in self._listeners:
+            listener(ran)
+        if ran.faults:
+            self._failed(ran.faults[0].error, ran.faults[0].model_id, ())
 
-    def _step_failed(self, error: Exception) -> None:
-        self._not_before = self.now + RETRY_S
+    def _failed(self, error: Exception, model_id: str | None, pending: tuple[Observation, ...]) -> None:
         failed = self.failed
-        self.failed = (
-            FailedSteps(1, self.now, self.now, error, error)
-            if failed is None
-            else FailedSteps(failed.count + 1, failed.first_at, self.now, failed.first, error)
-        )
-        if failed is None:
-            for listener in self._failure_listeners:
-                listener(error)
+        if failed is not None:
+            self.failed = replace(failed, count=failed.count + 1, last_at=self.now)
+            return
+        self.failed = FailedSteps(1, self.now, self.now, error, model_id)
+        for listener in self._failure_listeners:
+            listener(error, pending)
 
     def _list(self, actuator: Actuator, listings: ListingFilter) -> None:
         try:

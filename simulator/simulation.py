@@ -120,8 +120,8 @@ class Simulation:
     """One run. Every model of the site is served, also those that nobody asks.
 
     ``slurm``: the pools, by id, whose replicas are jobs of a simulated cluster; in the others they start at once.
-    ``checks``: which invariants are asked after each step. A policy that raises is what it is in production: the step
-    is tried again each second, nothing starts or stops meanwhile, and the summary's ``problems`` tell.
+    ``checks``: which invariants are asked after each step. A policy that raises is what it is in production: its
+    model's target is kept meanwhile, and the summary's ``problems`` tell.
     """
 
     def __init__(
@@ -197,12 +197,12 @@ class Simulation:
 
     @property
     def failed(self) -> FailedSteps | None:
-        """Steps that could not be decided, None if all could."""
+        """Steps in which something could not be decided, None if there was none."""
         return self._driver.failed
 
     @property
     def failure(self) -> SavedObservations | None:
-        """What was observed around the first step that could not be decided."""
+        """What was observed around the first step in which something could not be decided."""
         return self._checks.failure
 
     def saved(self, error: BaseException) -> SavedObservations:
@@ -517,8 +517,11 @@ class Simulation:
 
 
 def _told(failed: FailedSteps, start_at: float) -> str:
-    """What an operator must know of steps that could not be decided."""
+    """What an operator must know of steps in which something could not be decided."""
     first_s, last_s = (format_duration(max(0.0, at - start_at)) for at in (failed.first_at, failed.last_at))
     when = f"at {first_s}" if failed.count == 1 else f"from {first_s} to {last_s}"
     times = "one step" if failed.count == 1 else f"{failed.count:,} steps"
-    return f"{times} could not be decided, {when}: {in_words(failed.first)}; nothing was started or stopped meanwhile"
+    why = in_words(failed.first)
+    if failed.model_id is None:
+        return f"{times} could not be decided, {when}: {why}; nothing was started or stopped meanwhile"
+    return f"the policy of {failed.model_id} failed in {times}, {when}: {why}; the target was kept meanwhile"

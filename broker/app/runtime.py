@@ -20,6 +20,7 @@ from actuators.base import Actuator
 from broker.control.answers import in_words, unknown_listing
 from broker.control.core import BrokerCore
 from broker.control.decide import Policies
+from broker.control.draft import PolicyFault
 from broker.control.listing import POOL_INTERVAL_S, ListingFilter, first_listing_at
 from broker.control.loop import Ran
 from broker.model.errors import ActuatorError, LeadershipRefused, LogError
@@ -223,6 +224,9 @@ class Runtime:
                 "decided", model_id=decision.model_id, before=decision.before, target=decision.target,
                 code=decision.code, words=decision.words, actions=list(decision.actions),
             )  # fmt: skip
+            for fault in ran.faults:  # with a decision, which says it once, and not each time that it fails again
+                if fault.model_id == decision.model_id:
+                    _policy_failed(fault)
         for effect, problem in ran.held:
             logger.warning("effect_held_back", action_id=effect.action_id, problem=problem)
         if ran.registry:
@@ -300,6 +304,15 @@ _PENDING = "it takes effect once the log can be written again, unless the broker
 def _window_failed(model_id: str, error: Exception) -> None:
     action = "this model's signals are unknown until new ones come in; the other models go on"
     logger.error("window_failed", model_id=model_id, problem=in_words(error), action=action, exc_info=error)
+
+
+def _policy_failed(fault: PolicyFault) -> None:
+    action = "this model keeps its target, if it follows the policy; the other models go on"
+    problem = in_words(fault.error)
+    logger.error(
+        "policy_failed", model_id=fault.model_id, policy=fault.policy, problem=problem, action=action,
+        exc_info=fault.error,
+    )  # fmt: skip
 
 
 def _settle(recorded: asyncio.Future[None], error: LogError | None) -> None:

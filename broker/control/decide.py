@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from broker.control import renewal, shaping
 from broker.control.allocate import Allocation, allocate, carry_out
-from broker.control.draft import Draft
+from broker.control.answers import in_words
+from broker.control.draft import Draft, PolicyFault
 from broker.control.reasons import Reason
 from broker.control.shaping import Trail
 from broker.model.making import copy_with
@@ -35,9 +36,9 @@ def decide(draft: Draft, model_id: str, policies: Policies) -> Decision | None:
     if observing:
         supply = replace(supply, target=before)
     fleet = fleet_snapshot(draft, model, supply)
-    recommendation, memory = policies(model.spec.policy).recommend(fleet, model.memory)
+    recommendation, memory = _asked(draft, model, model.spec.policy, policies, fleet, model.memory)
     trail, history, override = _shape(draft, model, recommendation, supply, before)
-    shadows, shadow_memory = _shadows(model, fleet, policies)
+    shadows, shadow_memory = _shadows(draft, model, fleet, policies)
     target, baseline = trail.value, min(recommendation.baseline, trail.value)
     allocation = allocate(draft, model, supply, target, baseline) if not _frozen(draft, model) else Allocation()
     told = _actions_told(allocation, observing)
@@ -89,6 +90,20 @@ def decide(draft: Draft, model_id: str, policies: Policies) -> Decision | None:
         actions=told,
         shadows=shadows,
     )
+
+
+def _asked(
+    draft: Draft, model: ModelState, spec: PolicySpec, policies: Policies, fleet: FleetSnapshot, memory: Memory
+) -> tuple[Recommendation, Memory]:
+    """What a policy recommends. One that raises holds its own model: it once kept all of a site from being decided."""
+    policy = policies(spec)
+    try:
+        return policy.recommend(fleet, memory)
+    except Exception as error:
+        draft.faults.append(PolicyFault(model.model_id, spec.kind, error))
+        words = f"the {spec.kind} policy failed ({in_words(error)}): the target is kept until it can be asked again"
+        held = Recommendation(fleet.supply.target, model.baseline, Reason.POLICY_FAILED, words, hold=True)
+        return held, memory
 
 
 def supply_of(draft: Draft, model: ModelState) -> Supply:
@@ -182,13 +197,14 @@ def _pause_words(draft: Draft, model: ModelState) -> str:
 
 
 def _shadows(
-    model: ModelState, fleet: FleetSnapshot, policies: Policies
+    draft: Draft, model: ModelState, fleet: FleetSnapshot, policies: Policies
 ) -> tuple[tuple[ShadowRecommendation, ...], dict[str, Memory]]:
     """What other policies would say here, within the same bounds; nothing follows from it."""
     told: list[ShadowRecommendation] = []
     memories: dict[str, Memory] = {}
     for name, spec in model.spec.shadows.items():
-        recommendation, memories[name] = policies(spec).recommend(fleet, model.shadow_memory.get(name, {}))
+        memory = model.shadow_memory.get(name, {})
+        recommendation, memories[name] = _asked(draft, model, spec, policies, fleet, memory)
         wanted = fleet.supply.target if recommendation.hold else recommendation.target
         bounded = min(max(wanted, model.spec.minimum), model.spec.maximum)
         told.append(ShadowRecommendation(name, bounded, recommendation.code, recommendation.words))

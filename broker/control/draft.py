@@ -5,7 +5,7 @@ Mutable, but only inside one call of ``step``: what leaves it are values.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from broker.model.identity import action_id
 from broker.model.making import copy_with
@@ -28,6 +28,15 @@ from broker.model.state import (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class PolicyFault:
+    """A policy that could not be asked, ``policy`` by its kind: a mistake in it, for whoever drives to tell."""
+
+    model_id: str
+    policy: str
+    error: Exception
+
+
 class Draft:
     """What one step has learned and decided so far. ``dirty`` are the models that must be decided anew;
     ``start_p95_s`` is kept by ``renewal``."""
@@ -43,6 +52,7 @@ class Draft:
         self.dirty: set[str] = set()
         self.actions: list[Action] = []
         self.start_p95_s: dict[tuple[str, str, int], float] = {}
+        self.faults: list[PolicyFault] = []
         self._base_replicas = state.replicas
         self._replicas: dict[str, dict[str, Replica]] = {}
         self._changes: dict[EntityKey, Entity | None] = {}

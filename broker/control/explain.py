@@ -47,6 +47,8 @@ _STAGES = {
 _NOTHING_TO_CHANGE: Mapping[str, str] = {
     Reason.RETIRED: "It is retired: what runs of it is drained, and then it is forgotten. Only the policies, declaring "
     "it again, would make a difference.",
+    Reason.POLICY_FAILED: "Its policy has a mistake: the broker's log says where it failed. Until that is mended, an "
+    "override sets the target.",
     Reason.BREAKER_OPEN: "Another target would have started nothing: starts are blocked until the cause of the "
     "failures is mended.",
 }

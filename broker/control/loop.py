@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from broker.control.decide import Policies
+from broker.control.draft import PolicyFault
 from broker.control.reconcile import Dispatch, Reconciler
 from broker.control.step import StepResult, step
 from broker.model.observation import GatewayReport, LeadershipTaken, Observation, PoolSnapshot, Probe
@@ -31,13 +32,14 @@ that all of it is waited for: it leaves room for the rest of the 50 ms from a sa
 class Ran:
     """What one run did: the committed plan, the registry's changes, the models whose records changed, the effects
     that were held back. ``late``: this step was committed when the run before thought that it was not; what has been
-    offered since is pending. ``record`` is the step as the log has it."""
+    offered since is pending. ``record`` is the step as the log has it. ``faults``: the policies that raised."""
 
     plan: Plan
     registry: tuple[EndpointRecord, ...]
     touched: frozenset[str]
     held: tuple[tuple[Effect, str], ...]
     record: StepRecord
+    faults: tuple[PolicyFault, ...] = ()
     late: bool = False
 
 
@@ -148,7 +150,7 @@ class ControlLoop:
         self.state, self._wake_at, self._number = result.state, result.wake_at, record.number
         self._last_run_at = now
         held = self._reconciler.carry_out(self.state, tuple(self._pending.values()), result.plan.effects)
-        return Ran(result.plan, record.registry, _touched(result.changes), tuple(held), record)
+        return Ran(result.plan, record.registry, _touched(result.changes), tuple(held), record, result.faults)
 
     async def _checkpoint_if_due(self, now: float) -> None:
         if now < self._checkpoint_at:

@@ -8,7 +8,7 @@ from enum import StrEnum
 class Reason(StrEnum):
     STEADY = "steady"
     HOLD_NO_SIGNALS = "hold_no_signals"
-    HOLD_POLICY = "hold_policy"
+    POLICY_FAILED = "policy_failed"
     OVERRIDE_TARGET = "override_target"
     OVERRIDE_HOLD = "override_hold"
     SUPPLY_ON_ITS_WAY = "supply_on_its_way"

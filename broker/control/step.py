@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from broker.control import lifecycle
 from broker.control.absorb import absorb
 from broker.control.decide import Policies, decide
-from broker.control.draft import Draft
+from broker.control.draft import Draft, PolicyFault
 from broker.model.making import copy_with
 from broker.model.observation import Observation
 from broker.model.plan import Decision, Plan
@@ -27,12 +27,14 @@ from broker.model.state import BrokerState, Changes
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """``changes`` are the changed entities, ``state`` the state with them, ``wake_at`` when time alone will act."""
+    """``changes`` are the changed entities, ``state`` the state with them, ``wake_at`` when time alone will act.
+    ``faults``: the policies that raised."""
 
     changes: Changes
     plan: Plan
     wake_at: float | None
     state: BrokerState
+    faults: tuple[PolicyFault, ...] = ()
 
 
 def step(state: BrokerState, observations: Sequence[Observation], policies: Policies, now: float) -> StepResult:
@@ -52,7 +54,8 @@ def step(state: BrokerState, observations: Sequence[Observation], policies: Poli
             decisions.append(decision)
     changes = draft.changes(state)
     wake_at = min((m.wake_at for m in draft.models.values() if m.wake_at is not None), default=None)
-    return StepResult(changes, Plan(now, tuple(draft.actions), tuple(decisions)), wake_at, state.with_changes(changes))
+    plan = Plan(now, tuple(draft.actions), tuple(decisions))
+    return StepResult(changes, plan, wake_at, state.with_changes(changes), tuple(draft.faults))
 
 
 def _advance_and_decide(draft: Draft, model_id: str, policies: Policies) -> Decision | None:

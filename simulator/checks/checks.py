@@ -94,9 +94,10 @@ class Checks:
             self._audit_step(self._audit, ran)
         self._before = core.loop.state
 
-    def on_failure(self, error: Exception) -> None:
-        """The first step that failed, before anything else happens: what it had observed is kept with it."""
-        self.failure = self.saved(error, self._last_now, self._core.loop.pending)
+    def on_failure(self, error: Exception, pending: tuple[Observation, ...]) -> None:
+        """The first step in which something could not be decided, before anything else happens. ``pending``: what it
+        had observed, if it failed as a whole."""
+        self.failure = self.saved(error, self._last_now, pending)
 
     def on_cut(self, replica_id: str) -> None:
         """An answer was cut by the end of a replica."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from broker.control.decide import Policies
+from broker.control.draft import PolicyFault
 from broker.control.invariants import LaunchHistory, check_step
 from broker.control.replay import Replayed
 from broker.control.step import StepResult, step
@@ -57,6 +58,8 @@ def resume(saved: SavedObservations, policies: Policies, tell: Tell) -> Resumed:
             check_world(saved.world, replay.state)
         if saved.pending:
             replay.decide_pending()
+        for fault in replay.faults:
+            raise fault.error
     except ConfigError:
         raise
     except Exception as error:
@@ -68,11 +71,14 @@ def resume(saved: SavedObservations, policies: Policies, tell: Tell) -> Resumed:
 
 
 class _Replay:
+    """``faults`` are those of the last step alone: a run goes on after a policy that raised."""
+
     def __init__(self, saved: SavedObservations, policies: Policies, tell: Tell) -> None:
         self.state: BrokerState = saved.start.state
         self.number = saved.start.number
         self.steps = 0
         self.differs_from: int | None = None
+        self.faults: tuple[PolicyFault, ...] = ()
         self._saved = saved
         self._policies = policies
         self._tell = tell
@@ -93,5 +99,5 @@ class _Replay:
 
     def _take(self, result: StepResult) -> None:
         self.steps += 1
-        self.state = result.state
+        self.state, self.faults = result.state, result.faults
         self._tell(self.number, result.plan)

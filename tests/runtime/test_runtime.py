@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import pytest
+from structlog.testing import capture_logs
 
 from actuators.fake import FakeActuator
 from broker.app.runner import AsyncRunner
@@ -339,31 +340,57 @@ def test_a_listener_that_fails_stops_neither_the_others_nor_the_broker() -> None
     in_virtual_time(story)
 
 
+class FakeFaultyPolicies:
+    """``policy_raises``: what no policy should. ``step_raises``: neither should the step around it."""
+
+    policy_raises = False
+    step_raises = False
+
+    def __call__(self, spec: PolicySpec) -> Policy:
+        if self.step_raises:
+            raise ZeroDivisionError("a fault in a step")
+        return FakeFaultyPolicy() if self.policy_raises else fake_policies(spec)
+
+
 class FakeFaultyPolicy(FakePolicy):
-    """Raises what no policy should, while ``faulty``."""
-
-    faulty = False
-
     def recommend(self, snapshot: FleetSnapshot, memory: Memory) -> tuple[Recommendation, Memory]:
-        if FakeFaultyPolicy.faulty:
-            raise ZeroDivisionError("a fault in a policy")
-        return super().recommend(snapshot, memory)
+        raise ZeroDivisionError("a fault in a policy")
 
 
-def test_a_fault_in_a_policy_is_told_and_tried_again_and_the_broker_lives() -> None:
+def test_a_fault_in_a_step_is_told_and_tried_again_and_the_broker_lives() -> None:
     """An exception out of a step ended the control loop, while the API went on answering as if all were well."""
 
     async def story() -> None:
-        policy = FakeFaultyPolicy()
-        bench = Bench(policies=lambda spec: policy)
+        policies = FakeFaultyPolicies()
+        bench = Bench(policies)
         async with bench.running():
             await bench.after(3.0)
-            FakeFaultyPolicy.faulty = True
+            policies.step_raises = True
             await bench.after(5.0)
-            assert bench.runtime.log_problem == "ZeroDivisionError: a fault in a policy"
-            FakeFaultyPolicy.faulty = False
+            assert bench.runtime.log_problem == "ZeroDivisionError: a fault in a step"
+            policies.step_raises = False
             await bench.after(3.0)
             assert bench.runtime.log_problem is None
+
+    in_virtual_time(story)
+
+
+def test_a_fault_in_a_policy_is_logged_once_and_steps_go_on() -> None:
+    async def story() -> None:
+        policies = FakeFaultyPolicies()
+        bench = Bench(policies)
+        async with bench.running():
+            await bench.after(3.0)
+            policies.policy_raises = True
+            with capture_logs() as lines:
+                await bench.after(5.0)
+            (line,) = [line for line in lines if line["event"] == "policy_failed"]
+            assert (line["model_id"], line["log_level"]) == ("chat", "error")
+            assert line["problem"] == "ZeroDivisionError: a fault in a policy"
+            assert bench.runtime.problem is None
+            bench.wants(3)
+            await bench.after(2.0)
+            assert len(bench.pool.launched) == 3
 
     in_virtual_time(story)
 

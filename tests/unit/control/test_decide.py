@@ -2,21 +2,83 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 
 from broker.model.observation import OverrideCleared, PauseScope, ProbeVerdict
+from broker.model.plan import Recommendation
 from broker.model.reading import ABSENT, fresh, stale, true_zero
 from broker.model.replica import ON_ITS_WAY, ReplicaPhase
 from broker.model.signals import Signal
-from broker.model.snapshot import ModelSnapshot
+from broker.model.snapshot import FleetSnapshot, ModelSnapshot
 from broker.model.spec import Mode, PolicySpec, PoolSpec, StabilisationSpec
-from tests.support.world import World, model_spec
+from broker.model.state import Memory
+from tests.support.world import FakePolicy, World, fake_policies, model_spec
 
 FIRST = "chat-0-g1"
 
 
 def serving(count: int = 1, **spec: object) -> World:
     return World(models=(model_spec(**spec),), rate=float(count)).begin().bring_up()
+
+
+# -- a policy that raises
+
+
+@dataclass(frozen=True, slots=True)
+class FakeFaultyPolicy(FakePolicy):
+    """Has forgotten that nobody may be asking."""
+
+    def recommend(self, snapshot: FleetSnapshot, memory: Memory) -> tuple[Recommendation, Memory]:
+        if snapshot.model.reading(Signal.ARRIVAL_RATE).current == 0.0:
+            raise ZeroDivisionError("nobody asks")
+        return FakePolicy.recommend(self, snapshot, memory)
+
+
+def with_a_faulty_policy(**spec: object) -> World:
+    """``chat`` has it, ``embed`` has not."""
+
+    def policies(spec: PolicySpec) -> FakePolicy:
+        return FakeFaultyPolicy() if spec.kind == "faulty" else fake_policies(spec)
+
+    models = (model_spec(**spec), model_spec("embed", minimum=0))
+    return World(models=models, rate=3.0, policies=policies).begin().bring_up()
+
+
+def test_a_policy_that_raises_keeps_its_model_s_target_and_the_others_are_decided() -> None:
+    world = with_a_faulty_policy(policy=PolicySpec("faulty"), minimum=2)
+    world.after(1).rate = 0.0
+    result = world.see(world.snapshot(), world.snapshot("embed"))
+    decision = world.decision()
+    assert (decision.code, decision.before, decision.target, decision.baseline) == ("policy_failed", 3, 3, 2)
+    assert "the faulty policy failed (ZeroDivisionError: nobody asks)" in decision.words
+    assert world.target("embed") == 0
+    assert [(fault.model_id, fault.policy) for fault in result.faults] == [("chat", "faulty")]
+
+
+def test_a_policy_that_goes_on_raising_is_told_once_and_decides_when_it_can_again() -> None:
+    world = with_a_faulty_policy(policy=PolicySpec("faulty"))
+    world.after(1).wants(0.0)
+    assert world.decided()
+    assert world.after(1).wants(0.0).faults
+    assert not world.decided()
+    assert not world.after(1).wants(5.0).faults
+    assert world.target() == 5
+
+
+def test_orders_hold_while_a_policy_raises() -> None:
+    world = with_a_faulty_policy(policy=PolicySpec("faulty"))
+    world.after(1).wants(0.0)
+    world.override(5, 60.0)
+    assert (world.target(), world.decision().code) == (5, "override_target")
+
+
+def test_a_shadow_that_raises_is_recorded_and_changes_nothing() -> None:
+    world = with_a_faulty_policy(shadows={"other": PolicySpec("faulty")}, minimum=0)
+    world.after(1).wants(0.0)
+    (shadow,) = world.decision().shadows
+    assert (shadow.name, shadow.code, world.target(), world.decision().code) == ("other", "policy_failed", 0, "rate")
 
 
 # -- wishes and signals
