@@ -80,7 +80,7 @@ def ask(stack: Stack) -> dict[str, Any]:
     return found
 
 
-def test_serve_scale_drain_explain(stack: Stack) -> None:
+def test_a_live_stack_serves_scales_drains_and_explains(stack: Stack) -> None:
     command = Commands(stack)
     with stack.client() as client:
 

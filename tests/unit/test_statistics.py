@@ -137,7 +137,7 @@ def test_many_blocks_need_no_widening() -> None:
     assert expanded_tail(0.025, 10) == pytest.approx(0.0085, abs=2e-4)
 
 
-def test_holm_on_textbook_numbers() -> None:
+def test_holms_p_values_are_those_of_the_textbook() -> None:
     assert holm((0.01, 0.04, 0.03, 0.005)) == pytest.approx((0.03, 0.06, 0.06, 0.02))
     assert holm(()) == ()
 

@@ -128,7 +128,7 @@ class TestResumeFrom:
         assert result.exit_code == Exit.OK
         assert "what was saved is gone" in result.stdout
 
-    def test_as_json(self, tmp_path: Path) -> None:
+    def test_a_replay_is_told_as_json(self, tmp_path: Path) -> None:
         path = write_saved(saved(world=None), tmp_path)
         told = json.loads(tidegate("simulate", "--resume-from", path, "--json").stdout)
         assert (told["verdict"], told["problem"], told["differs_from"]) == ("gone", "", None)

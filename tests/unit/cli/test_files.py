@@ -38,7 +38,7 @@ KINDS = ["missing", "a folder", "empty", "bad row", "binary", "broken gzip"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_trace_that_cannot_be_read(tmp_path: Path, kind: str) -> None:
+def test_a_trace_that_cannot_be_read_is_told(tmp_path: Path, kind: str) -> None:
     path = bad_traces(tmp_path)[kind]
     commands: list[list[str | Path]] = [
         ["trace", "info", path], ["simulate", "--trace", path, "--policies", POLICIES],
@@ -229,13 +229,13 @@ def test_lint_shows_brackets_as_they_are(tmp_path: Path) -> None:
     assert "rules[0]" in result.stdout  # a result: `| less` shows it
 
 
-def test_lint_as_json_and_strict(tmp_path: Path) -> None:
+def test_lint_tells_as_json_and_strictly(tmp_path: Path) -> None:
     told = json.loads(tidegate("policy", "lint", POLICIES, "--json").stdout)
     assert set(told) == {"problems", "warnings"}
     assert tidegate("policy", "lint", tmp_path / "nope.yaml").exit_code == Exit.USAGE
 
 
-def test_schema_of_either_file() -> None:
+def test_the_schema_of_either_file_is_printed() -> None:
     for which in ("policies", "site"):
         assert json.loads(tidegate("policy", "schema", which).stdout)["$id"] == f"urn:tidegate:{which}.yaml"
     assert tidegate("policy", "schema", "other").exit_code == Exit.USAGE
@@ -255,7 +255,7 @@ def log(tmp_path: Path) -> Path:
 
 
 class TestState:
-    def test_out_and_in_again(self, log: Path, tmp_path: Path) -> None:
+    def test_a_log_goes_out_and_in_again(self, log: Path, tmp_path: Path) -> None:
         backup, restored = tmp_path / "backup", tmp_path / "restored.sqlite"
         assert tidegate("state", "export", backup, "--log", log).exit_code == 0
         assert tidegate("state", "import", backup, "--log", restored).exit_code == 0
@@ -264,7 +264,7 @@ class TestState:
         piped = tidegate("state", "import", "-", "--log", tmp_path / "piped.sqlite", text=out.stdout)
         assert "stands at step 2" in piped.output
 
-    def test_the_log_of_a_site(self, log: Path, tmp_path: Path) -> None:
+    def test_the_log_of_a_site_is_exported(self, log: Path, tmp_path: Path) -> None:
         site = tmp_path / "site.yaml"
         declared = "cluster: x\npools: {local: {kind: local, gpus: 1}}\n"
         site.write_text(declared + f"log: {{kind: sqlite, path: {log.name}}}\n")
@@ -285,13 +285,13 @@ class TestState:
             assert not (tmp_path / "backup").exists()
 
     @pytest.mark.parametrize("content", [b"", b"garbage\n", b"\xff\xfe"])
-    def test_a_backup_that_is_none(self, tmp_path: Path, content: bytes) -> None:
+    def test_what_is_no_backup_is_refused(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / "backup").write_bytes(content)
         result = tidegate("state", "import", tmp_path / "backup", "--log", tmp_path / "new.sqlite")
         assert (result.exit_code, "error:" in result.output) == (Exit.FAILED, True)
         assert not (tmp_path / "new.sqlite").exists()
 
-    def test_missing_files(self, tmp_path: Path) -> None:
+    def test_missing_files_are_told(self, tmp_path: Path) -> None:
         assert tidegate("state", "import", tmp_path / "nope", "--log", tmp_path / "x").exit_code == Exit.USAGE
         assert tidegate("state", "replay", "--log", tmp_path / "nope").exit_code == Exit.USAGE
 

@@ -50,13 +50,13 @@ def site(folder: Path, broker: CannedBroker | None = None, **lines: str) -> Path
 class TestFailing:
     """Every command in the commonest cases; in the rest one that orders and one that asks, which go the same way."""
 
-    def test_no_broker(self, words: list[str]) -> None:
+    def test_a_broker_that_does_not_answer_is_told(self, words: list[str]) -> None:
         result = tidegate(*words, "--broker", NOBODY)
         assert result.exit_code == Exit.UNREACHABLE
         assert f"no broker answers at {NOBODY}" in result.output
         assert "tidegate run" in result.output
 
-    def test_a_wrong_token(self, words: list[str], broker: CannedBroker) -> None:
+    def test_a_wrong_token_is_told(self, words: list[str], broker: CannedBroker) -> None:
         broker.status, broker.body = 401, {"error": {"code": "unauthorized", "message": "this token is none"}}
         result = tidegate(*words, "--broker", broker.url)
         assert result.exit_code == Exit.REFUSED
@@ -66,7 +66,7 @@ class TestFailing:
 
 @pytest.mark.parametrize("words", [ORDERS[0], QUESTIONS[2]], ids=ids)
 class TestFailingOtherwise:
-    def test_a_refusal_with_its_words(self, words: list[str], broker: CannedBroker) -> None:
+    def test_a_refusal_is_told_with_its_words(self, words: list[str], broker: CannedBroker) -> None:
         broker.status, broker.body = 404, {"error": {"code": "no_such_model", "message": "known are: [chat], embed"}}
         result = tidegate(*words, "--broker", broker.url)
         assert result.exit_code == Exit.REFUSED
@@ -101,7 +101,7 @@ class TestFailingOtherwise:
 
 
 class TestFindingTheBroker:
-    def test_by_its_site_file(self, broker: CannedBroker, tmp_path: Path) -> None:
+    def test_a_broker_is_found_by_its_site_file(self, broker: CannedBroker, tmp_path: Path) -> None:
         broker.body = {"models": []}
         path = site(tmp_path, broker)
         assert tidegate("models", "--site", path).exit_code == 0
@@ -113,7 +113,7 @@ class TestFindingTheBroker:
         tidegate("pause", "all", "--site", site(tmp_path, broker))
         assert broker.asked[0][2] == "Bearer operate-token-of-the-site"
 
-    def test_by_the_site_file_of_this_folder(
+    def test_a_broker_is_found_by_the_site_file_of_this_folder(
         self, broker: CannedBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         broker.body = {"models": []}
@@ -252,7 +252,7 @@ class TestOrdering:
         words = ["scale", "chat", "9", "--for", "1h", "--because", "x", "--broker", broker.url]
         assert "its target is 4 now" in tidegate(*words).output
 
-    def test_hold_and_release(self, broker: CannedBroker) -> None:
+    def test_a_hold_is_set_and_released(self, broker: CannedBroker) -> None:
         broker.body = {"model_id": "chat", "target": 2, "until": 2e9}
         assert "held at 2" in tidegate("hold", "chat", "--broker", broker.url).output
         assert broker.asked[0][3]["target"] is None
@@ -261,17 +261,17 @@ class TestOrdering:
         assert broker.asked[1][1].startswith("/v1/overrides/chat?author=")
 
     @pytest.mark.parametrize("duration", ["", "soon", "5", "-5m", "1h5"])
-    def test_a_bad_duration(self, duration: str) -> None:
+    def test_a_bad_duration_is_told(self, duration: str) -> None:
         result = tidegate("scale", "chat", "2", "--for", duration, "--because", "x", "--broker", NOBODY)
         assert (result.exit_code, "--for" in result.output) == (Exit.USAGE, True)
 
     @pytest.mark.parametrize("words", [[], ["pool"], ["model"], ["all", "chat"], ["rack", "x"]], ids=ids)
-    def test_a_pause_of_nothing_in_particular(self, words: list[str]) -> None:
+    def test_a_pause_of_nothing_in_particular_is_refused(self, words: list[str]) -> None:
         for command in ("pause", "resume"):
             result = tidegate(command, *words, "--broker", NOBODY)
             assert (result.exit_code, f"{command} pool NAME" in result.output) == (Exit.USAGE, True)
 
-    def test_pause_and_resume(self, broker: CannedBroker) -> None:
+    def test_a_pause_is_set_and_taken_back(self, broker: CannedBroker) -> None:
         broker.body = {"scope": "pool", "name": "local", "paused": True}
         assert (
             "pool local: starts and stops are frozen"
@@ -290,7 +290,7 @@ async def record_a_rejected_start(path: Path) -> None:
 
 
 class TestLogs:
-    def test_the_end_of_what_a_replica_wrote(self, tmp_path: Path) -> None:
+    def test_the_end_of_what_a_replica_wrote_is_shown(self, tmp_path: Path) -> None:
         path = site(tmp_path)
         (tmp_path / "logs").mkdir()
         (tmp_path / "logs" / "chat-0-g1.log.1").write_text("one [old]\n")

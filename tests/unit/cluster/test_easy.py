@@ -117,7 +117,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_on_hand_made_cases(case: Case) -> None:
+def test_hand_made_queues_start_when_they_should(case: Case) -> None:
     model = SlurmModel(cluster(case.nodes, case.gpus, *case.partitions))
     for request in case.jobs:
         model.submit(request, 0.0)

@@ -52,7 +52,7 @@ STABILISED: list[tuple[str, dict[str, float], int, Wishes, list[int]]] = [
 @pytest.mark.parametrize(
     ("shape", "start", "wishes", "targets"), [row[1:] for row in STABILISED], ids=[row[0] for row in STABILISED]
 )
-def test_stabilisation(shape: dict[str, Any], start: int, wishes: Wishes, targets: list[int]) -> None:
+def test_targets_follow_wishes_as_the_stabilisation_says(shape: dict[str, Any], start: int, wishes: Wishes, targets: list[int]) -> None:
     assert followed(wishes, start=start, **shape) == targets
 
 
@@ -166,7 +166,7 @@ def test_a_step_that_runs_more_often_scales_no_faster(interval_s: float) -> None
 
 
 @pytest.mark.parametrize(("value", "bounded"), [(0, 1), (5, 5), (9, 8)], ids=["below", "within", "above"])
-def test_bounds(value: int, bounded: int) -> None:
+def test_a_value_is_kept_within_the_bounds(value: int, bounded: int) -> None:
     trail = Trail(value)
     bound(trail, model_spec(minimum=1, maximum=8))
     assert trail.value == bounded

@@ -102,7 +102,7 @@ MOMENTS = [
 
 
 @pytest.mark.parametrize(("entries", "when", "floor"), [m[1:] for m in MOMENTS], ids=[m[0] for m in MOMENTS])
-def test_the_floor_by_wall_clock(entries: list[Line], when: str, floor: int) -> None:
+def test_the_floor_is_that_of_the_wall_clock(entries: list[Line], when: str, floor: int) -> None:
     assert floor_at(at(when), *entries) == floor
 
 

@@ -17,7 +17,7 @@ from traces.describe import daily_correlation, describe
 from traces.schema import TokenStatistics, TraceInfo
 
 
-def test_rows_rates_and_tokens_of_a_small_trace(tmp_path: Path) -> None:
+def test_rows_rates_and_tokens_of_a_small_trace_are_told(tmp_path: Path) -> None:
     info = describe(written(tmp_path, BURSTGPT))
     assert (info.format, info.rows, info.failed, info.bad, info.span_s) == ("BurstGPT", 3, 1, 0, 2.5)
     assert info.prompt == TokenStatistics(total=400, mean=200.0, p50=100, p95=300, p99=300, largest=300)
