@@ -52,7 +52,9 @@ STABILISED: list[tuple[str, dict[str, float], int, Wishes, list[int]]] = [
 @pytest.mark.parametrize(
     ("shape", "start", "wishes", "targets"), [row[1:] for row in STABILISED], ids=[row[0] for row in STABILISED]
 )
-def test_targets_follow_wishes_as_the_stabilisation_says(shape: dict[str, Any], start: int, wishes: Wishes, targets: list[int]) -> None:
+def test_targets_follow_wishes_as_the_stabilisation_says(
+    shape: dict[str, Any], start: int, wishes: Wishes, targets: list[int]
+) -> None:
     assert followed(wishes, start=start, **shape) == targets
 
 

@@ -51,7 +51,9 @@ CASES = [
 @pytest.mark.parametrize(
     ("wanted", "given_pool", "allowance", "gpu_hours"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
 )
-def test_the_bound_is_the_known_optimum(wanted: Demand, given_pool: OraclePool, allowance: float, gpu_hours: float) -> None:
+def test_the_bound_is_the_known_optimum(
+    wanted: Demand, given_pool: OraclePool, allowance: float, gpu_hours: float
+) -> None:
     assert lower_bound(wanted, [given_pool], allowance=allowance).gpu_hours == pytest.approx(gpu_hours, rel=1e-5)
 
 
