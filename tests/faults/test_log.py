@@ -7,7 +7,6 @@ import os
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -19,6 +18,7 @@ import pytest
 from cli.output import Exit
 from tests.faults.cluster import Cluster, cluster, free_port, load, site_yaml
 from tests.faults.conftest import Note
+from tests.support.waiting import until_answered
 
 
 @pytest.fixture
@@ -40,11 +40,7 @@ async def health(running: Cluster) -> dict[str, Any]:
 
 
 async def until_health(running: Cluster, holds: Callable[[dict[str, Any]], bool], timeout_s: float) -> dict[str, Any]:
-    deadline = time.monotonic() + timeout_s
-    while not holds(found := await health(running)):
-        assert time.monotonic() < deadline, f"{found}\n{running.stack.log_tail('broker')}"
-        await asyncio.sleep(0.1)
-    return found
+    return await until_answered(lambda: health(running), holds, "the broker's health is as expected", timeout_s)
 
 
 async def serves_on_while_its_log_refuses(running: Cluster, words: str, recover: Callable[[], object]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -22,4 +23,15 @@ def until(
         assert by is None or by.poll() is None, f"{what}: the process has ended with status {by.returncode}"
         assert time.monotonic() < deadline, f"{what}: not within {limit_s:g} s"
         time.sleep(ASKED_EVERY_S)
+    return found
+
+
+async def until_answered(
+    ask: Callable[[], Awaitable[T]], holds: Callable[[T], object], what: str, limit_s: float = 20.0
+) -> T:
+    """As ``until``, for what must be asked within an event loop: the first answer for which ``holds`` is true."""
+    deadline = time.monotonic() + limit_s
+    while not holds(found := await ask()):
+        assert time.monotonic() < deadline, f"{what}: not within {limit_s:g} s, but {found}"
+        await asyncio.sleep(ASKED_EVERY_S)
     return found

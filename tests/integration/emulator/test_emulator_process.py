@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import operator
 import socket
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -12,6 +13,7 @@ import aiohttp
 import pytest
 
 from tests.support.emulator_process import EmulatorProcess, emulator
+from tests.support.waiting import until_answered
 
 pytestmark = pytest.mark.integration
 
@@ -57,9 +59,8 @@ async def metrics(session: aiohttp.ClientSession, replica: EmulatorProcess, *nam
 async def until_load(
     session: aiohttp.ClientSession, replica: EmulatorProcess, *, running: float, waiting: float
 ) -> None:
-    async with asyncio.timeout(10):
-        while await metrics(session, replica, RUNNING, WAITING) != [running, waiting]:
-            pass
+    load = [running, waiting]
+    await until_answered(lambda: metrics(session, replica, RUNNING, WAITING), load.__eq__, "the load is as wanted")
 
 
 async def events(response: aiohttp.ClientResponse) -> list[Any]:
@@ -218,9 +219,11 @@ async def test_after_sigterm_what_runs_and_what_waits_finishes_and_what_is_new_g
         responses = [asyncio.create_task(session.post(f"{replica.url}/v1/completions", json=body)) for _ in range(2)]
         await until_load(session, replica, running=1, waiting=1)
         replica.terminate()
-        async with asyncio.timeout(10):
-            while (await post(session, f"{replica.url}/v1/completions", {"prompt": [1], "max_tokens": 1}))[0] != 500:
-                pass
+        small = {"prompt": [1], "max_tokens": 1}
+        await until_answered(
+            lambda: post(session, f"{replica.url}/v1/completions", small), lambda answer: answer[0] == 500,
+            "new requests get 500",
+        )  # fmt: skip
         assert await get_text(session, f"{replica.url}/health") == ""
         for response in await asyncio.gather(*responses):
             *tokens, done = await events(response)
@@ -247,9 +250,7 @@ async def test_a_shutdown_timeout_too_short_closes_the_listener_and_lets_clients
         async with session.post(f"{replica.url}/v1/completions", json=body) as response:
             await response.content.readline()
             replica.terminate()
-            async with asyncio.timeout(10):
-                while await asyncio.to_thread(replica.healthy):
-                    pass
+            await until_answered(lambda: asyncio.to_thread(replica.healthy), operator.not_, "the listener is closed")
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.5):
                     await events(response)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 from pathlib import Path
@@ -15,6 +14,7 @@ from gateway.app import Gateway
 from gateway.settings import GatewaySettings
 from tests.integration.gateway.site import Answer, Site, until
 from tests.support.fake_engine import SITE_SECRET, Way
+from tests.support.waiting import until_answered
 
 pytestmark = pytest.mark.integration
 
@@ -71,10 +71,7 @@ async def test_keys_are_read_again_when_their_file_changes(site: Site, keys_file
     async def status(key: str) -> int:
         return (await site.get("/v1/models", {"Authorization": f"Bearer {key}"})).status
 
-    for _ in range(500):
-        if await status("bob-key") == 200:
-            break
-        await asyncio.sleep(0.02)  # the file is looked at once in a while, not at every request
+    await until_answered(lambda: status("bob-key"), (200).__eq__, "the new key is taken")
     assert await status("alice-key") == 401
 
 
@@ -96,12 +93,7 @@ async def test_health_names_a_part_that_failed_until_it_runs_again(site: Site) -
 
 
 async def _health(site: Site, status: int) -> Answer:
-    async with asyncio.timeout(10):
-        while True:
-            answer = await site.get("/healthz")
-            if answer.status == status:
-                return answer
-            await asyncio.sleep(0.02)
+    return await until_answered(lambda: site.get("/healthz"), lambda answer: answer.status == status, "health changes")
 
 
 def _by_mistake() -> None:

@@ -19,6 +19,7 @@ from gateway.settings import SECRET_VARIABLE, TOKEN_VARIABLE
 from tests.integration.gateway.site import Site, until
 from tests.support.fake_broker import GATEWAY_TOKEN
 from tests.support.fake_engine import SITE_SECRET
+from tests.support.waiting import until_answered
 
 pytestmark = pytest.mark.integration
 
@@ -97,11 +98,12 @@ async def test_a_gateway_whose_log_lines_cannot_be_written_follows_the_registry_
         await site.add_engine(0)
         async with aiohttp.ClientSession() as users:
             address, key = f"http://127.0.0.1:{line['port']}", "tidegate_gateway_log_lines_lost_total"
-            async with asyncio.timeout(20):
-                health: dict[str, Any] = {"endpoints": 0}
-                while not health["endpoints"]:
-                    await asyncio.sleep(0.1)
-                    health = await (await users.get(f"{address}/healthz")).json()
+
+            async def told() -> dict[str, Any]:
+                body: dict[str, Any] = await (await users.get(f"{address}/healthz")).json()
+                return body
+
+            health = await until_answered(told, lambda body: body["endpoints"], "the endpoint is known")
             assert health["status"] == "ok"
             metrics = await (await users.get(f"{address}/metrics")).text()
             assert re.search(rf"^{key} [1-9]", metrics, re.MULTILINE)

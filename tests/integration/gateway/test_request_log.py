@@ -18,6 +18,7 @@ from tests.integration.gateway.site import Site, until
 from tests.support.command_line import ROOT, tidegate
 from tests.support.emulator_process import emulator
 from tests.support.fake_engine import SITE_SECRET, Way
+from tests.support.waiting import until_answered
 
 pytestmark = pytest.mark.integration
 
@@ -83,9 +84,7 @@ async def test_a_full_disk_stops_no_request_and_is_counted(site: Site) -> None:
         text = (await site.get("/metrics")).body.decode()
         return int(text.split("\ntidegate_gateway_request_log_lost_total ")[1].split("\n")[0])
 
-    async with asyncio.timeout(10):
-        while await lost() < 3:  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
+    await until_answered(lost, lambda count: count >= 3, "three lines are counted as lost")
     assert (await site.ask()).status == 200
 
 
