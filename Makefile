@@ -31,7 +31,7 @@ test: $(INSTALLED) ## Run the tests (ARGS=... goes to pytest)
 faults: $(INSTALLED) ## Kill the broker, replicas and gateways at every point, under load
 	@$(BIN)/python -m pytest -m "faults or integration" tests/faults $(ARGS)
 
-check: $(INSTALLED) ## Lint, types, import contracts and generated documents
+check: $(INSTALLED) ## Lint, types and import contracts
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy

@@ -28,8 +28,9 @@ def compare(
     seed: Annotated[int, typer.Option("--seed", help="Seed of the resampling.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:  # fmt: skip
-    """Set runs side by side: figures, differences from the first with intervals, and costs at equal attainment where
-    sweeps have a knob.
+    """Set runs side by side: figures, differences from the first with intervals, costs at equal attainment.
+
+    The last are told where sweeps have a knob.
 
     Reports that differ in their seed only are one side. Runs that were not asked the same, or are judged by different
     limits, are refused.

@@ -46,8 +46,9 @@ def simulate(
     resume: Annotated[Path | None, typer.Option("--resume-from", help="Replay the observations that an earlier run saved at a violation, instead of a load.", show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The summary as one JSON document.")] = False,
 ) -> None:  # fmt: skip
-    """Replay a trace or a scenario through the same core that runs in production, much faster than real time, and print
-    the demo's summary.
+    """Replay a trace or a scenario through the core that runs in production, in a fraction of its time.
+
+    It prints the demo's summary.
 
     Ctrl-C ends the run in order: what is printed is then marked as partial. A second one ends it at once.
     """

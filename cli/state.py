@@ -10,12 +10,21 @@ import typer
 
 from broker.model.errors import ConfigError, LogUnreachable
 from cli.output import Exit, errors, fail, print_json, tell, told_errors
-from cli.site import Site, chosen_site
+from cli.site import chosen_site
 
 state = typer.Typer(help="Back up, restore and replay the broker's log.", no_args_is_help=True)
 
 LogPath = Annotated[
     Path | None, typer.Option("--log", help="The log's file (default: the site file's).", show_default=False)
+]
+Site = Annotated[
+    Path | None,
+    typer.Option(
+        "--site",
+        envvar="TIDEGATE_SITE",
+        help="Site file whose log is meant (default: site.yaml here, if no --log is given).",
+        show_default=False,
+    ),
 ]
 DEFAULT_LOG = Path("var/tidegate.sqlite")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from broker.model import wire
-from tests.unit.traces.files import BURSTGPT, BURSTGPT_3, burstgpt_at, written
+from tests.unit.traces.files import BURSTGPT, BURSTGPT_3, MOONCAKE, burstgpt_at, written
 from traces.describe import daily_correlation, describe
 from traces.schema import TokenStatistics, TraceInfo
 
@@ -30,6 +30,12 @@ def test_rows_rates_and_tokens_of_a_small_trace_are_told(tmp_path: Path) -> None
 
 def test_sessions_are_noticed(tmp_path: Path) -> None:
     assert describe(written(tmp_path, BURSTGPT_3)).has_sessions
+
+
+def test_the_share_of_prompts_that_earlier_ones_had_is_told_where_the_trace_says(tmp_path: Path) -> None:
+    """The second of two Mooncake requests has its first block of 512 tokens in common with the first one."""
+    assert describe(written(tmp_path, MOONCAKE)).prefix_share == 512 / 1500
+    assert describe(written(tmp_path, BURSTGPT)).prefix_share is None
 
 
 def test_a_description_travels_as_json(tmp_path: Path) -> None:

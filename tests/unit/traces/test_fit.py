@@ -73,6 +73,20 @@ def test_a_log_that_begins_in_midweek_has_its_week_turned_to_monday() -> None:
     assert hourly_shape(counts, MONDAY_AT + 30 * 3600)[30] == 168.0
 
 
+def test_sessions_are_fitted_by_what_each_turn_adds_to_what_was_said() -> None:
+    """Three turns a session, each with 20 tokens of answer and 30 new ones: 100, 150 and 200 tokens of prompt."""
+    rows = [
+        TraceRequest(10_000.0 * session + 60.0 * turn, 100 + 50 * turn, 20, session=session)
+        for session in range(200)
+        for turn in range(3)
+    ]
+    sessions = fit_profile(rows, name="talk", provenance="test").sessions
+    assert sessions is not None
+    assert (sessions.turns, set(sessions.added.tokens)) == (3.0, {30.0})
+    assert sessions.pause_median_s == pytest.approx(60.0, abs=1.0)
+    assert sessions.longest_tokens == 256
+
+
 def test_no_single_request_shows_in_a_profile() -> None:
     """One prompt of an odd length, the longest of all: ten neighbours are averaged, so it is not to be read off."""
     random = stream(1, "test")

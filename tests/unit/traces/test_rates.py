@@ -102,3 +102,21 @@ def test_a_curve_is_cut_or_held_at_its_end() -> None:
     curve = RateCurve((0.0, 10.0), (0.0, 10.0))
     assert curve.until(5.0) == RateCurve((0.0, 5.0), (0.0, 5.0))
     assert curve.until(20.0) == RateCurve((0.0, 10.0, 20.0), (0.0, 10.0, 10.0))
+
+
+@pytest.mark.parametrize(
+    ("times_s", "rates_per_s", "words"),
+    [
+        pytest.param((0.0, 1.0), (1.0,), "two points or more", id="a rate is missing"),
+        pytest.param((0.0,), (1.0,), "two points or more", id="a single point"),
+        pytest.param((1.0, 2.0), (1.0, 1.0), "the first at time 0", id="a late begin"),
+        pytest.param((0.0, 2.0, 2.0), (1.0, 1.0, 1.0), "must rise", id="a time that comes twice"),
+        pytest.param((0.0, 1.0), (1.0, -1.0), "0 or more", id="a rate below nothing"),
+        pytest.param((0.0, 1.0), (1.0, math.inf), "0 or more", id="a rate without end"),
+    ],
+)
+def test_a_curve_that_says_nothing_is_refused(
+    times_s: tuple[float, ...], rates_per_s: tuple[float, ...], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        RateCurve(times_s, rates_per_s)
