@@ -76,7 +76,8 @@ def simulate(
         with interrupts.waiting():  # modules that are half imported cannot be imported again
             from broker.model import wire
             from cli.reporting import write_report
-            from cli.simulating import TraceRun, nothing_simulated, read_summary, simulate_trace
+            from cli.simulating import TraceRun, nothing_simulated, simulate_trace
+            from cli.summaries import read_summary
             from simulator.report.compare import compare
             from simulator.report.folder import require_folder
             from simulator.report.render import partial_words, render, render_comparison

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from broker.model.errors import ConfigError, TidegateError, TraceError
 from broker.model.spec import ModelSpec, SiteSpec
 from broker.model.units import format_duration
+from cli.placing import require_room
 from cli.replayed import nothing_served
-from cli.simulating import WARM_UP_S, require_room
+from cli.simulating import WARM_UP_S
 from simulator.cluster.plan import ClusterPlan
 from simulator.run import run
 from simulator.simulation import SimulationSettings

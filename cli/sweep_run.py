@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from broker.model.units import format_duration
 from cli.output import errors
-from cli.simulating import LINE_EVERY_S, prepare_engine
+from cli.progress import LINE_EVERY_S, prepare_engine
 from cli.sweep_cells import CellTask, run_cell
 from cli.sweep_tables import cells_csv, ranking_csv
 from cli.sweeping import Plan

@@ -27,7 +27,7 @@ from broker.app.settings.sweep import (
 )
 from broker.model.errors import ConfigError, ConfigErrors, TidegateError
 from broker.model.spec import ModelSpec, ServiceObjective, SiteSpec
-from cli.simulating import cluster_of, model_id_of, present, roomy_site
+from cli.placing import cluster_of, model_id_of, present, roomy_site
 from cli.sweep_cells import CellTask
 from cli.sweep_keys import Inputs, code_digest
 from simulator.cluster.plan import ClusterPlan
