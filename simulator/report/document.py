@@ -16,8 +16,9 @@ import numpy as np
 
 from broker.model import wire
 from broker.model.spec import ServiceObjective
-from simulator.report.summary import BatchFigures, Latency, QueueFigures, RequestCounts
+from simulator.report.summary import BatchFigures, Cut, Latency, QueueFigures, RequestCounts
 from simulator.statistics import Metric
+from traces.conditions import MetricFaults
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,19 @@ class ProfileUsed:
 
 
 @dataclass(frozen=True, slots=True)
+class ConditionsUsed:
+    """What the run took for granted: how requests were routed, the share of prompts that prefix caches held where the
+    load does not tell, how measurements reached the broker, how often they were taken, and the tail after the load."""
+
+    routing: str
+    cached_share: float
+    metrics: MetricFaults
+    scrape_interval_s: float
+    summary_interval_s: float
+    tail_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class RunDescription:
     """What was run: a trace or a scenario, and with ``cluster_file`` on a simulated cluster. ``started_at`` places
     second 0; ``dated``: that is a date of the load's own and not a stand-in.
@@ -103,6 +117,7 @@ class RunDescription:
     models: tuple[ModelUsed, ...] = ()
     profiles: tuple[ProfileUsed, ...] = ()
     ended_early: str = ""
+    conditions: ConditionsUsed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +287,8 @@ class Oracle:
 @dataclass(frozen=True, slots=True)
 class RunReport:
     """The document. ``queues``, by pool, and ``batch`` are of a simulated cluster: waits of the replicas' jobs, and the
-    harm to those of others. ``notes`` are sentences that a reader must know before trusting a figure."""
+    harm to those of others. ``cuts``: why requests were cut. ``problems`` say, in words, why the run is no success, and
+    ``notes`` what a reader must know before trusting a figure."""
 
     run: RunDescription
     requests: RequestCounts
@@ -287,6 +303,8 @@ class RunReport:
     oracle: Oracle
     queues: Mapping[str, QueueFigures] = field(default_factory=dict)
     batch: BatchFigures | None = None
+    cuts: tuple[Cut, ...] = ()
+    problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def figure(self, name: str, model_id: str = "") -> Figure | None:

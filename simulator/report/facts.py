@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -16,14 +16,15 @@ from broker.model.spec import ModelSpec
 from simulator.report.gpu_hours import Holding, PhaseInterval, weight_of
 from simulator.report.recorder import DAY_S, Recorded
 from simulator.report.slo import Booleans, RequestTable, ServiceLevel, kept_in_time
-from simulator.report.summary import OUTCOMES, Floats, Outcome, Outcomes
+from simulator.report.summary import OUTCOMES, BatchFigures, Cut, Floats, Outcome, Outcomes, QueueFigures
 
 NO_TENANT = "(none)"
 
 
 @dataclass(frozen=True, eq=False)
 class Facts:
-    """``models`` and ``tenants`` name the numbers in ``outcomes``; ``started_at`` is second 0, in epoch seconds."""
+    """``models`` and ``tenants`` name the numbers in ``outcomes``; ``started_at`` is second 0, in epoch seconds. What
+    follows ``duration_s`` is as in the run's ``RunSummary``."""
 
     outcomes: Outcomes
     models: tuple[str, ...]
@@ -32,6 +33,12 @@ class Facts:
     decisions: Sequence[Decision]
     started_at: float
     duration_s: float
+    queues: Mapping[str, QueueFigures] = field(default_factory=dict)
+    batch: BatchFigures | None = None
+    cuts: tuple[Cut, ...] = ()
+    drained_s: float = 0.0
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def days(self) -> int:

@@ -1,13 +1,43 @@
-"""Why requests of a simulated run were rejected, in words. Pure."""
+"""Why requests of a simulated run were rejected, or cut, in words. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from simulator.engine.profile import EngineProfile
-from simulator.report.summary import OUTCOMES, Outcome, Outcomes
+from simulator.fleet import SimulatedReplica
+from simulator.report.summary import OUTCOMES, Cut, CutCause, Outcome, Outcomes
+
+CAUSES = {
+    CutCause.WALL_TIME: "when their replicas' jobs reached their time limit",
+    CutCause.PREEMPTED: "when jobs of a higher tier took their replicas' nodes",
+    CutCause.NODE_FAILED: "when their replicas' nodes failed",
+    CutCause.DRAIN_LIMIT: "when the drain limit of their replicas had passed",
+    CutCause.CANCELLED: "when somebody else cancelled their replicas' jobs",
+    CutCause.CRASHED: "when their replicas exited by themselves",
+}
+
+
+def cuts_of(ended: Iterable[tuple[SimulatedReplica, int]]) -> tuple[Cut, ...]:
+    """From the replicas that ended under so many requests: by model, pool and cause, in the order of the first ones."""
+    found: dict[tuple[str, str, CutCause], Cut] = {}
+    for replica, requests in ended:
+        assert replica.cut_by is not None, "a replica that has ended knows by what"
+        key = (replica.launch.model_id, replica.launch.pool_id, replica.cut_by)
+        known = found.get(key, Cut(*key, 0, 0))
+        found[key] = Cut(*key, known.requests + requests, known.replicas + 1)
+    return tuple(found.values())
+
+
+def cut_words(cuts: Sequence[Cut]) -> tuple[str, ...]:
+    """A line for each of them."""
+    return tuple(
+        f"{one.requests:,} requests for {one.model_id} cut {CAUSES[one.cause]} (pool {one.pool_id}, "
+        f"{one.replicas:,} replica{'s' if one.replicas > 1 else ''})"
+        for one in cuts
+    )
 
 
 def rejected_words(

@@ -38,6 +38,7 @@ def _run_but_its_seed(report: RunReport) -> str:
         [
             [wire.encode(model) for model in models],
             report.run.cluster,
+            report.run.conditions and wire.encode(report.run.conditions),
             report.run.site and report.run.site.sha256,
             sorted(_asked(report).items()),
         ]

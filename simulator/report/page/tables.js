@@ -164,14 +164,27 @@ function queueCard() {
   ], rows, [`n = 1 seed (${run.seed}).`], true);
 }
 
+const CUT_BY = {
+  wall_time: "at their jobs' time limit", preempted: "by preemption", node_failed: "by a node's failure",
+  drain_limit: "at the drain limit", cancelled: "by somebody else's cancelling", crashed: "by a crash",
+};
+
 function requestCard() {
   const requests = report.requests, trace = run.trace;
-  const rows = Object.entries(requests).map(([name, count]) => [`requests ${name}`, count]);
+  const rows = Object.entries(requests).flatMap(([name, count]) => [[`requests ${name}`, count], ...(name === "cut" ? cutRows() : [])]);
   if (trace) rows.push(["rows of the trace's part", trace.rows], ["of them failed where recorded, not sent", trace.failed], ["malformed rows skipped, whole file", trace.bad]);
   const shown = rows.filter(([name, count]) => count || /sent|finished|failed where|malformed/.test(name));
   return card("Requests", [
     { title: "What", of: (row) => row[0] }, { title: "count", number: true, of: (row) => digits(row[1]) },
   ], shown);
+}
+
+// Why requests were cut, below their number.
+function cutRows() {
+  return (report.cuts || []).map((one) => {
+    const whose = several ? `${one.model_id}, ` : "";
+    return [`of them ${CUT_BY[one.cause]} (${whose}pool ${one.pool_id}, ${digits(one.replicas)} replica${one.replicas > 1 ? "s" : ""})`, one.requests];
+  });
 }
 
 // -- decisions
@@ -225,6 +238,15 @@ function fileWords(file) {
   return element("span", {}, file.name, " ", element("code", {}, `sha256 ${file.sha256.slice(0, 16)}…`));
 }
 
+function conditionWords(one) {
+  const lost = one.metrics.loss || one.metrics.report_loss || one.metrics.delay_s || one.metrics.outage_every_s;
+  const metrics = !lost ? "at once and all of them" :
+    `${seconds(one.metrics.delay_s)} late in the median, ${percent(one.metrics.loss)} of scrapes and ${percent(one.metrics.report_loss)} of reports lost` +
+    (one.metrics.outage_every_s ? `, nothing at all for ${seconds(one.metrics.outage_s)} each ${seconds(one.metrics.outage_every_s)} on average` : "");
+  return `routing ${one.routing}; where the load does not tell, caches hold ${percent(one.cached_share)} of prompts; measurements ` +
+    `each ${seconds(one.scrape_interval_s)} arrive ${metrics}; a tail of ${seconds(one.tail_s)}`;
+}
+
 function provenance() {
   const box = document.getElementById("provenance"), trace = run.trace;
   const pairs = [["Tidegate", run.version], ["Seed", String(run.seed)], ["Cluster", run.cluster], ["Second 0", run.dated ? instant(0) : "the trace has no date"], ["Length", elapsed(run.duration_s)]];
@@ -232,6 +254,7 @@ function provenance() {
     pairs.push(["Trace", fileWords(trace.file)]);
     pairs.push(["Replayed", `${trace.window || "all of it"}, ${digits(trace.rate_scale)} times its rate${trace.rate_scale === 1 ? "" : ` (${trace.scale_method})`}`]);
   }
+  if (run.conditions) pairs.push(["Under", conditionWords(run.conditions)]);
   if (run.policies) pairs.push(["Policies", fileWords(run.policies)]);
   for (const [name, file] of [["Scenario", run.scenario], ["Site", run.site], ["Cluster's file", run.cluster_file]]) {
     if (file) pairs.push([name, fileWords(file)]);
