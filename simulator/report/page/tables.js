@@ -41,18 +41,25 @@ function attainmentCard() {
   ], report.attainment, [resampledWords(), "Rejected, failed, cut and unfinished requests are misses. The worst stretches are the worst of many and have no interval."]);
 }
 
+// A quantile, with its interval below it where there is one.
+function ranged(row, name) {
+  const of = interval((row.intervals || {})[name], seconds);
+  if (of === "–") return seconds(row.latency[name]);
+  return element("span", {}, seconds(row.latency[name]), element("br"), element("small", {}, of));
+}
+
 function latencyCard() {
   const names = { ttft: "first token", tpot: "per output token", end_to_end: "end to end" };
   const limits = report.latencies.filter((row) => row.limits).map((row) => `${several ? `${row.model_id}, ` : ""}${names[row.what]}: ${row.limits}`);
   return card("Latencies", [
     { title: "What", of: (row) => marked((several ? `${row.model_id || "all"}: ` : "") + names[row.what], row.extrapolated), words: true },
-    { title: "P50", number: true, of: (row) => seconds(row.latency.p50_s) },
-    { title: "P95", number: true, of: (row) => seconds(row.latency.p95_s) },
-    { title: "P99", number: true, of: (row) => seconds(row.latency.p99_s) },
+    { title: "P50", number: true, of: (row) => ranged(row, "p50_s") },
+    { title: "P95", number: true, of: (row) => ranged(row, "p95_s") },
+    { title: "P99", number: true, of: (row) => ranged(row, "p99_s") },
     { title: "max", number: true, of: (row) => seconds(row.latency.max_s) },
     { title: "mean", number: true, of: (row) => seconds(row.latency.mean_s) },
     { title: "n", number: true, of: (row) => digits(row.latency.count) },
-  ], report.latencies, [`Limits: ${limits.join("; ")}.`, `Over the requests that have one, of seed ${run.seed}; quantiles are exact and have no interval.`], several);
+  ], report.latencies, [`Limits: ${limits.join("; ")}.`, "Over the requests that have one; the greatest is the greatest of many and has no interval.", resampledWords()], several);
 }
 
 function gpuCard() {
