@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 from benchmarks.base import Measurement
+from cli.sweep_plan import plan_sweep
 from cli.sweep_run import run_sweep
-from cli.sweeping import plan_sweep
 from simulator.engine.fleet import make_ready
 from simulator.sweep.ranking import RankBy
 from simulator.sweep.workers import Died, run_all

@@ -33,7 +33,7 @@ class RunFigures:
     """One run. ``kept``, ``arrived``, ``gpu_hours`` and ``days`` have one entry for each day of the demand. ``days``
     are the days' lengths, the last one with the tail: the same for all runs of a demand, so that a policy that is late
     does not spread its cost over the longer run. ``gpu_hours`` are those of the models that were asked, from second 0
-    on; ``not_asked`` names the others."""
+    on; ``not_asked`` names the others. ``notes``: what else is to be known of it, as ``RunSummary`` has them."""
 
     kept: tuple[float, ...]
     arrived: tuple[float, ...]
@@ -49,6 +49,7 @@ class RunFigures:
     peak_ready: int
     target_changes: int
     not_asked: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def run_figures(facts: Facts, summary: RunSummary, *, tail_s: float) -> RunFigures:
@@ -70,6 +71,7 @@ def run_figures(facts: Facts, summary: RunSummary, *, tail_s: float) -> RunFigur
         peak_ready=summary.peak_ready,
         target_changes=target_changes(summary),
         not_asked=facts.not_asked,
+        notes=summary.notes,
     )
 
 
