@@ -38,8 +38,8 @@ def sweep(
     with told_errors(), Interrupts().heard() as interrupts:
         try:
             with interrupts.waiting():  # modules that are half imported cannot be imported again
-                from cli.sweep_plan import plan_sweep
                 from cli.sweep_files import WRITTEN
+                from cli.sweep_plan import plan_sweep
                 from cli.sweep_run import run_sweep
                 from cli.sweep_tables import tell_sweep
                 from simulator.sweep.ranking import RankBy
