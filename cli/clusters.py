@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 from broker.app.settings.cluster import (
@@ -30,6 +31,16 @@ def read_cluster(path: str | Path) -> ClusterPlan:
         return _plan(settings)
     except ConfigError as error:
         raise ConfigError(error.problem, path=str(path), field=error.field) from None
+
+
+def bad_rows_notes(cluster: ClusterPlan, lasts_s: float) -> Iterator[str]:
+    """What `skip_bad` leaves out of logs of batch jobs within so many seconds."""
+    for load in cluster.background:
+        if isinstance(load.source, LoggedJobs) and load.source.skip_bad:
+            count, first = load.source.bad_rows(lasts_s)
+            if count:
+                rows = "row is" if count == 1 else "rows are"
+                yield f"{load.source.path.name}: {count:,} {rows} left out of background {load.name}; the first: {first}"
 
 
 def _plan(settings: ClusterSettings) -> ClusterPlan:

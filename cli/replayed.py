@@ -24,6 +24,17 @@ def nothing_sent(part: WindowCounts, rate_scale: float) -> str:
     return f"of the {part.rows:,} rows of {where} none is left at {format_number(rate_scale)} times the rate"
 
 
+_LONG_GAP_S = 86_400.0
+
+
+def gap_note(part: WindowCounts) -> str | None:
+    """Replicas stand idle through a gap, and are simulated: weeks of nothing take their time, and cost GPU-hours."""
+    if part.longest_gap_s <= _LONG_GAP_S:
+        return None
+    gap, at = format_duration(round(part.longest_gap_s)), format_duration(round(part.longest_gap_at_s))
+    return f"nothing arrives for {gap} from {at} of the trace on, which is simulated too; --window leaves it out"
+
+
 _FAR_FROM_ASKED = 0.2
 
 

@@ -75,7 +75,7 @@ def report_of(run: TraceRun, simulated: Simulated, *, oracle: Oracle | None = No
         cluster_file=_used_if(run.cluster),
         ended_early="" if summary.partial is None else partial_words(summary.partial),
     )
-    return compose(simulated.report.facts, source, oracle=oracle, queues=summary.queues, batch=summary.batch)
+    return compose(simulated.report.facts, source, oracle=oracle)
 
 
 def _oracle(run: TraceRun, simulated: Simulated, facts: Facts, wanted: OracleChoice) -> Oracle:

@@ -15,7 +15,7 @@ from cli.output import Exit, console, duration_option, errors, fail, print_json,
 from simulator.checks.level import CheckLevel
 from simulator.engine.routing import Routing
 from simulator.report.options import OracleChoice
-from traces.conditions import MetricFaults
+from traces.conditions import faults_of
 from traces.options import LARGEST_RATE_SCALE, ScaleMethod
 
 LONGEST_TAIL_S = 30 * 86_400.0
@@ -71,13 +71,14 @@ def simulate(
     for option, share in (("--cached-share", cached_share), ("--metric-loss", metric_loss)):
         if share is not None and math.isnan(share):
             raise fail(f"{option}: nan is not a share from 0 to 1", Exit.USAGE)
-    metrics = _metric_faults(metric_loss, metric_delay)
+    metrics = faults_of(metric_loss, None if metric_delay is None else duration_option("--metric-delay", metric_delay))
     simulated = other = None
     with told_errors(), Interrupts().heard() as interrupts:
         with interrupts.waiting():  # modules that are half imported cannot be imported again
             from broker.model import wire
             from cli.reporting import write_report
-            from cli.simulating import TraceRun, nothing_simulated, read_summary, simulate_trace
+            from cli.simulating import TraceRun, nothing_simulated, simulate_trace
+            from cli.summaries import read_summary
             from simulator.report.compare import compare
             from simulator.report.folder import require_folder
             from simulator.report.render import partial_words, render, render_comparison
@@ -113,13 +114,6 @@ def simulate(
         raise typer.Exit(int(Exit.INTERRUPTED))
     if summary.problems or summary.requests.failed or not summary.requests.finished:
         raise fail("; ".join(summary.problems) or f"{summary.requests.failed:,} requests failed")
-
-
-def _metric_faults(loss: float | None, delay: str | None) -> MetricFaults | None:
-    if loss is None and delay is None:
-        return None
-    share, delay_s = loss or 0.0, duration_option("--metric-delay", delay or "0s")
-    return MetricFaults(loss=share, report_loss=share, delay_s=delay_s)
 
 
 def _check_load(trace: Path | None, scenario: Path | None, of_traces: Mapping[str, object]) -> None:

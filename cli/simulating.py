@@ -2,46 +2,43 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from broker.app.settings import load_policies, load_site
 from broker.app.settings.document import read_document
 from broker.app.settings.scenario import load_scenario
 from broker.app.steadiness import steady_steps
-from broker.model import wire
-from broker.model.errors import ConfigError, ConfigErrors, TraceError, WireError
-from broker.model.spec import ModelSpec, PolicySpec, PoolSpec, SiteSpec
-from broker.model.units import format_duration
-from cli.clusters import read_cluster
+from broker.model.errors import ConfigErrors, TraceError
+from broker.model.spec import ModelSpec, PolicySpec
+from cli.clusters import bad_rows_notes
 from cli.interrupts import Interrupts
 from cli.output import errors
-from cli.replayed import nothing_sent, nothing_served, rate_note, trace_counts
+from cli.placing import cluster_of, in_its_file, model_id_of, present, require_fits, roomy_site
+from cli.progress import prepare_engine, shown_progress
+from cli.replayed import gap_note, nothing_sent, nothing_served, rate_note, trace_counts
 from policies.registry import cached
 from simulator.checks.level import CheckLevel
 from simulator.checks.saving import saved_on_error
-from simulator.cluster.places import SLURM
-from simulator.cluster.plan import ClusterPlan, LoggedJobs
 from simulator.demand import Demand, demand_of, demand_of_scenario
 from simulator.engine.routing import Routing
 from simulator.oracle.policy import with_clairvoyant
 from simulator.report.summary import Outcomes, Partial, RunSummary, TraceCounts, summarise
 from simulator.run import Prepared, Report, prepare
-from simulator.simulation import Simulation, SimulationSettings, make_ready
+from simulator.simulation import Simulation, SimulationSettings
 from traces.blocks import RequestBlock
 from traces.conditions import MetricFaults
-from traces.counts import WindowCounts, count_window
+from traces.counts import count_window
 from traces.describe import LONGEST_SPAN_S, describe, span_problem
 from traces.options import ScaleMethod
 from traces.readers import open_trace
 from traces.schema import Requests, replayable
 from traces.shape import WHOLE, parse_window, scale_rate, window
+
+WARM_UP_S = 120.0
+"""The first replicas load before the trace begins, as they would have in a service that runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +79,8 @@ class Simulated:
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What a run is asked, for ``span_s``. ``dated``: ``start_at`` is a date of its own. ``counts``: of the trace's
-    rows, scaled by ``scale_method``. ``nothing``: why that may be nothing."""
+    rows, scaled by ``scale_method``. ``nothing``: why that may be nothing. ``notes``: what is to be known of the run's
+    figures, whatever comes of it."""
 
     demand: Demand
     start_at: float | None
@@ -91,6 +89,7 @@ class Asked:
     nothing: str
     counts: TraceCounts | None = None
     scale_method: ScaleMethod = ScaleMethod.SUPERPOSE
+    notes: tuple[str, ...] = ()
 
 
 def simulate_trace(
@@ -107,13 +106,16 @@ def simulate_trace(
     interrupts = interrupts or Interrupts()
     interrupts.doing = "reading the files"
     prepared, asked = prepare_run(run, instead)
+    if instead is None:  # before the run, which may take long; its summary tells them once more, with the figures
+        for note in asked.notes:
+            _tell(f"note: {note}")
     interrupts.doing = "preparing the engine"
     prepare_engine()
     interrupts.require_none()
     simulation = prepared.simulation
     requests = _readable(prepared.demand.requests, simulation, interrupts)
     prepared = replace(prepared, demand=replace(prepared.demand, requests=requests))
-    with saved_on_error(simulation, run.save_to, _tell_saved), interrupts.ending(simulation.stop):
+    with saved_on_error(simulation, run.save_to, _tell), interrupts.ending(simulation.stop):
         return _carried_out(prepared, asked, doing, harm)
 
 
@@ -146,29 +148,7 @@ def _readable(requests: Requests, simulation: Simulation, interrupts: Interrupts
     return requests.derived(blocks)
 
 
-_LONG_GAP_S = 86_400.0
-
-
-def _note_gap(part: WindowCounts) -> None:
-    """Replicas stand idle through a gap, and are simulated: weeks of nothing take their time."""
-    if part.longest_gap_s > _LONG_GAP_S:
-        gap, at = format_duration(round(part.longest_gap_s)), format_duration(round(part.longest_gap_at_s))
-        words = f"nothing arrives for {gap} from {at} of the trace on, which is simulated too; --window leaves it out"
-        errors.print(f"note: {words}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _note_bad_rows(cluster: ClusterPlan, lasts_s: float) -> None:
-    """What `skip_bad` leaves out of logs of batch jobs, which the summary does not tell."""
-    for load in cluster.background:
-        if isinstance(load.source, LoggedJobs) and load.source.skip_bad:
-            count, first = load.source.bad_rows(lasts_s)
-            if count:
-                rows = "row is" if count == 1 else "rows are"
-                words = f"{load.source.path}: {count:,} {rows} left out of background {load.name}; the first: {first}"
-                errors.print(f"note: {words}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _tell_saved(words: str) -> None:
+def _tell(words: str) -> None:
     errors.print(words, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -189,15 +169,17 @@ def prepare_run(run: TraceRun, instead: Mapping[str, PolicySpec] | None = None) 
         settings = replace(settings, start_at=asked.start_at)
     cluster = cluster_of(run.cluster, run.site, spec)
     if cluster is not None:
-        _note_bad_rows(cluster, cluster.lead_s + WARM_UP_S + asked.demand.asked_s() + run.tail_s)
+        lasts_s = cluster.lead_s + WARM_UP_S + asked.demand.asked_s() + run.tail_s
+        asked = replace(asked, notes=(*asked.notes, *bad_rows_notes(cluster, lasts_s)))
     try:
-        _require_fits(present(models, spec), spec, cluster)
+        require_fits(present(models, spec), spec, cluster)
         prepared = prepare(
             spec, present(models, spec), asked.demand, seed=run.seed, policies=with_clairvoyant(cached()),
             settings=settings, cluster=cluster, checks=run.check,
         )  # fmt: skip
     except ConfigErrors as error:
-        raise ConfigErrors([_in_its_file(problem, run) for problem in error.problems]) from None
+        files = {"pools": run.site, "models": run.policies, "cold_starts": run.cluster}
+        raise ConfigErrors([in_its_file(problem, files) for problem in error.problems]) from None
     return prepared, asked
 
 
@@ -206,7 +188,6 @@ def _of_trace(path: Path, run: TraceRun, models: tuple[ModelSpec, ...]) -> Asked
     part = count_window(reader, parse_window(run.span) if run.span else WHOLE)
     if part.span_s > LONGEST_SPAN_S:
         raise TraceError(span_problem(describe(path, skip_bad=run.skip_bad)), path=str(path))
-    _note_gap(part)
     scaled = scale_rate(replayable(reader), run.rate_scale, run.seed, run.scale_method)
     demand = demand_of(model_id_of(models, run.model_id), window(scaled, part.window.start_s, part.window.end_s))
     # Schedules see the trace's own date where it has one.
@@ -215,7 +196,7 @@ def _of_trace(path: Path, run: TraceRun, models: tuple[ModelSpec, ...]) -> Asked
     span_s = min(part.window.end_s, part.span_s) - part.window.start_s
     return Asked(
         demand, began_at + part.window.start_s, dated, span_s, nothing_sent(part, run.rate_scale),
-        trace_counts(part, run.rate_scale), run.scale_method,
+        trace_counts(part, run.rate_scale), run.scale_method, tuple(filter(None, (gap_note(part),))),
     )  # fmt: skip
 
 
@@ -233,78 +214,12 @@ def _of_scenario(run: TraceRun, models: tuple[ModelSpec, ...]) -> Asked:
     )  # fmt: skip
 
 
-def cluster_of(path: Path | None, site_path: Path | None, site: SiteSpec) -> ClusterPlan | None:
-    """The cluster that ``site``'s pools are simulated on. Raises ``ConfigError`` where one is missing, or useless."""
-    on_cluster = [pool.pool_id for pool in site.pools if pool.kind == SLURM]
-    if path is None and on_cluster:
-        raise ConfigError(
-            "a pool of kind slurm is simulated on a cluster: describe it and name the file with --cluster "
-            "(deploy/examples/cluster.yaml is one)",
-            path=str(site_path),
-            field=f"pools.{on_cluster[0]}.kind",
-        )
-    if path is not None and not on_cluster:
-        raise ConfigError("nothing would run on this cluster: no pool of the site is of kind slurm", path=str(path))
-    return read_cluster(path) if path is not None else None
-
-
-def _require_fits(models: tuple[ModelSpec, ...], site: SiteSpec, cluster: ClusterPlan | None) -> None:
-    """Before anything runs, not after it. Raises ``ConfigErrors``."""
-    problems: list[ConfigError] = []
-    for model in models:
-        if model.maximum:
-            try:
-                require_room(model, site)
-            except ConfigError as error:
-                problems.append(error)
-    known = [model.model_id for model in models]
-    for name in cluster.cold_starts if cluster is not None else ():
-        if name not in known:
-            words = "the policies have no such model; they have " + ", ".join(known)
-            problems.append(ConfigError(words, field=f"cold_starts.models.{name}"))
-    if problems:
-        raise ConfigErrors(problems)
-
-
-def _in_its_file(problem: ConfigError, run: TraceRun) -> ConfigError:
-    """A problem of pools or models where its file has it."""
-    kind, _, rest = (problem.field or "").partition(".")
-    path = {"pools": run.site, "models": run.policies, "cold_starts": run.cluster}.get(kind)
-    if path is None or problem.path is not None:
-        return problem
-    if kind == "cold_starts":  # of a model, whose name may have dots
-        section, _, name = rest.partition(".")
-        return read_document(path).problem((kind, section, name), problem.problem)
-    name, _, option = rest.rpartition(".")
-    return read_document(path).problem((kind, name, option), problem.problem)
-
-
-def read_summary(path: Path) -> RunSummary:
-    """A run's JSON. Raises ``ConfigError`` for a file that is none."""
-    try:
-        with path.open("rb") as stream:
-            content = stream.read(_LARGEST_SUMMARY_BYTES + 1)
-        if len(content) > _LARGEST_SUMMARY_BYTES:
-            raise ValueError("it is larger than 256 MiB")
-        summary: RunSummary = wire.decode(RunSummary, json.loads(content.decode()))
-    except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror}", path=str(path)) from None
-    except (ValueError, RecursionError, WireError) as error:
-        raise ConfigError(f"is not what `demo --json` or `simulate --json` prints: {error}", path=str(path)) from None
-    return summary
-
-
-_LARGEST_SUMMARY_BYTES = 256 << 20
-
-
 def _carried_out(prepared: Prepared, asked: Asked, doing: str, harm: bool) -> Simulated:
     """The run, with its progress by the load's own time."""
     began = time.perf_counter()
-    with steady_steps(), _shown_progress(doing) as (show, stage):
-        every_s = _BAR_EVERY_S if errors.is_terminal else LINE_EVERY_S
-        progress = Paced(show, max(asked.span_s, 1e-9), time.monotonic, every_s)
+    with steady_steps(), shown_progress(doing, asked.span_s) as (progress, stage):
         report = prepared.carry_out(trace=asked.counts, progress=progress, stage=stage, harm=harm)
-    summary = report.summary
+    summary, notes = report.summary, asked.notes
     if summary.partial is not None:
         summary = replace(summary, partial=replace(summary.partial, span_s=asked.span_s))
     elif not summary.requests.finished:
@@ -312,114 +227,6 @@ def _carried_out(prepared: Prepared, asked: Asked, doing: str, harm: bool) -> Si
         summary = replace(summary, problems=(*summary.problems, problem))
     if asked.counts is not None and summary.partial is None:
         note = rate_note(asked.counts, summary.requests.sent, asked.scale_method)
-        summary = replace(summary, notes=(*summary.notes, *filter(None, (note,))))
+        notes = (*notes, *filter(None, (note,)))
+    summary = replace(summary, notes=(*notes, *summary.notes))
     return Simulated(replace(report, summary=summary), time.perf_counter() - began, asked.dated)
-
-
-def prepare_engine() -> None:
-    """Compile the engine, or load what an earlier run compiled. The time is told apart, and only where it was spent."""
-    began = time.perf_counter()
-    with errors.status("preparing the engine"):
-        compiled = make_ready()
-    if compiled:
-        took_s = time.perf_counter() - began
-        errors.print(f"compiled the engine in {took_s:.0f} s; later runs load it from disk", highlight=False)
-
-
-_BAR_EVERY_S = 0.1
-LINE_EVERY_S = 10.0
-
-
-class Paced:
-    """Shows a run's progress (percent, requests so far) every ``every_s`` of ``clock``, however often it is told."""
-
-    def __init__(
-        self, show: Callable[[float, int], None], span_s: float, clock: Callable[[], float], every_s: float
-    ) -> None:
-        self._show = show
-        self._span_s = span_s
-        self._clock = clock
-        self._every_s = every_s
-        self._next_at = clock() + every_s
-
-    def __call__(self, second: float, count: int) -> None:
-        now = self._clock()
-        if now >= self._next_at:
-            self._next_at = now + self._every_s
-            self._show(100.0 * min(1.0, max(0.0, second / self._span_s)), count)
-
-
-_LEAST_GAIN_PERCENT = 5.0
-
-
-@contextmanager
-def _shown_progress(doing: str) -> Iterator[tuple[Callable[[float, int], None], Callable[[str], None]]]:
-    """Shows how far the load is, and names what begins after it. A bar on a terminal; elsewhere plain lines."""
-    if not errors.is_terminal:
-        yield progress_lines(doing, lambda words: errors.print(words, highlight=False, markup=False, soft_wrap=True))
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[far]}"), TimeElapsedColumn())
-    with Progress(*columns, console=errors, transient=True) as bar:
-        task = bar.add_task(doing, total=100.0, far="")
-
-        def show_stage(stage: str) -> None:
-            nonlocal task
-            bar.remove_task(task)
-            task = bar.add_task(_staged(doing, stage), total=None, far="")
-
-        yield (
-            lambda percent, count: bar.update(task, completed=percent, far=f"{percent:>3.0f}% {count} requests"),
-            show_stage,
-        )
-
-
-def progress_lines(
-    doing: str, write: Callable[[str], None]
-) -> tuple[Callable[[float, int], None], Callable[[str], None]]:
-    """A line where the load has come on by some percent: in its tail nothing does. One for each stage after it."""
-    next_percent = 0.0
-
-    def show(percent: float, count: int) -> None:
-        nonlocal next_percent
-        if percent >= next_percent:
-            next_percent = percent + _LEAST_GAIN_PERCENT
-            write(f"{doing}: {percent:.0f}%, {count} requests")
-
-    return show, lambda stage: write(_staged(doing, stage))
-
-
-def _staged(doing: str, stage: str) -> str:
-    return f"{doing}: {stage}"
-
-
-WARM_UP_S = 120.0
-"""The first replicas load before the trace begins, as they would have in a service that runs."""
-
-
-def roomy_site(models: tuple[ModelSpec, ...]) -> SiteSpec:
-    gpus = sum(model.maximum * model.gpus for model in models)
-    return SiteSpec("simulated", (PoolSpec("simulated", "simulated", gpus),))
-
-
-def present(models: tuple[ModelSpec, ...], site: SiteSpec) -> tuple[ModelSpec, ...]:
-    """Without a site file the pools that policies.yaml names are not there: the roomy one stands for all."""
-    known = {pool.pool_id for pool in site.pools}
-    return tuple(replace(model, pools=tuple(pool for pool in model.pools if pool in known)) for model in models)
-
-
-def require_room(model: ModelSpec, site: SiteSpec) -> None:
-    """Raises ``ConfigError`` for a model of which no pool could ever hold a replica."""
-    room = max((pool.gpus for pool in site.pools if not model.pools or pool.pool_id in model.pools), default=0)
-    if model.gpus > room:
-        raise ConfigError(
-            f"a replica of {model.model_id} takes {model.gpus} GPUs, and its largest pool has {room}; give it a pool "
-            "with room, or take fewer GPUs for each",
-            field=f"models.{model.model_id}.gpus",
-        )
-
-
-def model_id_of(models: tuple[ModelSpec, ...], wanted: str | None) -> str:
-    names = [model.model_id for model in models]
-    if wanted is not None and wanted not in names:
-        raise ConfigError(f"no model {wanted!r} in the policies; there are {', '.join(names)}", field="--model")
-    return wanted or names[0]

@@ -38,9 +38,10 @@ def sweep(
     with told_errors(), Interrupts().heard() as interrupts:
         try:
             with interrupts.waiting():  # modules that are half imported cannot be imported again
+                from cli.sweep_files import WRITTEN
+                from cli.sweep_plan import plan_sweep
                 from cli.sweep_run import run_sweep
                 from cli.sweep_tables import tell_sweep
-                from cli.sweeping import plan_sweep
                 from simulator.sweep.ranking import RankBy
             interrupts.require_none()
             plan = plan_sweep(file)
@@ -59,6 +60,7 @@ def sweep(
         print_json(wire.encode(found))
     else:
         tell_sweep(found, top)
-        tell(f"All of it is in {folder}: sweep.json, ranking.csv, cells.csv.")
+        written = [name for name in WRITTEN if (folder / name).exists()]
+        tell(f"All of it is in {folder}: {', '.join(written)}.")
     if found.failed:
         raise fail(f"{len(found.failed)} of {len(found.cells) + len(found.failed)} cells failed", Exit.FAILED)

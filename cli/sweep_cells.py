@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from broker.app.steadiness import steady_steps
 from broker.model.errors import ConfigError, TidegateError, TraceError
 from broker.model.spec import ModelSpec, SiteSpec
 from broker.model.units import format_duration
+from cli.clusters import bad_rows_notes
+from cli.placing import require_room
 from cli.replayed import nothing_served
-from cli.simulating import WARM_UP_S, require_room
 from simulator.cluster.plan import ClusterPlan
 from simulator.run import run
 from simulator.simulation import SimulationSettings
@@ -28,8 +30,8 @@ KEPT_ROWS = 2_000_000
 
 @dataclass(frozen=True, slots=True)
 class CellTask:
-    """``model_id`` gets a ``load`` that is no scenario, for ``duration_s`` at most. ``start_at``: its second 0 as epoch
-    seconds. ``files`` are all that the run reads."""
+    """``model_id`` gets a ``load`` that is no scenario, for ``duration_s`` at most. ``files`` are all that the run
+    reads."""
 
     cell: Cell
     site: SiteSpec
@@ -37,8 +39,7 @@ class CellTask:
     model_id: str
     load: Source | Scenario
     duration_s: float
-    start_at: float
-    tail_s: float
+    settings: SimulationSettings
     cluster: ClusterPlan | None = None
     files: tuple[InputFile, ...] = ()
 
@@ -68,18 +69,25 @@ def run_cell(task: CellTask) -> CellResult | CellFailure:
 def _figures(task: CellTask) -> RunFigures:
     for model_id in task.asked:
         require_room(_model(task, model_id), task.site)
-    settings = SimulationSettings(tail_s=task.tail_s, start_at=task.start_at, warm_up_s=WARM_UP_S)
-    report = run(
-        task.site, task.models, _kept.load(task), seed=task.cell.seed, model_id=task.model_id, settings=settings,
-        cluster=task.cluster,
-    )  # fmt: skip
+    load = _kept.load(task)
+    with steady_steps():
+        report = run(
+            task.site, task.models, load, seed=task.cell.seed, model_id=task.model_id, settings=task.settings,
+            cluster=task.cluster,
+        )  # fmt: skip
     if not report.summary.requests.sent:
         raise TraceError(f"no request of {task.cell.demand} was sent; its window, or its file, holds none")
     if not report.summary.requests.finished:
         raise ConfigError(nothing_served(report.summary))
     if report.summary.problems:  # a policy that raised: its figures say nothing of what it was meant to do
         raise ConfigError("; ".join(report.summary.problems))
-    return run_figures(report.facts, report.summary, tail_s=task.tail_s)
+    notes = [*report.summary.notes, *_cluster_notes(task, report.summary.duration_s)]
+    return run_figures(report.facts, replace(report.summary, notes=tuple(notes)), tail_s=task.settings.tail_s)
+
+
+def _cluster_notes(task: CellTask, duration_s: float) -> Iterator[str]:
+    if task.cluster is not None:
+        yield from bad_rows_notes(task.cluster, task.cluster.lead_s + task.settings.warm_up_s + duration_s)
 
 
 def _require_unchanged(task: CellTask) -> None:

@@ -12,15 +12,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from broker.model.units import format_duration
 from cli.output import errors
-from cli.simulating import LINE_EVERY_S, prepare_engine
+from cli.progress import LINE_EVERY_S, prepare_engine
 from cli.sweep_cells import CellTask, run_cell
-from cli.sweep_tables import cells_csv, ranking_csv
-from cli.sweeping import Plan
+from cli.sweep_files import write_tables
+from cli.sweep_plan import Plan
 from simulator.sweep.cells import CellFailure, CellResult
-from simulator.sweep.document import Resampled, SweepDocument, curve_row, dumps, ranked_row
+from simulator.sweep.document import Resampled, RunUsed, SweepDocument, curve_row, dumps, ranked_row
 from simulator.sweep.ranking import RankBy, Results, curves, rank
 from simulator.sweep.store import SUMMARY, SweepFolder, opened, replace_file
-from simulator.sweep.workers import Died, run_all
+from simulator.sweep.workers import Died, Overdue, run_all
 
 Told = Callable[[int, int], None]
 """Cells done and failed so far."""
@@ -38,20 +38,19 @@ def run_sweep(plan: Plan, folder: Path, jobs: int | None, by: RankBy) -> SweepDo
             prepare_engine()
             workers = min(len(waiting), jobs or len(os.sched_getaffinity(0)))
             with _progress(len(waiting), workers, len(failures)) as told:
-                _run(waiting, workers, kept, results, failures, told)
+                _run(waiting, workers, plan.settings.cell_time_limit_s, kept, results, failures, told)
         document = summarised(plan, results, failures, by)
-        replace_file(folder / SUMMARY, dumps(document))
-        replace_file(folder / "ranking.csv", ranking_csv(document))
-        replace_file(folder / "cells.csv", cells_csv(document))
+        replace_file(folder / SUMMARY, dumps(document).encode())
+        write_tables(folder, document)
     return document
 
 
 def _run(
-    waiting: list[CellTask], jobs: int, kept: SweepFolder, results: dict[str, CellResult],
+    waiting: list[CellTask], jobs: int, limit_s: float | None, kept: SweepFolder, results: dict[str, CellResult],
     failures: dict[str, CellFailure], told: Told,
 ) -> None:  # fmt: skip
     done = 0
-    with closing(run_all(run_cell, waiting, jobs=jobs, preload=("cli.sweep_cells",))) as ended:
+    with closing(run_all(run_cell, waiting, jobs=jobs, preload=("cli.sweep_cells",), limit_s=limit_s)) as ended:
         for task, answer in ended:
             match answer:
                 case CellResult():
@@ -60,7 +59,7 @@ def _run(
                     done += 1
                 case CellFailure():
                     failures[task.cell.key] = answer
-                case Died():
+                case Died() | Overdue():
                     failures[task.cell.key] = CellFailure(task.cell, answer.cause)
             told(done, len(failures))
 
@@ -85,6 +84,7 @@ def summarised(
         failed=tuple(failures[cell.key] for cell in plan.cells if cell.key in failures),
         ranking=tuple(ranked_row(number, row) for number, row in enumerate(ranking, 1)),
         curves=tuple(curve_row(curve, side) for curve in curves(found, on, resampling)),
+        run=RunUsed(plan.settings.run.routing, plan.settings.run.cached_share, plan.settings.run.metrics),
     )
 
 

@@ -1,20 +1,16 @@
-"""What a sweep tells: a ranked table for people, CSV for other programs."""
+"""What a sweep tells people: the ranked table, costs at equal attainment, what failed."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple
+from collections.abc import Mapping
 
 from broker.model.spec import ServiceObjective
 from broker.model.units import format_duration, format_number
 from cli.output import table, tell
+from simulator.engine.routing import Routing
 from simulator.report.document import Interval
-from simulator.report.gpu_hours import GpuHours
 from simulator.sweep.cells import settings_words
-from simulator.sweep.design import Settings
-from simulator.sweep.document import CurvePoint, RankedRow, StandingRow, SweepDocument
+from simulator.sweep.document import CurvePoint, RankedRow, RunUsed, StandingRow, SweepDocument
 
 BLOCK_WORDS = {"shared": "days over all seeds", "own": "each seed's days", "seeds": "whole seeds"}
 _FAILURES_SHOWN = 10
@@ -35,6 +31,12 @@ def tell_sweep(found: SweepDocument, top: int) -> None:
             tell(f"{len(found.ranking) - top} more are in ranking.csv (--top).")
         tell(_how(found, found.ranking[0].standing.cost_interval))
     _tell_curves(found)
+    noted = [result for result in found.cells if result.figures.notes]
+    if noted:
+        first = noted[0]
+        cell, note = first.cell, first.figures.notes[0]
+        where = f"{cell.candidate.words}, {cell.demand}, seed {cell.seed}"
+        tell(f"{len(noted):,} runs have notes, all of them in sweep.json; the first is of {where}: {note}.")
     for failure in found.failed[:_FAILURES_SHOWN]:
         cell = failure.cell
         tell(f"failed: {cell.candidate.words}, {cell.demand}, seed {cell.seed}: {failure.cause}")
@@ -91,11 +93,23 @@ def _how(found: SweepDocument, interval: Interval) -> str:
         f"Goal: {goal.attainment:.4g} in time overall and {goal.worst_hour:.4g} in the worst hour of any run. "
         f"In time: {_objectives_words(found.objectives)}."
     )
+    words += _run_words(found.run)
     if idle := sorted({name for result in found.cells for name in result.figures.not_asked}):
         words += f" GPU-hours are of the models that were asked; not asked, and not counted: {', '.join(idle)}."
     if interval.blocks == 1:
         words += " With one block nothing is known of the spread: give more seeds or days."
     return words
+
+
+def _run_words(run: RunUsed | None) -> str:
+    """Empty where nothing was said of it."""
+    if run is None:
+        return ""
+    parts = [f"routing {run.routing}"] if run.routing != Routing.LEAST_LOADED else []
+    parts += [f"{run.cached_share:.4g} of prompts cached"] if run.cached_share else []
+    if run.metrics is not None:
+        parts.append(f"{run.metrics.loss:.4g} of measurements lost, the others {run.metrics.delay_s:g} s late")
+    return f" Unless a setting says otherwise: {', '.join(parts)}." if parts else ""
 
 
 def _objectives_words(objectives: Mapping[str, ServiceObjective]) -> str:
@@ -119,78 +133,3 @@ def _cost_words(point: CurvePoint) -> str:
         return "not reached"
     sign = "at most " if point.at_most else ""
     return f"{sign}{format_number(point.cost)} {_range(point.interval)}"
-
-
-# -- files
-
-
-def ranking_csv(found: SweepDocument) -> str:
-    """One row for each setting; a column for each path that is varied."""
-    paths = _paths(row.settings for row in found.ranking)
-    figures = [
-        "gpu_hours_per_day", "gpu_hours_per_day_low", "gpu_hours_per_day_high", "in_time", "in_time_low",
-        "in_time_high", "worst_hour", "first_token_p95_s",
-    ]  # fmt: skip
-    header = ["rank", "policy", *paths, "keeps_goal", "pareto", "missing_runs", "seeds", "blocks", *figures]
-    header += [f"report_{name}" for name in figures] if found.held_out else []
-    rows = []
-    for row in found.ranking:
-        values = {setting.path: setting.value for setting in row.settings}
-        interval = row.standing.cost_interval
-        cells: list[object] = [
-            row.rank,
-            row.policy,
-            *(values.get(path) for path in paths),
-            row.keeps,
-            row.pareto,
-            row.missing,
-        ]
-        cells += [interval.n, interval.blocks, *_figures(row.standing)]
-        if found.held_out:
-            cells += _figures(row.held_out) if row.held_out is not None else [None] * len(figures)
-        rows.append(cells)
-    return _csv(header, rows)
-
-
-def cells_csv(found: SweepDocument) -> str:
-    """One row for each run."""
-    paths = _paths(result.cell.candidate.settings for result in found.cells)
-    header = [
-        "policy", *paths, "demand", "seed", "requests", "in_time", "finished", "output_tokens", "gpu_hours",
-        "gpu_hours_busy", "gpu_hours_idle", "gpu_hours_starting", "gpu_hours_draining", "gpu_hours_withheld", "days",
-        "worst_hour", "worst_hour_begin_s", "worst_five_minutes", "first_token_p50_s", "first_token_p95_s",
-        "first_token_p99_s", "inter_token_p50_s", "inter_token_p95_s", "end_to_end_p50_s", "end_to_end_p95_s",
-        "peak_ready", "target_changes", "key",
-    ]  # fmt: skip
-    rows = []
-    for result in found.cells:
-        cell, run, hours = result.cell, result.figures, sum(result.figures.gpu_hours, GpuHours())
-        values = {setting.path: setting.value for setting in cell.candidate.settings}
-        rows.append([
-            cell.candidate.policy, *(values.get(path) for path in paths), cell.demand, cell.seed, int(sum(run.arrived)),
-            int(sum(run.kept)), run.finished, run.output_tokens, hours.total, *astuple(hours), sum(run.days),
-            run.worst_hour.share, run.worst_hour.begin_s, run.worst_five_minutes.share, run.first_token.p50_s,
-            run.first_token.p95_s, run.first_token.p99_s, run.inter_token.p50_s, run.inter_token.p95_s,
-            run.end_to_end.p50_s, run.end_to_end.p95_s, run.peak_ready, run.target_changes, cell.key,
-        ])  # fmt: skip
-    return _csv(header, rows)
-
-
-def _figures(standing: StandingRow) -> list[object]:
-    cost, attained = standing.cost_interval, standing.attainment_interval
-    return [
-        standing.cost, cost.low, cost.high, standing.attainment, attained.low, attained.high, standing.worst_hour,
-        standing.first_token_p95_s,
-    ]  # fmt: skip
-
-
-def _paths(chosen: Iterable[Settings]) -> list[str]:
-    return list(dict.fromkeys(setting.path for settings in chosen for setting in settings))
-
-
-def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()

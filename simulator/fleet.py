@@ -13,6 +13,7 @@ from broker.model.plan import Launch, Stop
 from broker.model.replica import ENDED, ObservedReplica, ReplicaPhase, StopMode
 from broker.model.spec import PoolSpec
 from simulator.engine.profile import EngineProfile
+from simulator.report.summary import CutCause
 
 ENDED_KEPT_S = 3600.0
 
@@ -22,8 +23,8 @@ class SimulatedReplica:
     """An engine's life. ``loaded_at``: when it begins to serve; infinity while that is not known.
 
     ``not_after``, ``exit_code`` and ``detail`` are what its pool's listing says of it. ``allocated_gpus``: what it
-    takes from others, with what it leaves unused of whole nodes. ``busy_s``: for how long it computed, known when it
-    has ended.
+    takes from others, with what it leaves unused of whole nodes. ``busy_s``: for how long it computed, and ``cut_by``:
+    why whatever it still answered was cut, both known when it has ended.
     """
 
     launch: Launch
@@ -38,6 +39,7 @@ class SimulatedReplica:
     shown: ObservedReplica | None = None
     allocated_gpus: int = 0
     busy_s: float = 0.0
+    cut_by: CutCause | None = None
 
     def __post_init__(self) -> None:
         self.allocated_gpus = self.allocated_gpus or self.launch.model.gpus
@@ -151,6 +153,7 @@ class SimulatedPool:
         """It exits now: as wanted if it was told to, by itself otherwise."""
         wanted = replica.phase is ReplicaPhase.STOPPING
         replica.phase = ReplicaPhase.GONE if wanted else ReplicaPhase.FAILED
+        replica.cut_by = CutCause.DRAIN_LIMIT if wanted else CutCause.CRASHED
         replica.exit_code = exit_code
         replica.ended_at = self._now()
         self._changed()

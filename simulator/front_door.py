@@ -188,11 +188,11 @@ class FrontDoor:
             if name in published:
                 self._route(pool)
 
-    def gone(self, name: str, now: float) -> bool:
+    def gone(self, name: str, now: float) -> int:
         """A replica has exited at ``now``, to which it has caught up. Streams that had begun are cut, requests without
-        a token are routed again. Whether any was cut."""
+        a token are routed again. How many were cut."""
         if name not in self._places:
-            return False
+            return 0
         place = self._places.pop(name)
         self._cached_before += self._fleet.counters(place).cached_tokens
         self._leaving.discard(name)
@@ -201,7 +201,7 @@ class FrontDoor:
         begun = ~np.isnan(self._ledger.first_token_at[rows])
         self._tally.close(rows[begun], now, CUT)
         self._send_again(rows[~begun], now)
-        return bool(begun.any())
+        return int(begun.sum())
 
     @property
     def cached_tokens(self) -> int:

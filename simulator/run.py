@@ -18,8 +18,8 @@ from simulator.demand import Demand, demand_by_model, demand_of, demand_of_scena
 from simulator.engine.profile import EngineProfile
 from simulator.report.facts import Facts
 from simulator.report.recorder import Recorded, Recorder
-from simulator.report.rejected import rejected_words
 from simulator.report.summary import Outcomes, RunSummary, TraceCounts
+from simulator.report.unanswered import cut_words, rejected_words
 from simulator.simulation import Progress, Simulation, SimulationSettings, profile_of_launch
 from simulator.surroundings import Surroundings
 from traces.scenario import Scenario
@@ -50,7 +50,8 @@ class Report:
         summary = self.summary
         return Facts(
             self.requests, self.models, self.tenants, self.recorded, summary.decisions, summary.started_at,
-            summary.duration_s,
+            summary.duration_s, queues=summary.queues, batch=summary.batch, cuts=summary.cuts,
+            drained_s=summary.drained_s, problems=summary.problems, notes=summary.notes,
         )  # fmt: skip
 
 
@@ -99,7 +100,7 @@ class Prepared:
         summary = self.simulation.run(self.demand, trace=trace, progress=progress)
         recorded = recorder.recorded()  # before the cluster runs on to the end of its jobs
         rejected = rejected_words(self.simulation.outcomes, self.simulation.model_ids, recorded.profiles)
-        summary = replace(summary, notes=(*summary.notes, *rejected))
+        summary = replace(summary, notes=(*summary.notes, *rejected, *cut_words(summary.cuts)))
         if self.surroundings is not None:
             queues = self.surroundings.queues(self.simulation)
             # What batch jobs suffered is of a whole load, which a run that was ended early did not have.

@@ -52,6 +52,7 @@ from simulator.report.summary import (
     summarise,
     together,
 )
+from simulator.report.unanswered import cuts_of
 from traces.blocks import RequestBlock
 from traces.clients import Ending
 from traces.conditions import PERFECT, MetricFaults
@@ -143,6 +144,7 @@ class Simulation:
         self._fleet = self._door.fleet
         self._decisions: list[Decision] = []
         self._points: dict[str, list[ReplicaPoint]] = {model.model_id: [] for model in models}
+        self._cuts: list[tuple[SimulatedReplica, int]] = []
         self._demand: Demand | None = None
         self._crowd: Crowd | None = None
         self._replicas: dict[str, Mapping[str, Replica]] = {}
@@ -367,7 +369,8 @@ class Simulation:
     def ended(self, replica: SimulatedReplica) -> None:
         """See ``Service``. Open requests are cut if tokens had come, else routed again."""
         replica.busy_s = self.busy_s(replica.replica_id)
-        if self._door.gone(replica.replica_id, self._driver.now):
+        if cut := self._door.gone(replica.replica_id, self._driver.now):
+            self._cuts.append((replica, cut))
             self._checks.on_cut(replica.replica_id)
             self._driver.at(self._driver.now + _REPORT_DELAY_S, self._report_if_draining)
 
@@ -499,6 +502,7 @@ class Simulation:
             partial=Partial("simulating", reached_s) if self._driver.stopped else None,
             drained_s=drained_s,
             not_asked=self._not_asked(asked),
+            cuts=cuts_of(self._cuts),
         )
 
     def _not_asked(self, asked: Sequence[str]) -> dict[str, int]:

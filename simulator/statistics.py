@@ -1,9 +1,10 @@
 """What runs over several seeds say, and how surely: intervals, paired differences, cost at equal SLO. Pure.
 
-Every figure is a ratio of sums over blocks (requests in time over requests; GPU-hours over days), so that it can be
-resampled without the runs. Runs of different policies use common random numbers: the same seed means the same arrivals,
-the same queue and the same failures, and a difference is taken within seed and day. Blocks are whole days, because
-hours of a day are alike; what a block is hangs on what the seed changes (``Days``).
+Every figure is a ratio of sums over blocks (requests in time over requests; GPU-hours over days), or a quantile of what
+blocks have counted (``simulator.quantiles``), so that it can be resampled without the runs. Runs of different policies
+use common random numbers: the same seed means the same arrivals, the same queue and the same failures, and a difference
+is taken within seed and day. Blocks are whole days, because hours of a day are alike; what a block is hangs on what the
+seed changes (``Days``).
 
 Intervals are bootstrap percentiles, widened for few blocks as in T. Hesterberg, "What Teachers Should Know About the
 Bootstrap", The American Statistician 69 (2015), section 3.2 and following ("expanded percentiles"): the plain ones of
@@ -13,10 +14,11 @@ seven days would be a fifth too narrow.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from statistics import NormalDist
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +38,33 @@ class Days(StrEnum):
     SEEDS = "seeds"
 
 
+class Resampled(Protocol):
+    """A figure of one policy that is known by seed and day."""
+
+    @property
+    def seeds(self) -> tuple[int, ...]: ...
+
+    @property
+    def days(self) -> int: ...
+
+    @property
+    def value(self) -> float:
+        """Over all seeds and days."""
+        ...
+
+    def of_seeds(self: ResampledT, seeds: Sequence[int]) -> ResampledT:
+        """The same of these seeds, in their order."""
+        ...
+
+    def resampled(self, times: Floats, blocks: Days) -> Floats:
+        """The values where each block counts as often as a row of ``times`` says: (resamples,) of (resamples,
+        blocks)."""
+        ...
+
+
+ResampledT = TypeVar("ResampledT", bound=Resampled)
+
+
 @dataclass(frozen=True, slots=True)
 class Metric:
     """One figure of one policy: the sum of ``numerator`` over the sum of ``denominator``, both (seeds, days)."""
@@ -52,8 +81,19 @@ class Metric:
             raise ValueError("a seed stands twice in one metric")
 
     @property
+    def days(self) -> int:
+        return int(self.numerator.shape[1])
+
+    @property
     def value(self) -> float:
         return float(_ratio(self.numerator.sum(), self.denominator.sum()))
+
+    def of_seeds(self, seeds: Sequence[int]) -> Metric:
+        rows = [self.seeds.index(seed) for seed in seeds]
+        return Metric(tuple(seeds), self.numerator[rows], self.denominator[rows])
+
+    def resampled(self, times: Floats, blocks: Days) -> Floats:
+        return _ratio(times @ by_block(self.numerator, blocks), times @ by_block(self.denominator, blocks))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +131,9 @@ class Estimate:
         )
 
 
-def estimate(metric: Metric, resampling: Resampling = DEFAULT_RESAMPLING) -> Estimate:
+def estimate(figure: Resampled, resampling: Resampling = DEFAULT_RESAMPLING) -> Estimate:
     """The figure over all seeds with its interval."""
-    return _estimate(metric.value, _resampled([metric], resampling)[0], [metric], resampling)
+    return _estimate(figure.value, _drawn(figure, resampling), figure, resampling)
 
 
 def estimates(metrics: Sequence[Metric], resampling: Resampling = DEFAULT_RESAMPLING) -> list[Estimate]:
@@ -101,31 +141,27 @@ def estimates(metrics: Sequence[Metric], resampling: Resampling = DEFAULT_RESAMP
     if not metrics:
         return []
     drawn = _resampled(metrics, resampling)
-    return [_estimate(metric.value, draws, [metric], resampling) for metric, draws in zip(metrics, drawn, strict=True)]
+    return [_estimate(metric.value, draws, metric, resampling) for metric, draws in zip(metrics, drawn, strict=True)]
 
 
-def difference(first: Metric, second: Metric, resampling: Resampling = DEFAULT_RESAMPLING) -> Estimate:
+def difference(first: ResampledT, second: ResampledT, resampling: Resampling = DEFAULT_RESAMPLING) -> Estimate:
     """``second`` less ``first`` over the seeds that both have, resampled together."""
     one, other = paired([first, second])
-    drawn = _resampled([one, other], resampling)
-    return _estimate(other.value - one.value, drawn[1] - drawn[0], [one, other], resampling, tested=True)
+    drawn = _drawn(other, resampling) - _drawn(one, resampling)
+    return _estimate(other.value - one.value, drawn, one, resampling, tested=True)
 
 
-def paired(metrics: Sequence[Metric]) -> list[Metric]:
-    """The metrics over their common seeds, in one order: a cell of a sweep may have failed.
+def paired(figures: Sequence[ResampledT]) -> list[ResampledT]:
+    """The figures over their common seeds, in one order: a cell of a sweep may have failed.
 
     Raises ``ValueError`` if they have none in common, or differ in days: such runs cannot be compared.
     """
-    common = set(metrics[0].seeds).intersection(*(metric.seeds for metric in metrics))
+    common = set(figures[0].seeds).intersection(*(figure.seeds for figure in figures))
     if not common:
         raise ValueError("no seed was run for all that is to be compared")
-    if len({metric.numerator.shape[1] for metric in metrics}) > 1:
+    if len({figure.days for figure in figures}) > 1:
         raise ValueError("runs over different numbers of days cannot be paired")
-    seeds = tuple(sorted(common))
-    rows = [[metric.seeds.index(seed) for seed in seeds] for metric in metrics]
-    return [
-        Metric(seeds, metric.numerator[row], metric.denominator[row]) for metric, row in zip(metrics, rows, strict=True)
-    ]
+    return [figure.of_seeds(sorted(common)) for figure in figures]
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
@@ -181,7 +217,7 @@ def cost_at(
     return tuple(
         CostAt(
             attainment=attainment,
-            cost=_estimate(float(value), draws, metrics, resampling) if math.isfinite(value) else None,
+            cost=_estimate(float(value), draws, metrics[0], resampling) if math.isfinite(value) else None,
             reached=float(np.isfinite(draws).mean()),
             at_most=least.value >= attainment,
         )
@@ -209,7 +245,7 @@ def cost_difference_at(
         return np.subtract(other, one, where=np.isfinite(one) | np.isfinite(other), out=np.full_like(one, np.nan))
 
     return tuple(
-        _estimate(float(value), draws, metrics, resampling, tested=True) if math.isfinite(value) else None
+        _estimate(float(value), draws, metrics[0], resampling, tested=True) if math.isfinite(value) else None
         for (value,), draws in zip(more(values), more(drawn), strict=True)
     )
 
@@ -238,28 +274,41 @@ def _interpolated(kept: Floats, cost: Floats, half: Floats, targets: Floats) -> 
 
 def _resampled(metrics: Sequence[Metric], resampling: Resampling) -> Floats:
     """(metrics, resamples) values; all metrics see the same draws."""
-    parts = np.array(
-        [[_blocks(m.numerator, resampling.days), _blocks(m.denominator, resampling.days)] for m in metrics]
-    )
-    blocks = parts.shape[2]
+    days = resampling.days
+    parts = np.array([[by_block(metric.numerator, days), by_block(metric.denominator, days)] for metric in metrics])
+    sums = [parts @ times.T for times in _times(parts.shape[2], resampling)]
+    return np.concatenate([_ratio(part[:, 0], part[:, 1]) for part in sums], axis=1)
+
+
+def _drawn(figure: Resampled, resampling: Resampling) -> Floats:
+    """(resamples,) values; all figures of as many blocks see the same draws."""
+    days = resampling.days
+    if _block_count(figure, days) == 1:  # of which nothing is known
+        return np.zeros(0)
+    return np.concatenate([figure.resampled(times, days) for times in _times(_block_count(figure, days), resampling)])
+
+
+def _times(blocks: int, resampling: Resampling) -> Iterator[Floats]:
+    """How often each block is drawn: (resamples, blocks), some at a time."""
     generator = np.random.default_rng(resampling.seed)
-    drawn = []
     for begin in range(0, resampling.resamples, _CHUNK):
         count = min(_CHUNK, resampling.resamples - begin)
-        times = generator.multinomial(blocks, np.full(blocks, 1 / blocks), size=count).astype(np.float64)
-        sums = parts @ times.T
-        drawn.append(_ratio(sums[:, 0], sums[:, 1]))
-    return np.concatenate(drawn, axis=1)
+        yield generator.multinomial(blocks, np.full(blocks, 1 / blocks), size=count).astype(np.float64)
 
 
-def _blocks(values: Floats, days: Days) -> Floats:
+def by_block(values: Floats, days: Days) -> Floats:
+    """What has the shape (seeds, days, ...) as (blocks, ...)."""
     match days:
         case Days.SHARED:
             return np.asarray(values.sum(axis=0))
         case Days.SEEDS:
             return np.asarray(values.sum(axis=1))
         case Days.OWN:
-            return values.ravel()
+            return values.reshape(-1, *values.shape[2:])
+
+
+def _block_count(figure: Resampled, days: Days) -> int:
+    return {Days.SHARED: figure.days, Days.SEEDS: len(figure.seeds), Days.OWN: len(figure.seeds) * figure.days}[days]
 
 
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:
@@ -268,9 +317,10 @@ def _ratio(numerator: Floats, denominator: Floats) -> Floats:
 
 
 def _estimate(
-    value: float, drawn: Floats, metrics: Sequence[Metric], resampling: Resampling, *, tested: bool = False
+    value: float, drawn: Floats, figure: Resampled, resampling: Resampling, *, tested: bool = False
 ) -> Estimate:
-    blocks = len(_blocks(metrics[0].numerator, resampling.days))
+    """``drawn``: of ``value``, which is of as many seeds and blocks as ``figure``."""
+    blocks = _block_count(figure, resampling.days)
     drawn = drawn[~np.isnan(drawn)]
     low, high = -math.inf, math.inf
     if blocks > 1 and len(drawn):
@@ -279,7 +329,7 @@ def _estimate(
     p = None
     if tested:
         p = _two_sided(value, drawn, blocks) if blocks > 1 and len(drawn) else 1.0
-    return Estimate(value, low, high, len(metrics[0].seeds), blocks, resampling, p)
+    return Estimate(value, low, high, len(figure.seeds), blocks, resampling, p)
 
 
 def expanded_tail(tail: float, blocks: int) -> float:

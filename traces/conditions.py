@@ -24,3 +24,10 @@ class MetricFaults:
 
 
 PERFECT = MetricFaults()
+
+
+def faults_of(loss: float | None, delay_s: float | None) -> MetricFaults | None:
+    """Scrapes and reports that are lost and late alike; None where nothing is said of either."""
+    if loss is None and delay_s is None:
+        return None
+    return MetricFaults(loss=loss or 0.0, report_loss=loss or 0.0, delay_s=delay_s or 0.0)

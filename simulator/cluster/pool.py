@@ -18,6 +18,7 @@ from simulator.cluster.nodes import members
 from simulator.cold_start import ColdStarts
 from simulator.engine.profile import EngineProfile
 from simulator.fleet import Service, SimulatedPool, SimulatedReplica
+from simulator.report.summary import CutCause
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +174,8 @@ class SlurmPool(SimulatedPool):
         if record.state not in (JobState.COMPLETED, JobState.FAILED):
             replica.exit_code = None
         replica.detail = "" if wanted else _WORDS[record.state].format(limit_s=record.request.limit_s)
+        told_to = wanted and record.state not in _TAKEN
+        replica.cut_by = CutCause.DRAIN_LIMIT if told_to else _CUT_BY[record.state]
         replica.ended_at = record.ended_at
         self._ended.append(record)
         del self._job_ids[replica.replica_id]
@@ -188,3 +191,14 @@ _WORDS = {
     JobState.PREEMPTED: "PREEMPTED: a job of a higher tier took its nodes",
     JobState.NODE_FAIL: "NODE_FAIL: its node went down",
 }
+
+_CUT_BY = {
+    JobState.COMPLETED: CutCause.CRASHED,
+    JobState.FAILED: CutCause.CRASHED,
+    JobState.TIMEOUT: CutCause.WALL_TIME,
+    JobState.CANCELLED: CutCause.CANCELLED,
+    JobState.PREEMPTED: CutCause.PREEMPTED,
+    JobState.NODE_FAIL: CutCause.NODE_FAILED,
+}
+_TAKEN = frozenset({JobState.TIMEOUT, JobState.PREEMPTED, JobState.NODE_FAIL})
+"""Ends that come from the cluster, also to a replica that was leaving already."""

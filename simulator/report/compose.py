@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from broker.model.errors import ConfigError
+from broker.model.units import format_duration
 from simulator.engine.profile import EngineProfile
 from simulator.profiles.document import load_profile
 from simulator.profiles.profile import COEFFICIENTS, Profile, Range, WorkloadRange, extrapolations
 from simulator.report.document import (
     CoefficientUsed,
+    ConditionsUsed,
     FileUsed,
     ModelUsed,
     Oracle,
@@ -25,9 +27,11 @@ from simulator.report.document import (
 from simulator.report.facts import Facts
 from simulator.report.figures import Figures
 from simulator.report.series import grid_for, series_of
-from simulator.report.summary import OUTCOMES, BatchFigures, QueueFigures, RequestCounts
+from simulator.report.summary import OUTCOMES, RequestCounts
 from simulator.report.told import decision_rows, shown
+from simulator.simulation import SimulationSettings
 from simulator.statistics import DEFAULT_RESAMPLING, Resampling
+from traces.conditions import PERFECT
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +51,9 @@ class Source:
 
 
 def compose(
-    facts: Facts, source: Source, *, oracle: Oracle | None = None, queues: Mapping[str, QueueFigures] | None = None,
-    batch: BatchFigures | None = None, resampling: Resampling = DEFAULT_RESAMPLING,
-) -> RunReport:  # fmt: skip
-    """All figures, series and words of a run. ``oracle``, and a cluster's ``queues`` and ``batch``, are found apart."""
+    facts: Facts, source: Source, *, oracle: Oracle | None = None, resampling: Resampling = DEFAULT_RESAMPLING
+) -> RunReport:
+    """All figures, series and words of a run. ``oracle`` is found apart."""
     profiles = {model_id: _profile_used(facts, model_id) for model_id in facts.asked}
     outside = frozenset(model_id for model_id, used in profiles.items() if used is not None and used.extrapolated)
     figures = Figures(facts, source.seed, resampling, extrapolated=outside)
@@ -69,10 +72,12 @@ def compose(
         decision_counts=counts,
         decisions=decisions,
         oracle=oracle or Oracle(left_out="not asked for", clairvoyant_left_out="not asked for"),
-        queues=queues or {},
-        batch=batch,
+        queues=facts.queues,
+        batch=facts.batch,
+        cuts=facts.cuts,
+        problems=facts.problems,
     )
-    return replace(report, notes=tuple(_notes(report)))
+    return replace(report, notes=tuple(_notes(report, facts)))
 
 
 def _described(facts: Facts, source: Source, profiles: Sequence[ProfileUsed]) -> RunDescription:
@@ -102,6 +107,16 @@ def _described(facts: Facts, source: Source, profiles: Sequence[ProfileUsed]) ->
         ),
         profiles=tuple(unique.values()),
         ended_early=source.ended_early,
+        conditions=_conditions(facts.recorded.settings),
+    )  # fmt: skip
+
+
+def _conditions(settings: SimulationSettings | None) -> ConditionsUsed | None:
+    if settings is None:
+        return None
+    return ConditionsUsed(
+        settings.routing.value, settings.cached_share, settings.metrics or PERFECT, settings.scrape_interval_s,
+        settings.summary_interval_s, settings.tail_s,
     )  # fmt: skip
 
 
@@ -157,10 +172,15 @@ def _workload(facts: Facts, model_id: str) -> WorkloadRange:
 # -- words
 
 
-def _notes(report: RunReport) -> list[str]:
+def _notes(report: RunReport, facts: Facts) -> list[str]:
+    """Of the run itself first, as the terminal told them; then what follows from its document."""
     run, notes = report.run, []
     if run.ended_early:
         notes.append(f"This is a part of the run: {run.ended_early}.")
+    notes += [f"{words}." for words in facts.notes]
+    if facts.drained_s >= 1:
+        ran_on = format_duration(round(facts.drained_s))
+        notes.append(f"Requests were still open when load and tail had ended: the run went on for {ran_on}.")
     made_up = [used.name for used in run.profiles if any(one.method == "chosen" for one in used.coefficients)]
     if made_up:
         notes.append(

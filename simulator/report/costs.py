@@ -34,9 +34,9 @@ def asked_hours(facts: Facts, *, begin_s: float = 0.0, end_s: float = inf) -> Gp
     return replicas + _held(facts, theirs, begin_s, end_s)
 
 
-def daily_asked_hours(facts: Facts, days: int) -> tuple[GpuHours, ...]:
+def daily_asked_hours(facts: Facts) -> tuple[GpuHours, ...]:
     """``asked_hours`` by day, from second 0 on; what comes after the last day belongs to it."""
-    return tuple(asked_hours(facts, begin_s=begin, end_s=end) for begin, end in pairwise(day_edges(days)))
+    return tuple(asked_hours(facts, begin_s=begin, end_s=end) for begin, end in pairwise(day_edges(facts.days)))
 
 
 def _held(facts: Facts, holdings: Collection[Holding], begin_s: float, end_s: float) -> GpuHours:

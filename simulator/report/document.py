@@ -9,15 +9,17 @@ nothing is known of the spread. docs/report.md says what each figure means.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from broker.model import wire
 from broker.model.spec import ServiceObjective
-from simulator.report.summary import BatchFigures, Latency, QueueFigures, RequestCounts
+from simulator.quantiles import Quantile
+from simulator.report.summary import BatchFigures, Cut, Latency, QueueFigures, RequestCounts
 from simulator.statistics import Metric
+from traces.conditions import MetricFaults
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,19 @@ class ProfileUsed:
 
 
 @dataclass(frozen=True, slots=True)
+class ConditionsUsed:
+    """What the run took for granted: how requests were routed, the share of prompts that prefix caches held where the
+    load does not tell, how measurements reached the broker, how often they were taken, and the tail after the load."""
+
+    routing: str
+    cached_share: float
+    metrics: MetricFaults
+    scrape_interval_s: float
+    summary_interval_s: float
+    tail_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class RunDescription:
     """What was run: a trace or a scenario, and with ``cluster_file`` on a simulated cluster. ``started_at`` places
     second 0; ``dated``: that is a date of the load's own and not a stand-in.
@@ -103,6 +118,7 @@ class RunDescription:
     models: tuple[ModelUsed, ...] = ()
     profiles: tuple[ProfileUsed, ...] = ()
     ended_early: str = ""
+    conditions: ConditionsUsed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,15 +190,31 @@ class GpuHoursRow:
 
 
 @dataclass(frozen=True, slots=True)
+class DayCounts:
+    """How many times of one day lie in each bucket of ``simulator.quantiles``, from the bucket ``first`` on."""
+
+    first: int
+    counts: tuple[int, ...]
+
+
+QUANTILES: Mapping[str, float] = {"p50_s": 0.5, "p95_s": 0.95, "p99_s": 0.99}
+"""Those of a ``Latency``, by the names that they have there and in ``LatencyRow.intervals``."""
+
+
+@dataclass(frozen=True, slots=True)
 class LatencyRow:
     """``what``: ttft, tpot (each request's mean time per output token after the first) or end_to_end, over the requests
-    that have one. ``limits``: those of the objective, in words. ``model_id`` is empty for all models together."""
+    that have one. ``limits``: those of the objective, in words. ``model_id`` is empty for all models together.
+    ``intervals``: of the quantiles, by their names in ``latency``. ``by_day``: what they are resampled from; empty for
+    single models where a document would have too much of it."""
 
     what: str
     model_id: str
     latency: Latency
     limits: str = ""
     extrapolated: bool = False
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+    by_day: tuple[DayCounts, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +304,8 @@ class Oracle:
 @dataclass(frozen=True, slots=True)
 class RunReport:
     """The document. ``queues``, by pool, and ``batch`` are of a simulated cluster: waits of the replicas' jobs, and the
-    harm to those of others. ``notes`` are sentences that a reader must know before trusting a figure."""
+    harm to those of others. ``cuts``: why requests were cut. ``problems`` say, in words, why the run is no success, and
+    ``notes`` what a reader must know before trusting a figure."""
 
     run: RunDescription
     requests: RequestCounts
@@ -287,10 +320,28 @@ class RunReport:
     oracle: Oracle
     queues: Mapping[str, QueueFigures] = field(default_factory=dict)
     batch: BatchFigures | None = None
+    cuts: tuple[Cut, ...] = ()
+    problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def figure(self, name: str, model_id: str = "") -> Figure | None:
         return next((one for one in self.figures if (one.name, one.model_id) == (name, model_id)), None)
+
+
+def quantile_of(
+    latencies: Sequence[Latency], by_day: Sequence[Sequence[DayCounts]], name: str, seeds: tuple[int, ...]
+) -> Quantile:
+    """The quantile that ``QUANTILES`` has under that name as ``simulator.statistics`` takes it: one row for each of
+    ``seeds``, all of as many days."""
+    first = min((day.first for days in by_day for day in days if day.counts), default=0)
+    end = max((day.first + len(day.counts) for days in by_day for day in days if day.counts), default=0)
+    counts = np.zeros((len(seeds), len(by_day[0]), end - first))
+    for row, days in enumerate(by_day):
+        for place, day in enumerate(days):
+            if day.counts:
+                counts[row, place, day.first - first : day.first - first + len(day.counts)] = day.counts
+    exact = [getattr(latency, name) for latency in latencies]
+    return Quantile(seeds, QUANTILES[name], first, counts, tuple(math.nan if one is None else one for one in exact))
 
 
 def dumps(report: RunReport) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -16,14 +16,15 @@ from broker.model.spec import ModelSpec
 from simulator.report.gpu_hours import Holding, PhaseInterval, weight_of
 from simulator.report.recorder import DAY_S, Recorded
 from simulator.report.slo import Booleans, RequestTable, ServiceLevel, kept_in_time
-from simulator.report.summary import OUTCOMES, Floats, Outcome, Outcomes
+from simulator.report.summary import OUTCOMES, BatchFigures, Cut, Floats, Outcome, Outcomes, QueueFigures
 
 NO_TENANT = "(none)"
 
 
 @dataclass(frozen=True, eq=False)
 class Facts:
-    """``models`` and ``tenants`` name the numbers in ``outcomes``; ``started_at`` is second 0, in epoch seconds."""
+    """``models`` and ``tenants`` name the numbers in ``outcomes``; ``started_at`` is second 0, in epoch seconds. What
+    follows ``duration_s`` is as in the run's ``RunSummary``."""
 
     outcomes: Outcomes
     models: tuple[str, ...]
@@ -32,23 +33,37 @@ class Facts:
     decisions: Sequence[Decision]
     started_at: float
     duration_s: float
+    queues: Mapping[str, QueueFigures] = field(default_factory=dict)
+    batch: BatchFigures | None = None
+    cuts: tuple[Cut, ...] = ()
+    drained_s: float = 0.0
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def last_arrival_s(self) -> float:
+        """0 where nobody asked."""
+        return float(self.outcomes.arrival_s[-1]) if len(self.outcomes) else 0.0
 
     @property
     def days(self) -> int:
-        return max(1, math.ceil(self.duration_s / DAY_S - 1e-9))
+        """Of the arrivals, which are blocks of a resampling. A rest of less than half a day, and all that a run goes on
+        for after its load, belong to the day before: as a block of its own the minute of a tail made a day's run look
+        like two days that agree."""
+        return max(1, math.floor(self.last_arrival_s / DAY_S + 0.5))
 
     @property
     def day_lengths(self) -> Floats:
-        """In days, by day of the run: the last one is seldom whole."""
-        ends = np.minimum(np.arange(1, self.days + 1), max(self.duration_s, 1e-9) / DAY_S)
-        return np.diff(np.concatenate(([0.0], ends)))
+        """In days, by day of the run, the last one to the run's end."""
+        return self._lengths_to(self.duration_s)
 
     @property
     def arrival_lengths(self) -> Floats:
         """In days, by day of the run: for how long requests came, to the last arrival; a run goes on until they end."""
-        last_s = float(self.outcomes.arrival_s[-1]) if len(self.outcomes) else 0.0
-        ends = np.minimum(np.arange(1, self.days + 1), max(last_s, 1e-9) / DAY_S)
-        return np.diff(np.concatenate(([0.0], ends)))
+        return self._lengths_to(self.last_arrival_s)
+
+    def _lengths_to(self, end_s: float) -> Floats:
+        return np.diff(np.append(np.arange(self.days, dtype=np.float64), max(end_s, 1e-9) / DAY_S))
 
     def spec(self, model_id: str) -> ModelSpec:
         return next(model for model in self.recorded.models if model.model_id == model_id)

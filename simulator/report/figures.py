@@ -7,17 +7,30 @@ from itertools import pairwise
 
 import numpy as np
 
+from simulator.quantiles import bucket_counts
 from simulator.report.costs import asked_hours, daily_asked_hours, model_hours, unused_hours
-from simulator.report.document import AttainmentRow, Figure, GpuHoursRow, Interval, LatencyRow, number
+from simulator.report.document import (
+    QUANTILES,
+    AttainmentRow,
+    DayCounts,
+    Figure,
+    GpuHoursRow,
+    Interval,
+    LatencyRow,
+    number,
+    quantile_of,
+)
 from simulator.report.facts import Facts
 from simulator.report.gpu_hours import GpuHours, daily_gpu_hours, gpu_hours
 from simulator.report.recorder import DAY_S
 from simulator.report.slo import FIVE_MINUTES_S, HOUR_S, Booleans, ServiceLevel, WorstWindow, worst_window
 from simulator.report.summary import Floats, Latency
-from simulator.statistics import Metric, Resampling, estimate
+from simulator.statistics import Metric, Resampled, Resampling, estimate
 
 PARTS = ("busy", "idle", "starting", "draining", "withheld")
 _MOST_TENANTS = 100
+_MOST_COUNTS = 100_000
+"""Of all rows together: some hundred kilobytes of the document, which the page has in it, too."""
 _ASKED_OR_ALLOCATED = ("requests", "gpu_hours_a_day", "target_changes_a_day")
 """Ends of names of figures that count what was asked, decided and allocated, and no time that an engine took."""
 _HOUR_S = 3600.0
@@ -32,7 +45,7 @@ class Figures:
         self._seed = seed
         self._resampling = resampling
         self._extrapolated = extrapolated
-        self._daily = {"": daily_asked_hours(facts, facts.days)}
+        self._daily = {"": daily_asked_hours(facts)}
 
     # -- figures by day
 
@@ -99,8 +112,8 @@ class Figures:
             extrapolated=bool(touched) and not name.endswith(_ASKED_OR_ALLOCATED),
         )
 
-    def _interval(self, metric: Metric) -> Interval:
-        found = estimate(metric, self._resampling)
+    def _interval(self, figure: Resampled) -> Interval:
+        found = estimate(figure, self._resampling)
         return Interval(
             number(found.low), number(found.high), self._resampling.level, found.n, found.blocks, self._resampling.seed
         )
@@ -172,7 +185,8 @@ class Figures:
 
     def latencies(self) -> tuple[LatencyRow, ...]:
         facts = self._facts
-        told = []
+        told: list[LatencyRow] = []
+        kept = 0
         for model_id in ("", *facts.asked) if len(facts.asked) > 1 else facts.asked:
             rows = facts.rows_of(model_id) if model_id else np.ones(len(facts.outcomes), np.bool_)
             level = facts.levels[facts.models.index(model_id)] if model_id else None
@@ -184,8 +198,23 @@ class Figures:
                 ("tpot", facts.per_token_s, f"{level.per_token_s:g} s" if level else ""),
                 ("end_to_end", ended, ""),
             ):
-                there = values[rows & ~np.isnan(values)]
-                told.append(LatencyRow(what, model_id, Latency.of(there), limits, touched))
+                there = rows & ~np.isnan(values)
+                latency, counts = Latency.of(values[there]), self._counts(values, there)
+                intervals = {
+                    name: self._interval(quantile_of([latency], [counts], name, (self._seed,))) for name in QUANTILES
+                }
+                kept += sum(len(day.counts) for day in counts)
+                by_day = counts if not model_id or len(facts.asked) == 1 or kept <= _MOST_COUNTS else ()
+                told.append(LatencyRow(what, model_id, latency, limits, touched, intervals, by_day))
+        return tuple(told)
+
+    def _counts(self, values: Floats, rows: Booleans) -> tuple[DayCounts, ...]:
+        days = bucket_counts(values[rows], self._facts.day_of_arrival[rows], self._facts.days)
+        told = []
+        for day in days:
+            used = np.flatnonzero(day)
+            first, end = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)
+            told.append(DayCounts(first, tuple(day[first:end].tolist())))
         return tuple(told)
 
     def gpu_hours(self) -> tuple[GpuHoursRow, ...]:

@@ -19,7 +19,7 @@ from simulator.engine.profile import EngineProfile
 from simulator.fleet import SimulatedReplica
 from simulator.report.gpu_hours import PhaseInterval, weight_of
 from simulator.report.summary import Floats
-from simulator.simulation import Simulation
+from simulator.simulation import Simulation, SimulationSettings
 
 DAY_S = 86_400.0
 _SERVING = frozenset({ReplicaPhase.READY, ReplicaPhase.UNKNOWN})
@@ -51,7 +51,7 @@ class BusyTime:
 @dataclass(frozen=True, slots=True, eq=False)
 class Recorded:
     """What a run's replicas did from ``begin_s`` (its warm-up) to ``end_s``. ``profiles``: the engine of each model
-    that had a replica."""
+    that had a replica. ``settings``: what it ran under, None where nobody told."""
 
     site: SiteSpec
     models: tuple[ModelSpec, ...]
@@ -60,6 +60,7 @@ class Recorded:
     replicas: tuple[ReplicaInterval, ...]
     busy: BusyTime
     profiles: Mapping[str, EngineProfile]
+    settings: SimulationSettings | None = None
 
 
 @dataclass(slots=True)
@@ -121,6 +122,7 @@ class Recorder:
                 {key: np.array([seconds.get(key, 0.0) for _, seconds in self._samples]) for key in keys},
             ),
             profiles=dict(self._profiles),
+            settings=simulation.settings,
         )
 
     # -- what happens

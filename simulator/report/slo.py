@@ -97,17 +97,6 @@ class WorstWindow:
     share: Share
 
 
-@dataclass(frozen=True, slots=True)
-class Attainment:
-    """Jointly kept limits: overall, by class and tenant, and at the worst (None where nothing arrived)."""
-
-    overall: Share
-    by_level: tuple[tuple[str, Share], ...]
-    by_tenant: tuple[tuple[str, Share], ...]
-    worst_hour: WorstWindow | None
-    worst_five_minutes: WorstWindow | None
-
-
 def kept_in_time(requests: RequestTable, levels: Sequence[ServiceLevel]) -> Booleans:
     """For each arrival, whether both limits held."""
     kept = np.zeros(len(requests), dtype=np.bool_)
@@ -124,26 +113,6 @@ def kept_in_time(requests: RequestTable, levels: Sequence[ServiceLevel]) -> Bool
     return kept
 
 
-def attainment(requests: RequestTable, levels: Sequence[ServiceLevel], tenants: Sequence[str] = ()) -> Attainment:
-    """``tenants`` names the indices of ``requests.tenant``; without names no tenant is told apart.
-
-    Raises ``ValueError`` for a request whose class or tenant has no name: it would be in no part of the whole.
-    """
-    for what, indices, count in (("class", requests.level, len(levels)), ("tenant", requests.tenant, len(tenants))):
-        if count and len(indices) and not (indices.min() >= 0 and indices.max() < count):
-            raise ValueError(f"a request is of {what} {indices.max()}, and there are {count}, from 0")
-    if not levels and len(requests):
-        raise ValueError("a service level is needed to judge requests by")
-    kept = kept_in_time(requests, levels)
-    return Attainment(
-        overall=Share(int(kept.sum()), len(kept)),
-        by_level=_by(requests.level, [level.name for level in levels], kept),
-        by_tenant=_by(requests.tenant, tenants, kept),
-        worst_hour=worst_window(requests.arrival_s, kept, HOUR_S),
-        worst_five_minutes=worst_window(requests.arrival_s, kept, FIVE_MINUTES_S),
-    )
-
-
 def worst_window(arrival_s: Floats, kept: Booleans, length_s: float) -> WorstWindow | None:
     """By arrival, over windows of ``length_s`` that begin on whole minutes up to the one that holds the last arrival; a
     run that is shorter is one window. Windows without arrivals say nothing and are left out."""
@@ -156,28 +125,6 @@ def worst_window(arrival_s: Floats, kept: Booleans, length_s: float) -> WorstWin
     shares = np.where(arrived > 0, in_time / np.maximum(1, arrived), np.inf)
     worst = int(np.argmin(shares))
     return WorstWindow(worst * WINDOW_STRIDE_S, length_s, Share(int(in_time[worst]), int(arrived[worst])))
-
-
-def daily(arrival_s: Floats, kept: Booleans, days: int) -> tuple[Floats, Floats]:
-    """In time and arrived by day of the run: one row of ``simulator.statistics.Metric``."""
-    day = np.floor(arrival_s / (24 * HOUR_S)).astype(np.int64)
-    if len(day) and not (day.min() >= 0 and day.max() < days):
-        raise ValueError(f"a request arrives outside the {days} days of the run")
-    in_time, arrived = (np.bincount(day[rows], minlength=days).astype(np.float64) for rows in (kept, slice(None)))
-    return in_time, arrived
-
-
-def goodput_per_gpu(kept: int, gpu_hours: float) -> float:
-    """Requests in time, per second and average GPU allocated: the run's length cancels out. NaN without GPUs."""
-    return kept / (gpu_hours * HOUR_S) if gpu_hours > 0 else math.nan
-
-
-def _by(indices: Integers, names: Sequence[str], kept: Booleans) -> tuple[tuple[str, Share], ...]:
-    if not names:
-        return ()
-    arrived = np.bincount(indices, minlength=len(names))
-    in_time = np.bincount(indices[kept], minlength=len(names))
-    return tuple((name, Share(int(in_time[i]), int(arrived[i]))) for i, name in enumerate(names))
 
 
 def _sliding(counts: Integers, width: int) -> Integers:

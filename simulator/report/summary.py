@@ -42,6 +42,33 @@ class Outcome(StrEnum):
     ABANDONED = "abandoned"
 
 
+class CutCause(StrEnum):
+    """Why a replica ended under a request that it was answering.
+
+    WALL_TIME: its job reached its time limit. PREEMPTED: a job of a higher tier took its nodes. NODE_FAILED: its node
+    went down. DRAIN_LIMIT: the broker had waited for its last requests as long as the model's drain limit says.
+    CANCELLED: somebody else cancelled its job. CRASHED: it exited by itself.
+    """
+
+    WALL_TIME = "wall_time"
+    PREEMPTED = "preempted"
+    NODE_FAILED = "node_failed"
+    DRAIN_LIMIT = "drain_limit"
+    CANCELLED = "cancelled"
+    CRASHED = "crashed"
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """``requests`` of a model that were cut in one pool for one reason, when so many ``replicas`` ended."""
+
+    model_id: str
+    pool_id: str
+    cause: CutCause
+    requests: int
+    replicas: int
+
+
 @dataclass(frozen=True, slots=True)
 class RequestOutcome:
     """One request as its client saw it; times are seconds from the run's start.
@@ -271,6 +298,7 @@ class RunSummary(ServiceFigures):
     ``source`` is ``demo`` or ``simulate``; ``started_at`` places it in the decisions' time. ``problems`` says, in
     words, why the run is no success; empty if it is one. ``notes`` say what else is to be known of its figures.
     ``cached_tokens`` of the prompts were found in prefix caches.
+    ``cuts``: why requests were cut; they add up to ``requests.cut``.
     ``partial`` is null unless somebody ended the run early: all figures are then of the time until that, in which its
     last requests could not finish. ``drained_s``: for how long the run went on beyond its load and tail, since requests
     were still open. ``not_asked``: the most replicas that models had which nobody asked, by model; all other figures
@@ -291,6 +319,7 @@ class RunSummary(ServiceFigures):
     drained_s: float = 0.0
     not_asked: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    cuts: tuple[Cut, ...] = ()
 
 
 LOAD_BINS = 120
@@ -312,6 +341,7 @@ def summarise(
     partial: Partial | None = None,
     drained_s: float = 0.0,
     not_asked: Mapping[str, int] | None = None,
+    cuts: Iterable[Cut] = (),
 ) -> RunSummary:
     """The summary of a run of ``duration_s``; see ``service_figures``."""
     whole = service_figures(outcomes, replicas, duration_s)
@@ -328,6 +358,7 @@ def summarise(
         partial=partial,
         drained_s=drained_s,
         not_asked=not_asked or {},
+        cuts=tuple(cuts),
     )
 
 

@@ -42,6 +42,25 @@ def write_tables(folder: Path, facts: Facts, series: tuple[Series, ...], bin_s: 
             writer.write_table(arrow.Table.from_pylist(rows, schema=_decision_schema(arrow)))
 
 
+def parquet_of(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:
+    """A file of these rows; a column whose values are not all of one kind is text. Raises ``ConfigError`` without
+    pyarrow."""
+    arrow, parquet = _pyarrow()
+    table = arrow.table({name: _column(arrow, [row[index] for row in rows]) for index, name in enumerate(names)})
+    sink = arrow.BufferOutputStream()
+    parquet.write_table(table, sink)
+    return bytes(sink.getvalue())
+
+
+def _column(arrow: Any, values: Sequence[Any]) -> Any:
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {int, float}:
+        values = [None if value is None else float(value) for value in values]
+    elif len(kinds) > 1:
+        values = [None if value is None else str(value) for value in values]
+    return arrow.array(values)
+
+
 def _pyarrow() -> tuple[Any, Any]:
     try:
         import pyarrow

@@ -15,6 +15,10 @@ RESULT_VERSION = 2
 """Of what a cell leaves. Results of another version are not taken up again."""
 
 
+WORLD = frozenset({"run.cached_share", "run.metric_loss", "run.metric_delay"})
+"""Paths of settings that say what a run finds, and not what it does about it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """One policy with one choice of its values. ``knob`` is the path that makes it more or less cautious, if one is
@@ -28,6 +32,11 @@ class Candidate:
     def family(self) -> tuple[str, Settings]:
         """What is left without the knob: candidates of one family are points of one curve."""
         return self.policy, tuple(setting for setting in self.settings if setting.path != self.knob)
+
+    @property
+    def world(self) -> Settings:
+        """Of its settings those that no operator chooses. What it costs is told beside others of the same only."""
+        return tuple(setting for setting in self.settings if setting.path in WORLD)
 
     @property
     def words(self) -> str:

@@ -15,7 +15,7 @@ from simulator.statistics import (
     CostAt,
     Days,
     Estimate,
-    Metric,
+    Resampled,
     Resampling,
     SweepPoint,
     cost_at,
@@ -31,7 +31,7 @@ from simulator.sweep.ranking import EQUAL_ATTAINMENTS
 class Measure:
     """One figure of a subject. ``better``: higher, lower, or empty."""
 
-    metric: Metric
+    metric: Resampled
     unit: str
     better: str
 
@@ -140,7 +140,7 @@ def side_by_side(subjects: Sequence[Subject], resampling: Resampling, days: Days
     names."""
     seeds = tuple(sorted(set.intersection(*map(_seeds, subjects))))
     names = [name for name in subjects[0].measures if all(name in subject.measures for subject in subjects)]
-    count = subjects[0].measures[names[0]].metric.numerator.shape[1]
+    count = subjects[0].measures[names[0]].metric.days
     recorded = any(subject.recorded for subject in subjects)
     resampling = replace(
         resampling, days=days if days is not None else blocks_for(recorded=recorded, days=count, seeds=len(seeds))
@@ -161,7 +161,7 @@ def side_by_side(subjects: Sequence[Subject], resampling: Resampling, days: Days
 
 def _figure(name: str, subjects: Sequence[Subject], seeds: Sequence[int], resampling: Resampling) -> FigureRow:
     measure = subjects[0].measures[name]
-    metrics = [of_seeds(subject.measures[name].metric, seeds) for subject in subjects]
+    metrics = [subject.measures[name].metric.of_seeds(seeds) for subject in subjects]
     changes = [difference(metrics[0], metric, resampling) for metric in metrics[1:]]
     return FigureRow(
         name,
@@ -174,7 +174,7 @@ def _figure(name: str, subjects: Sequence[Subject], seeds: Sequence[int], resamp
 
 def _equal(subjects: Sequence[Subject], seeds: Sequence[int], resampling: Resampling) -> tuple[EqualRow, ...]:
     curves = [
-        [replace(p, attainment=of_seeds(p.attainment, seeds), cost=of_seeds(p.cost, seeds)) for p in subject.curve]
+        [replace(p, attainment=p.attainment.of_seeds(seeds), cost=p.cost.of_seeds(seeds)) for p in subject.curve]
         for subject in subjects
     ]
     costs = [cost_at(curve, EQUAL_ATTAINMENTS, resampling) for curve in curves]
@@ -216,14 +216,8 @@ def interval_of(found: Estimate) -> Interval:
     return Interval(number(found.low), number(found.high), kind.level, found.n, found.blocks, kind.seed)
 
 
-def of_seeds(metric: Metric, seeds: Sequence[int]) -> Metric:
-    """The rows of these seeds, in their order."""
-    rows = [metric.seeds.index(seed) for seed in seeds]
-    return Metric(tuple(seeds), metric.numerator[rows], metric.denominator[rows])
-
-
 def _days(subject: Subject) -> int:
-    return max((measure.metric.numerator.shape[1] for measure in subject.measures.values()), default=0)
+    return max((measure.metric.days for measure in subject.measures.values()), default=0)
 
 
 def _seeds(subject: Subject) -> set[int]:

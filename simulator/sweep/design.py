@@ -70,6 +70,10 @@ class Search:
     def __len__(self) -> int:
         return self.samples * math.prod(len(values) for values in self.grid.values())
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return (*self.grid, *self.random)
+
     def settings(self) -> Iterator[Settings]:
         """Each once, in a fixed order."""
         drawn = {path: Draws(self.seed, "sweep", path) for path in self.random}

@@ -17,6 +17,7 @@ from simulator.sweep.cells import CellFailure, CellResult
 from simulator.sweep.comparing import interval_of
 from simulator.sweep.design import Settings
 from simulator.sweep.ranking import Curve, Goal, Ranked, Results, Standing
+from traces.conditions import MetricFaults
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,16 @@ class CurveRow:
 
 
 @dataclass(frozen=True, slots=True)
+class RunUsed:
+    """Under what runs took place whose settings say nothing else. ``metrics`` None: as their scenario says, or
+    perfect."""
+
+    routing: str
+    cached_share: float
+    metrics: MetricFaults | None
+
+
+@dataclass(frozen=True, slots=True)
 class SweepDocument:
     """``ranking`` and ``curves`` follow from ``cells``; they are here so that nobody has to compute them again.
     ``objectives`` by model; that of the model which the traces ask has no name."""
@@ -109,6 +120,7 @@ class SweepDocument:
     failed: tuple[CellFailure, ...]
     ranking: tuple[RankedRow, ...]
     curves: tuple[CurveRow, ...]
+    run: RunUsed | None = None
 
     @property
     def results(self) -> Results:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from simulator.report.compare import target_changes
 from simulator.report.costs import daily_asked_hours
 from simulator.report.facts import Facts
 from simulator.report.gpu_hours import GpuHours
 from simulator.report.recorder import DAY_S
-from simulator.report.slo import FIVE_MINUTES_S, HOUR_S, WorstWindow, daily, worst_window
+from simulator.report.slo import FIVE_MINUTES_S, HOUR_S, WorstWindow, worst_window
 from simulator.report.summary import Latency, RunSummary
 
 
@@ -31,7 +33,7 @@ class RunFigures:
     """One run. ``kept``, ``arrived``, ``gpu_hours`` and ``days`` have one entry for each day of the demand. ``days``
     are the days' lengths, the last one with the tail: the same for all runs of a demand, so that a policy that is late
     does not spread its cost over the longer run. ``gpu_hours`` are those of the models that were asked, from second 0
-    on; ``not_asked`` names the others."""
+    on; ``not_asked`` names the others. ``notes``: what else is to be known of it, as ``RunSummary`` has them."""
 
     kept: tuple[float, ...]
     arrived: tuple[float, ...]
@@ -47,19 +49,18 @@ class RunFigures:
     peak_ready: int
     target_changes: int
     not_asked: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def run_figures(facts: Facts, summary: RunSummary, *, tail_s: float) -> RunFigures:
     """The figures of a run to which at least one request came, over all its models."""
-    arrival_s, kept = facts.outcomes.arrival_s, facts.kept
-    last_s = float(arrival_s[-1])
-    count = int(last_s // DAY_S) + 1
-    in_time, arrived = daily(arrival_s, kept, count)
+    arrival_s, kept, day = facts.outcomes.arrival_s, facts.kept, facts.day_of_arrival
+    in_time, arrived = (np.bincount(day[rows], minlength=facts.days) for rows in (kept, slice(None)))
     return RunFigures(
-        kept=tuple(in_time.tolist()),
-        arrived=tuple(arrived.tolist()),
-        gpu_hours=daily_asked_hours(facts, count),
-        days=(*(1.0 for _ in range(count - 1)), (last_s + tail_s) / DAY_S - (count - 1)),
+        kept=tuple(in_time.astype(float).tolist()),
+        arrived=tuple(arrived.astype(float).tolist()),
+        gpu_hours=daily_asked_hours(facts),
+        days=(*(1.0 for _ in range(facts.days - 1)), (facts.last_arrival_s + tail_s) / DAY_S - (facts.days - 1)),
         worst_hour=_worst(worst_window(arrival_s, kept, HOUR_S)),
         worst_five_minutes=_worst(worst_window(arrival_s, kept, FIVE_MINUTES_S)),
         first_token=summary.time_to_first_token,
@@ -70,6 +71,7 @@ def run_figures(facts: Facts, summary: RunSummary, *, tail_s: float) -> RunFigur
         peak_ready=summary.peak_ready,
         target_changes=target_changes(summary),
         not_asked=facts.not_asked,
+        notes=summary.notes,
     )
 
 

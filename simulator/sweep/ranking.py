@@ -49,7 +49,8 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """``pareto``: no other costs less and attains as much, or attains more and costs no more. ``held_out`` is the same
+    """``pareto``: no other in the same world costs less and attains as much, or attains more and costs no more.
+    ``held_out`` is the same
     candidate on the demands that had no part in the ranking; None where there are none, or where a run is missing.
     ``missing``: runs that failed; figures are over the seeds for which none did."""
 
@@ -122,7 +123,9 @@ def rank(
     """All candidates of which at least one seed is whole, the best first; only ``demands`` count for the order."""
     standings = _standings(results, demands, resampling)
     beside = _standings(results, held_out, resampling) if held_out else {}
-    front = pareto_front({one: (s.cost.value, s.attainment.value) for one, s in standings.items()})
+    points = {one: (s.cost.value, s.attainment.value) for one, s in standings.items()}
+    worlds = {one.world for one in points}
+    front = {best for world in worlds for best in pareto_front({o: at for o, at in points.items() if o.world == world})}
     wanted = len(results.seeds) * len(demands)
     ranked = [
         Ranked(

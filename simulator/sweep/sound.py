@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from broker.model.errors import WireError
-from simulator.report.document import RunReport
+from simulator.quantiles import BUCKETS
+from simulator.report.document import LatencyRow, RunReport
 from simulator.sweep.document import SweepDocument
 from simulator.sweep.figures import RunFigures, Worst
 
@@ -24,9 +25,21 @@ def require_sound_report(report: RunReport) -> None:
         _require_numbers(figure.numerator, f"{field}.numerator", least=-LARGEST)
         _require_numbers(figure.denominator, f"{field}.denominator")
         _require_as_many(figure.denominator, figure.numerator, f"{field}.denominator")
+    for index, latency in enumerate(report.latencies):
+        _require_counts(latency, len(report.figures[0].numerator), f"latencies[{index}]")
     for index, row in enumerate(report.attainment):
         if row.value is not None and not 0 <= row.value <= 1:
             raise WireError(f"{row.value:g} is no share from 0 to 1", field=f"attainment[{index}].value")
+
+
+def _require_counts(row: LatencyRow, days: int, field: str) -> None:
+    if row.by_day and len(row.by_day) != days:
+        raise WireError(f"has {len(row.by_day)} days where there are {days}", field=f"{field}.by_day")
+    for index, day in enumerate(row.by_day):
+        if not 0 <= day.first <= day.first + len(day.counts) <= BUCKETS:
+            raise WireError(f"there are {BUCKETS:,} buckets", field=f"{field}.by_day[{index}]")
+        if day.counts:
+            _require_numbers(day.counts, f"{field}.by_day[{index}].counts")
 
 
 def require_sound_sweep(document: SweepDocument) -> None:

@@ -40,7 +40,7 @@ class SweepFolder:
 
     def keep(self, result: CellResult) -> None:
         """Write a result; once this returns it outlives a kill and a power failure."""
-        replace_file(self._file(result.cell), json_text(wire.encode(result)))
+        replace_file(self._file(result.cell), json_text(wire.encode(result)).encode())
 
     def strangers(self, cells: list[Cell]) -> int:
         """How many results are of no cell of these: of other settings, other files or another version."""
@@ -85,13 +85,13 @@ def json_text(data: Any) -> str:
     return json.dumps(data, indent=1, allow_nan=False) + "\n"
 
 
-def replace_file(path: Path, text: str) -> None:
+def replace_file(path: Path, content: bytes) -> None:
     """The whole new content or the old one, whatever happens meanwhile. Only one process writes in the folder, so one
     name for the unfinished file is enough."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("w", encoding="utf-8") as stream:
-            stream.write(text)
+        with partial.open("wb") as stream:
+            stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(partial, path)

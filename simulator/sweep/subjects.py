@@ -10,7 +10,7 @@ import numpy as np
 
 from broker.model import wire
 from broker.model.spec import ServiceObjective
-from simulator.report.document import Figure, RunReport
+from simulator.report.document import QUANTILES, DayCounts, Figure, RunReport, quantile_of
 from simulator.statistics import Metric
 from simulator.sweep.cells import Candidate, settings_words
 from simulator.sweep.comparing import Measure, Subject
@@ -38,6 +38,7 @@ def _run_but_its_seed(report: RunReport) -> str:
         [
             [wire.encode(model) for model in models],
             report.run.cluster,
+            report.run.conditions and wire.encode(report.run.conditions),
             report.run.site and report.run.site.sha256,
             sorted(_asked(report).items()),
         ]
@@ -54,6 +55,8 @@ def _of_group(group: Sequence[tuple[str, RunReport]]) -> Subject:
         there = [(seed, row) for seed, row in rows if row is not None]
         title = f"{figure.name} of {figure.model_id}" if figure.model_id else figure.name
         measures[title] = Measure(_stacked(there, days), figure.unit, figure.better)
+    for row in first.latencies:
+        measures |= _quantiles(row.what, row.model_id, reports, days)
     worst = [row.value for report in reports for row in report.attainment if row.kind == "worst hour"]
     return Subject(
         " + ".join(names),
@@ -97,6 +100,36 @@ def _stacked(rows: Sequence[tuple[int, Figure]], days: int) -> Metric:
         np.array([cut(row.numerator) for _, row in rows]),
         np.array([cut(row.denominator) for _, row in rows]),
     )
+
+
+def _quantiles(what: str, model_id: str, reports: Sequence[RunReport], days: int) -> dict[str, Measure]:
+    """None where a report has no counts by day."""
+    rows = [
+        row
+        for report in reports
+        for row in report.latencies
+        if (row.what, row.model_id) == (what, model_id) and len(row.by_day) >= days
+    ]
+    if len(rows) < len(reports):
+        return {}
+    seeds = tuple(report.run.seed for report in reports)
+    latencies, by_day = [row.latency for row in rows], [_folded(row.by_day, days) for row in rows]
+    of = f" of {model_id}" if model_id else ""
+    return {
+        f"{what}_{name.removesuffix('_s')}{of}": Measure(quantile_of(latencies, by_day, name, seeds), "s", "lower")
+        for name in QUANTILES
+    }
+
+
+def _folded(by_day: Sequence[DayCounts], days: int) -> Sequence[DayCounts]:
+    """As ``_stacked`` does it."""
+    late = [day for day in by_day[days - 1 :] if day.counts]
+    first = min((day.first for day in late), default=0)
+    counts = [0] * (max((day.first + len(day.counts) for day in late), default=0) - first)
+    for day in late:
+        for bucket, count in enumerate(day.counts, day.first - first):
+            counts[bucket] += count
+    return [*by_day[: days - 1], DayCounts(first, tuple(counts))]
 
 
 def of_sweep(name: str, found: SweepDocument) -> list[Subject]:

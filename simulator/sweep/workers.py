@@ -6,9 +6,11 @@ the kernel, for want of memory), and does not tell at which task.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +18,8 @@ from itertools import islice
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 from typing import Any, Generic, TypeVar
+
+from broker.model.units import format_duration
 
 Task = TypeVar("Task")
 Answer = TypeVar("Answer")
@@ -35,6 +39,17 @@ class Died:
         return "its process was killed (SIGKILL), as the system does when memory runs out; try fewer --jobs"
 
 
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """The task had no answer within ``limit_s``, and its process was ended."""
+
+    limit_s: float
+
+    @property
+    def cause(self) -> str:
+        return f"it took longer than the time limit of {format_duration(self.limit_s)}"
+
+
 class _Worker(Generic[Task]):
     """One process; it has a task from ``give`` until its answer is taken."""
 
@@ -46,9 +61,11 @@ class _Worker(Generic[Task]):
         self.process.start()
         theirs.close()
         self.task: Task | None = None
+        self.given_at = math.inf
 
     def give(self, task: Task) -> None:
         self.task = task
+        self.given_at = time.monotonic()
         with suppress(OSError):  # if it has just died, ``take`` tells
             self.connection.send(task)
 
@@ -71,10 +88,12 @@ class _Worker(Generic[Task]):
 
 
 def run_all(
-    function: Callable[[Task], Answer], tasks: Iterable[Task], *, jobs: int, preload: Sequence[str] = ()
-) -> Generator[tuple[Task, Answer | Died], None, None]:
+    function: Callable[[Task], Answer], tasks: Iterable[Task], *, jobs: int, preload: Sequence[str] = (),
+    limit_s: float | None = None,
+) -> Generator[tuple[Task, Answer | Died | Overdue], None, None]:  # fmt: skip
     """``function`` of every task, each with its task as it ends, in any order. ``function`` must be importable and
-    raise nothing; ``preload`` names the modules that it needs, which are then imported once for all processes.
+    raise nothing; ``preload`` names the modules that it needs, which are then imported once for all processes. A task
+    that takes longer than ``limit_s``, the start of its process included, is ended.
 
     Processes end with the iterator (close it), and when this process is killed.
     """
@@ -85,11 +104,9 @@ def run_all(
             workers.append(_Worker(function, preload))
             workers[-1].give(task)
         while workers:
-            ready = connection.wait([worker.connection for worker in workers])[0]
-            index = next(index for index, worker in enumerate(workers) if worker.connection is ready)
-            task, answer = workers[index].take()
+            index, task, answer = _first_ended(workers, limit_s)
             yield task, answer
-            if isinstance(answer, Died):
+            if isinstance(answer, Died | Overdue):
                 workers.pop(index).end()
                 index = len(workers)
             for task in islice(waiting, 1):
@@ -104,6 +121,20 @@ def run_all(
     finally:
         for worker in workers:
             worker.end()
+
+
+def _first_ended(workers: Sequence[_Worker[Task]], limit_s: float | None) -> tuple[int, Task, Any]:
+    """The worker's place, its task and what came of it."""
+    index = min(range(len(workers)), key=lambda place: workers[place].given_at)
+    left_s = None if limit_s is None else max(0.0, workers[index].given_at + limit_s - time.monotonic())
+    ready = connection.wait([worker.connection for worker in workers], left_s)
+    if ready:
+        index = next(place for place, worker in enumerate(workers) if worker.connection is ready[0])
+        return index, *workers[index].take()
+    task = workers[index].task
+    assert task is not None
+    assert limit_s is not None
+    return index, task, Overdue(limit_s)
 
 
 def _serve(tasks: Connection[Any, Any], function: Callable[[Any], Any]) -> None:

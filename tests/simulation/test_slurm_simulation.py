@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from broker.model import wire
 from broker.model.replica import ENDED, Replica, ReplicaPhase
 from simulator.checks.level import CheckLevel
@@ -12,7 +14,7 @@ from simulator.cluster.model import Arrival, SlurmModel
 from simulator.cluster.pool import ReplicaJobs, SlurmPlace
 from simulator.cluster.spec import ClusterSpec, NodeGroup, Partition, PreemptMode
 from simulator.cold_start import ColdStart, ColdStarts, Duration, NodeCaches
-from simulator.report.summary import RunSummary
+from simulator.report.summary import CutCause, RunSummary
 from tests.support.simulated import ELASTIC, SmallRun, small_request
 from traces.schema import TraceRequest
 
@@ -94,6 +96,22 @@ def test_a_replica_whose_nodes_a_job_of_a_higher_tier_takes_is_drained_within_th
     assert (first.phase, first.detail) == (ReplicaPhase.GONE, "expiry")
     assert 40.0 <= first.phase_since - START_AT < 50.0
     assert summary.requests.cut == 0
+
+
+LONG = [small_request(0.5 * n, output_tokens=900) for n in range(100)]
+"""Answers that take longer than what is left to a replica that must go."""
+
+
+@pytest.mark.parametrize(
+    ("given", "cause"),
+    [({"limit_s": 40.0}, CutCause.WALL_TIME), ({"urgent_at_s": 40.0}, CutCause.PREEMPTED)],
+    ids=["its time limit", "a job of a higher tier"],
+)
+def test_answers_that_outlast_their_replica_are_cut_and_told_by_what(given: dict[str, float], cause: CutCause) -> None:
+    _, summary = run(LONG, place(**given))
+    assert summary.requests.cut
+    assert {(one.model_id, one.pool_id, one.cause) for one in summary.cuts} == {("chat", "pool", cause)}
+    assert sum(one.requests for one in summary.cuts) == summary.requests.cut
 
 
 def test_a_replica_serves_when_its_cold_start_is_over_and_a_second_one_on_its_node_sooner() -> None:

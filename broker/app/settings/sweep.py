@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +16,7 @@ from broker.app.settings.loading import read_section
 from broker.app.settings.policies import SloSettings
 from broker.app.settings.scenario import GeneratedLoad, PositiveDuration, ServeGenLoad, TraceLoad
 from broker.app.settings.words import Misplaced
+from traces.conditions import MetricFaults, faults_of
 from traces.shape import WHOLE, Window, parse_window
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -82,7 +85,8 @@ Distribution = Annotated[UniformValues | LogUniformValues | ChoiceValues, Field(
 
 class SweepPolicy(Section):
     """One policies file, and what of it is varied. A path is as errors write it:
-    `models.chat.policy.rules[queue].above`, where `[queue]` is the item of that `name` and `[0]` the first."""
+    `models.chat.policy.rules[queue].above`, where `[queue]` is the item of that `name` and `[0]` the first. One that
+    begins with `run.` is of this file's section `run`."""
 
     file: LocalPath = Field(description="The policies file.")
     model: str | None = Field(
@@ -154,6 +158,48 @@ class SweepDemand(Section):
         return self
 
 
+AnyShare = Annotated[float, Field(ge=0, le=1)]
+
+
+class RunSettings(Section):
+    """Under what the runs take place, as the options of `simulate` say it. To vary one of these, name it in a policy's
+    `grid` or `random` as `run.routing`, `run.cached_share` and so on: its values then stand in place of this one."""
+
+    routing: Literal["least-loaded", "round-robin", "prefix-affine"] = Field(
+        default="least-loaded", description="How the gateway chooses a replica."
+    )
+    cached_share: AnyShare = Field(
+        default=0.0,
+        description="Share of prompt tokens that prefix caches hold, where the trace does not tell who shares.",
+    )
+    metric_loss: AnyShare | None = Field(
+        default=None, description="Share of scrapes and gateway reports that are lost; by default as a scenario says."
+    )
+    metric_delay_s: Duration | None = Field(
+        default=None, description="Median time that they take to the broker; by default as a scenario says."
+    )
+
+    @property
+    def metrics(self) -> MetricFaults | None:
+        """None where nothing is said of them."""
+        return faults_of(self.metric_loss, self.metric_delay_s)
+
+
+RUN = "run."
+"""How paths begin that are of the runs and not of a policies file."""
+
+
+class _WithRun(Section):
+    run: RunSettings = RunSettings()
+
+
+def run_settings(document: Document, varied: Mapping[str, Any]) -> RunSettings:
+    """The sweep's own, with the values that stand under these paths. Raises ``ConfigErrors``."""
+    data = document.data.get(RUN.removesuffix(".")) or {}
+    changed = {**data, **{path.removeprefix(RUN): value for path, value in varied.items()}}
+    return read_section(_WithRun, replace(document, data={"run": changed})).run
+
+
 class Goal(Section):
     """What a policy must keep; those that miss it rank below all that keep it."""
 
@@ -190,6 +236,12 @@ class SweepSettings(Section):
     seeds: list[int] = Field(default=[1], min_length=1, description="One run for each; the same for all policies.")
     tail_s: Annotated[Duration, Field(le=30 * 86_400.0)] = Field(
         default=60.0, description="How long a run goes on after the last arrival."
+    )
+    run: RunSettings = Field(default=RunSettings(), description="Under what the runs take place.")
+    cell_time_limit_s: Annotated[Duration, Field(gt=0)] | None = Field(
+        default=None,
+        description="How long one run may take by the clock; one that takes longer has failed, and the others go on. "
+        "The first of each process has the process's own start in it.",
     )
     slo: SloSettings | None = Field(
         default=None,

@@ -71,7 +71,9 @@ function start() {
     setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"));
   headline();
   tiles();
-  for (const words of report.notes) document.getElementById("notes").append(element("p", { class: "note" }, words));
+  const notes = document.getElementById("notes");
+  for (const words of report.problems || []) notes.append(element("p", { class: "note problem" }, `No success: ${words}.`));
+  for (const words of report.notes) notes.append(element("p", { class: "note" }, words));
   choices(wanted);
   buildPlots();
   if (wanted.t !== undefined) show(binOf(Number(wanted.t)));

@@ -41,18 +41,25 @@ function attainmentCard() {
   ], report.attainment, [resampledWords(), "Rejected, failed, cut and unfinished requests are misses. The worst stretches are the worst of many and have no interval."]);
 }
 
+// A quantile, with its interval below it where there is one.
+function ranged(row, name) {
+  const of = interval((row.intervals || {})[name], seconds);
+  if (of === "–") return seconds(row.latency[name]);
+  return element("span", {}, seconds(row.latency[name]), element("br"), element("small", {}, of));
+}
+
 function latencyCard() {
   const names = { ttft: "first token", tpot: "per output token", end_to_end: "end to end" };
   const limits = report.latencies.filter((row) => row.limits).map((row) => `${several ? `${row.model_id}, ` : ""}${names[row.what]}: ${row.limits}`);
   return card("Latencies", [
     { title: "What", of: (row) => marked((several ? `${row.model_id || "all"}: ` : "") + names[row.what], row.extrapolated), words: true },
-    { title: "P50", number: true, of: (row) => seconds(row.latency.p50_s) },
-    { title: "P95", number: true, of: (row) => seconds(row.latency.p95_s) },
-    { title: "P99", number: true, of: (row) => seconds(row.latency.p99_s) },
+    { title: "P50", number: true, of: (row) => ranged(row, "p50_s") },
+    { title: "P95", number: true, of: (row) => ranged(row, "p95_s") },
+    { title: "P99", number: true, of: (row) => ranged(row, "p99_s") },
     { title: "max", number: true, of: (row) => seconds(row.latency.max_s) },
     { title: "mean", number: true, of: (row) => seconds(row.latency.mean_s) },
     { title: "n", number: true, of: (row) => digits(row.latency.count) },
-  ], report.latencies, [`Limits: ${limits.join("; ")}.`, `Over the requests that have one, of seed ${run.seed}; quantiles are exact and have no interval.`], several);
+  ], report.latencies, [`Limits: ${limits.join("; ")}.`, "Over the requests that have one; the greatest is the greatest of many and has no interval.", resampledWords()], several);
 }
 
 function gpuCard() {
@@ -164,14 +171,27 @@ function queueCard() {
   ], rows, [`n = 1 seed (${run.seed}).`], true);
 }
 
+const CUT_BY = {
+  wall_time: "at their jobs' time limit", preempted: "by preemption", node_failed: "by a node's failure",
+  drain_limit: "at the drain limit", cancelled: "by somebody else's cancelling", crashed: "by a crash",
+};
+
 function requestCard() {
   const requests = report.requests, trace = run.trace;
-  const rows = Object.entries(requests).map(([name, count]) => [`requests ${name}`, count]);
+  const rows = Object.entries(requests).flatMap(([name, count]) => [[`requests ${name}`, count], ...(name === "cut" ? cutRows() : [])]);
   if (trace) rows.push(["rows of the trace's part", trace.rows], ["of them failed where recorded, not sent", trace.failed], ["malformed rows skipped, whole file", trace.bad]);
   const shown = rows.filter(([name, count]) => count || /sent|finished|failed where|malformed/.test(name));
   return card("Requests", [
     { title: "What", of: (row) => row[0] }, { title: "count", number: true, of: (row) => digits(row[1]) },
   ], shown);
+}
+
+// Why requests were cut, below their number.
+function cutRows() {
+  return (report.cuts || []).map((one) => {
+    const whose = several ? `${one.model_id}, ` : "";
+    return [`of them ${CUT_BY[one.cause]} (${whose}pool ${one.pool_id}, ${digits(one.replicas)} replica${one.replicas > 1 ? "s" : ""})`, one.requests];
+  });
 }
 
 // -- decisions
@@ -225,6 +245,15 @@ function fileWords(file) {
   return element("span", {}, file.name, " ", element("code", {}, `sha256 ${file.sha256.slice(0, 16)}…`));
 }
 
+function conditionWords(one) {
+  const lost = one.metrics.loss || one.metrics.report_loss || one.metrics.delay_s || one.metrics.outage_every_s;
+  const metrics = !lost ? "at once and all of them" :
+    `${seconds(one.metrics.delay_s)} late in the median, ${percent(one.metrics.loss)} of scrapes and ${percent(one.metrics.report_loss)} of reports lost` +
+    (one.metrics.outage_every_s ? `, nothing at all for ${seconds(one.metrics.outage_s)} each ${seconds(one.metrics.outage_every_s)} on average` : "");
+  return `routing ${one.routing}; where the load does not tell, caches hold ${percent(one.cached_share)} of prompts; measurements ` +
+    `each ${seconds(one.scrape_interval_s)} arrive ${metrics}; a tail of ${seconds(one.tail_s)}`;
+}
+
 function provenance() {
   const box = document.getElementById("provenance"), trace = run.trace;
   const pairs = [["Tidegate", run.version], ["Seed", String(run.seed)], ["Cluster", run.cluster], ["Second 0", run.dated ? instant(0) : "the trace has no date"], ["Length", elapsed(run.duration_s)]];
@@ -232,6 +261,7 @@ function provenance() {
     pairs.push(["Trace", fileWords(trace.file)]);
     pairs.push(["Replayed", `${trace.window || "all of it"}, ${digits(trace.rate_scale)} times its rate${trace.rate_scale === 1 ? "" : ` (${trace.scale_method})`}`]);
   }
+  if (run.conditions) pairs.push(["Under", conditionWords(run.conditions)]);
   if (run.policies) pairs.push(["Policies", fileWords(run.policies)]);
   for (const [name, file] of [["Scenario", run.scenario], ["Site", run.site], ["Cluster's file", run.cluster_file]]) {
     if (file) pairs.push([name, fileWords(file)]);

@@ -68,6 +68,20 @@ def test_as_json_each_difference_comes_with_its_interval(reports: Path) -> None:
     [change] = cost["changes"]
     assert change["value"] == pytest.approx(cost["values"][1]["value"] - cost["values"][0]["value"])
     assert (change["interval"]["low"], change["p"]) == (None, 1.0), "one seed of one day says nothing of the spread"
+    latencies = json.loads((reports / "eager-seed1" / "report.json").read_text())["data"]["latencies"]
+    p95_s = next(row["latency"]["p95_s"] for row in latencies if row["what"] == "ttft")
+    assert figures["ttft_p95"]["values"][1]["value"] == pytest.approx(p95_s)
+
+
+def test_runs_under_other_conditions_are_no_further_seeds_of_one_side(reports: Path, tmp_path: Path) -> None:
+    """A run of another routing rule was taken for the second seed of the first."""
+    other = tmp_path / "other"
+    shutil.copytree(reports / "quiet-seed2", other)
+    text = (other / "report.json").read_text()
+    (other / "report.json").write_text(text.replace('"least-loaded"', '"round-robin"'))
+    result = tidegate("compare", reports / "quiet-seed1", other, reports / "quiet-seed2")
+    assert "A  quiet-seed1 + quiet-seed2" in result.output
+    assert "B  other" in result.output
 
 
 def test_reports_of_other_windows_are_not_compared(reports: Path) -> None:

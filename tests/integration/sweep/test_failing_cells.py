@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.command_line import run
-from tests.support.sweeps import POLICIES, SWEEP, small_sweep
+from tests.support.sweeps import ONE_CELL, POLICIES, SWEEP, small_sweep
 
 pytestmark = pytest.mark.integration
 
@@ -63,6 +63,13 @@ def test_a_model_that_fits_no_pool_says_so(tmp_path: Path) -> None:
     assert len(found["cells"]) == 2
     [cause] = causes(found)
     assert "a replica of chat takes 4 GPUs, and its largest pool has 2" in cause
+
+
+def test_a_run_that_takes_longer_than_it_may_says_so(tmp_path: Path) -> None:
+    status, found, errors = swept(tmp_path, f"{ONE_CELL}    cell_time_limit: 1ms\n")
+    assert status == 1
+    assert causes(found) == {"it took longer than the time limit of 0.001s"}
+    assert "1 of 1 cells failed" in errors
 
 
 def test_all_of_a_sweep_may_fail_and_is_told_without_a_table(tmp_path: Path) -> None:

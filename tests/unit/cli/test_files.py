@@ -12,8 +12,8 @@ import pytest
 
 from broker.log.sqlite import SqliteLog
 from cli.output import Exit
+from cli.progress import Paced, progress_lines
 from cli.reporting import plan_left_out
-from cli.simulating import Paced, progress_lines
 from simulator.report.document import loads
 from tests.support.builders import step_record
 from tests.support.command_line import ROOT, tidegate

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from cli.output import Exit
-from cli.replayed import nothing_served
-from cli.simulating import _note_gap
+from cli.replayed import gap_note, nothing_served
 from tests.support.command_line import ROOT, start, tidegate
 from tests.support.simulated import SmallRun
 from tests.support.world import World, model_spec
@@ -59,13 +58,11 @@ def test_a_model_that_fits_no_pool_is_told_with_what_it_needs() -> None:
     )
 
 
-def test_a_long_gap_is_told_before_it_is_simulated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_long_gap_is_told(tmp_path: Path) -> None:
     """Two months of nothing were simulated for hours, without a word."""
     path = trace(tmp_path, 0, 60, 60 + 3 * 86_400, 70 + 3 * 86_400)
     part = count_window(open_trace(path), parse_window(".."))
     assert (part.longest_gap_s, part.longest_gap_at_s) == (3 * 86_400, 60)
-    _note_gap(part)
-    told = " ".join(capsys.readouterr().err.split())
-    assert "nothing arrives for 3d from 1m of the trace on, which is simulated too; --window leaves it out" in told
-    _note_gap(count_window(open_trace(path), parse_window("..1h")))
-    assert not capsys.readouterr().err
+    told = "nothing arrives for 3d from 1m of the trace on, which is simulated too; --window leaves it out"
+    assert gap_note(part) == told
+    assert gap_note(count_window(open_trace(path), parse_window("..1h"))) is None

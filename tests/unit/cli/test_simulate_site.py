@@ -141,6 +141,8 @@ def test_rows_that_skip_bad_leaves_out_of_a_log_are_told(files: Path) -> None:
         files, "cluster.yaml", r"(?s)background:.*?\n(?=\S)",
         "background: {users: {kind: swf, path: log.swf, partition: gpu, skip_bad: true}}\n",
     )  # fmt: skip
-    result = tidegate(*words(files))
+    result = tidegate(*words(files, "--json"))
     assert result.exit_code == 0, result.output
-    assert "log.swf: 1 row is left out of background users; the first: line 51: " in result.stderr
+    told = "log.swf: 1 row is left out of background users; the first: line 51: "
+    assert told in result.stderr
+    assert told in json.loads(result.stdout)["notes"][0], "who reads the figures later must know it, too"

@@ -12,6 +12,7 @@ import pytest
 from broker.model.errors import TraceError
 from broker.model.spec import ModelSpec, PolicySpec
 from cli.sweep_cells import CellTask, run_cell
+from simulator.simulation import SimulationSettings
 from simulator.sweep.cells import Cell, CellFailure, CellResult
 from simulator.sweep.inputs import read_input
 from tests.support.simulated import ELASTIC, SITE
@@ -55,7 +56,8 @@ class FakeSource:
 
 def task(source: FakeSource, model: ModelSpec = ELASTIC, seed: int = 1) -> CellTask:
     cell = Cell("key", candidate("rules"), "calm", seed)
-    return CellTask(cell, SITE, (model,), "chat", source, 60.0, 1.7e9, 5.0)
+    settings = SimulationSettings(tail_s=5.0, start_at=1.7e9, warm_up_s=120.0)
+    return CellTask(cell, SITE, (model,), "chat", source, 60.0, settings)
 
 
 def cause(task: CellTask) -> str:

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from broker.model.errors import ConfigErrors
-from cli.sweeping import Plan, plan_sweep
-from tests.support.sweeps import POLICIES, small_sweep
+from cli.sweep_plan import Plan, plan_sweep
+from simulator.engine.routing import Routing
+from tests.support.sweeps import ONE_CELL, POLICIES, small_sweep
+from traces.conditions import MetricFaults
 
 HEADER = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
 
@@ -88,3 +90,49 @@ def test_the_content_of_each_file_is_in_the_keys_of_the_cells_that_read_it(name:
     after = {cell.key for cell in plan_sweep(file).cells}
     changed = {demand for key, demand in before.items() if key not in after}
     assert changed == {"a.csv": {"first"}, "b.csv": {"second"}, "engine.yaml": {"first", "second"}}[name]
+
+
+def varied(values: str) -> str:
+    """Of one policy."""
+    return ONE_CELL.replace("{file: policies.yaml}", f"{{file: policies.yaml, {values}}}")
+
+
+def test_what_runs_find_and_how_they_route_is_varied_like_any_value(tmp_path: Path) -> None:
+    text = varied("grid: {run.routing: [least-loaded, prefix-affine], run.metric_loss: [0, 0.5], models.chat.max: [2]}")
+    plan = plan_sweep(small_sweep(tmp_path, text + "    run: {cached_share: 0.25, metric_delay: 3s}\n"))
+    found = [(task.settings.routing, task.settings.metrics) for task in plan.tasks]
+    assert found == [
+        (routing, MetricFaults(loss=loss, report_loss=loss, delay_s=3.0))
+        for routing in (Routing.LEAST_LOADED, Routing.PREFIX_AFFINE)
+        for loss in (0.0, 0.5)
+    ]
+    assert {(task.settings.cached_share, task.models[0].maximum) for task in plan.tasks} == {(0.25, 2)}
+    assert len({cell.key for cell in plan.cells}) == 4
+    assert plan.cells[3].candidate.words == "rules run.routing=prefix-affine run.metric_loss=0.5 models.chat.max=2"
+
+
+def test_what_runs_take_for_granted_is_in_their_keys(tmp_path: Path) -> None:
+    texts = [ONE_CELL, *(f"{ONE_CELL}    run: {{{said}}}\n" for said in ("cached_share: 0.5", "metric_delay: 1s"))]
+    keys = [plan_sweep(small_sweep(tmp_path, text)).cells[0].key for text in texts]
+    assert len(set(keys)) == 3
+    same = plan_sweep(small_sweep(tmp_path, f"{ONE_CELL}    run: {{cached_share: 0}}\n    cell_time_limit: 1m\n"))
+    assert same.cells[0].key == keys[0], "how long a run may take does not change what comes of it"
+
+
+@pytest.mark.parametrize(
+    ("values", "at", "words"),
+    [
+        ("grid: {run.routing: [fastest]}", "policies.rules.grid.run.routing", "'fastest' is not known here"),
+        ("grid: {run.cache: [0.1]}", "policies.rules.grid.run.cache", "unknown field; known: routing, cached_share,"),
+        (
+            "random: {run.cached_share: {kind: uniform, from: 2, to: 3}}, samples: 1",
+            "policies.rules.random.run.cached_share", "is too much; the most is 1",
+        ),
+    ],
+    ids=["a rule that is not there", "a field that is not there", "a draw beyond all shares"],
+)  # fmt: skip
+def test_a_wrong_value_of_the_runs_is_the_files_mistake(values: str, at: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigErrors) as caught:
+        plan_sweep(small_sweep(tmp_path, varied(values)))
+    assert f"sweep.yaml:1: {at}: " in str(caught.value)
+    assert words in str(caught.value)

@@ -20,7 +20,7 @@ from broker.model.spec import (
 )
 from simulator.profiles.document import load_profile
 from simulator.report.compose import Source, compose
-from simulator.report.document import AttainmentRow, RunReport, dumps, loads
+from simulator.report.document import QUANTILES, AttainmentRow, RunReport, dumps, loads, quantile_of
 from simulator.report.facts import Facts
 from simulator.report.gpu_hours import PhaseInterval
 from simulator.report.page import page_of
@@ -87,6 +87,53 @@ def test_days_are_blocks_and_give_an_interval_around_the_figure() -> None:
     assert figure.interval.low is not None
     assert figure.interval.high is not None
     assert figure.interval.low < figure.value < figure.interval.high
+
+
+@pytest.mark.parametrize("what", ["ttft", "tpot", "end_to_end"])
+def test_quantiles_have_intervals_around_them_and_can_be_had_from_the_document(what: str) -> None:
+    report = loads(dumps(told()))
+    row = next(row for row in report.latencies if (row.what, row.model_id) == (what, ""))
+    assert set(row.intervals) == set(QUANTILES)
+    for name, of in row.intervals.items():
+        value = getattr(row.latency, name)
+        assert (of.n, of.blocks) == (1, 4)
+        assert of.low is not None
+        assert of.high is not None
+        assert of.low <= value * (1 + 1e-9)
+        assert of.high >= value * (1 - 1e-9)
+        assert quantile_of([row.latency], [row.by_day], name, (3,)).value == pytest.approx(value)
+    assert sum(sum(day.counts) for day in row.by_day) == row.latency.count
+
+
+@pytest.mark.parametrize(
+    ("last_s", "duration_s", "lengths"),
+    [
+        (DAY_S - 1.0, DAY_S + 60.0, (1 + 60 / DAY_S,)),
+        (1.4 * DAY_S, 1.4 * DAY_S + 60.0, (1.4 + 60 / DAY_S,)),
+        (1.6 * DAY_S, 1.6 * DAY_S + 60.0, (1.0, 0.6 + 60 / DAY_S)),
+    ],
+    ids=["a day and its tail", "a day and less than half", "a day and more than half"],
+)
+def test_what_is_no_day_is_no_block(last_s: float, duration_s: float, lengths: tuple[float, ...]) -> None:
+    """The minute after a day's load was a second block: the interval said that two days agree."""
+    of = facts(days=2)
+    arrival_s = of.outcomes.arrival_s * (last_s / of.outcomes.arrival_s[-1])
+    report = told(replace(of, outcomes=replace(of.outcomes, arrival_s=arrival_s), duration_s=duration_s))
+    figure = report.figure("gpu_hours_a_day")
+    assert figure is not None
+    assert figure.denominator == pytest.approx(lengths)
+    assert (figure.interval.low is None) == (len(lengths) == 1)
+    assert len(report.latencies[0].by_day) == figure.interval.blocks == len(lengths)
+
+
+def test_what_the_terminal_tells_of_a_run_stands_in_its_document_and_on_its_page() -> None:
+    report = told(replace(facts(), notes=("log.swf: 3 rows left out",), problems=("a step failed",), drained_s=90.0))
+    assert report.notes[:2] == (
+        "log.swf: 3 rows left out.",
+        "Requests were still open when load and tail had ended: the run went on for 1m30s.",
+    )
+    assert report.problems == ("a step failed",)
+    assert loads(dumps(report)) == report
 
 
 def test_a_day_that_is_not_whole_counts_for_as_long_as_it_was() -> None:

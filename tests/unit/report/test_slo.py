@@ -1,9 +1,8 @@
-"""Service levels over all arrivals: what counts as a miss, by class and tenant, and the worst windows."""
+"""Service levels over all arrivals: what counts as a miss, and the worst windows."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,21 +16,17 @@ from simulator.report.slo import (
     RequestTable,
     ServiceLevel,
     Share,
-    attainment,
-    daily,
-    goodput_per_gpu,
     kept_in_time,
     worst_window,
 )
 
 CHAT = ServiceLevel("chat", (FirstTokenLimit(1000, 1.0), FirstTokenLimit(8000, 4.0)), 0.1)
-BATCH = ServiceLevel("batch", (FirstTokenLimit(math.inf, 60.0),), 1.0)
 NEVER = math.nan
 
 
-def requests(*rows: tuple[float, float, float, int, int, bool], level: int = 0, tenant: int = 0) -> RequestTable:
+def requests(*rows: tuple[float, float, float, int, int, bool]) -> RequestTable:
     """Rows of arrival, first token, end, prompt, output, finished."""
-    arrival, first, end, prompt, output, finished = zip(*rows, strict=True) if rows else [()] * 6
+    arrival, first, end, prompt, output, finished = zip(*rows, strict=True)
     return RequestTable(
         arrival_s=np.array(arrival, dtype=np.float64),
         first_token_s=np.array(first, dtype=np.float64),
@@ -39,8 +34,8 @@ def requests(*rows: tuple[float, float, float, int, int, bool], level: int = 0, 
         prompt_tokens=np.array(prompt, dtype=np.int64),
         output_tokens=np.array(output, dtype=np.int64),
         finished=np.array(finished, dtype=np.bool_),
-        level=np.full(len(rows), level),
-        tenant=np.full(len(rows), tenant),
+        level=np.zeros(len(rows), np.int64),
+        tenant=np.zeros(len(rows), np.int64),
     )
 
 
@@ -61,33 +56,6 @@ JUDGED = [
 @pytest.mark.parametrize(("row", "kept"), [case[1:] for case in JUDGED], ids=[case[0] for case in JUDGED])
 def test_a_request_is_in_time_if(row: tuple[float, float, float, int, int, bool], kept: bool) -> None:
     assert kept_in_time(requests(row), [CHAT]).tolist() == [kept]
-
-
-def test_classes_and_tenants_are_told_apart() -> None:
-    slow, quick = (0.0, 30.0, 31.0, 100, 11, True), (0.0, 0.5, 1.0, 100, 11, True)
-    table = replace(requests(slow, slow, quick), level=np.array([0, 1, 0]), tenant=np.array([0, 0, 1]))
-    told = attainment(table, [CHAT, BATCH], ["physics", "biology", "nobody"])
-    assert told.overall == Share(2, 3)
-    assert told.by_level == (("chat", Share(1, 2)), ("batch", Share(1, 1)))
-    assert told.by_tenant == (("physics", Share(1, 2)), ("biology", Share(1, 1)), ("nobody", Share(0, 0)))
-    assert told.by_tenant[2][1].value is None
-
-
-def test_a_run_without_requests_has_no_share() -> None:
-    told = attainment(requests(), [CHAT])
-    assert told.overall.value is None
-    assert told.worst_hour is None
-
-
-@pytest.mark.parametrize(("level", "tenant", "what"), [(2, 0, "class 2"), (0, 3, "tenant 3")])
-def test_an_unnamed_class_or_tenant_is_refused(level: int, tenant: int, what: str) -> None:
-    with pytest.raises(ValueError, match=what):
-        attainment(requests((0.0, 0.5, 1.0, 1, 1, True), level=level, tenant=tenant), [CHAT, BATCH], ["one"])
-
-
-def test_requests_without_any_level_cannot_be_judged() -> None:
-    with pytest.raises(ValueError, match="service level"):
-        attainment(requests((0.0, 0.5, 1.0, 1, 1, True)), [])
 
 
 def test_limits_rise_with_the_prompt() -> None:
@@ -114,7 +82,7 @@ arrivals_and_kept = st.lists(st.tuples(st.floats(0, 3 * 86399), st.booleans()), 
 
 
 @given(arrivals_and_kept)
-def test_the_worst_window_is_no_better_than_the_whole_and_days_add_up(rows: list[tuple[float, bool]]) -> None:
+def test_the_worst_window_is_no_better_than_the_whole(rows: list[tuple[float, bool]]) -> None:
     arrivals, kept = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
     for length_s in (HOUR_S, FIVE_MINUTES_S):
         worst = worst_window(arrivals, kept, length_s)
@@ -123,16 +91,3 @@ def test_the_worst_window_is_no_better_than_the_whole_and_days_add_up(rows: list
         assert worst.share.value <= kept.mean() + 1e-12
         inside = (arrivals >= worst.begin_s) & (arrivals < worst.begin_s + length_s)
         assert worst.share == Share(int(kept[inside].sum()), int(inside.sum()))
-    in_time, arrived = daily(arrivals, kept, 3)
-    assert (in_time.sum(), arrived.sum()) == (kept.sum(), len(kept))
-
-
-def test_arrivals_outside_the_days_are_refused() -> None:
-    with pytest.raises(ValueError, match="outside"):
-        daily(np.array([86400.0]), np.array([True]), 1)
-
-
-def test_goodput_is_per_average_gpu() -> None:
-    """7200 requests in two hours on three GPUs: one a second, a third for each GPU."""
-    assert goodput_per_gpu(7200, 6.0) == pytest.approx(1 / 3)
-    assert math.isnan(goodput_per_gpu(0, 0.0))

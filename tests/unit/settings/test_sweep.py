@@ -8,6 +8,7 @@ import pytest
 
 from broker.app.settings.sweep import SweepSettings, read_sweep
 from tests.unit.settings.files import refusal, written
+from traces.conditions import MetricFaults
 
 SWEEP = """
     policies:
@@ -33,6 +34,16 @@ def test_a_small_sweep_is_read(tmp_path: Path) -> None:
     assert settings.traces["calm"].duration_s == 300.0
     assert settings.seeds == [1]
     assert settings.goal.attainment == 0.99
+
+
+def test_runs_take_place_as_the_options_of_simulate_would_say_it(tmp_path: Path) -> None:
+    said = "{routing: prefix-affine, cached_share: 0.25, metric_loss: 0.1, metric_delay: 2s}"
+    text = SWEEP.replace("    traces:", f"    run: {said}\n    cell_time_limit: 10m\n    traces:")
+    settings = settings_of(written(tmp_path, text))
+    assert (settings.run.routing, settings.run.cached_share) == ("prefix-affine", 0.25)
+    assert settings.run.metrics == MetricFaults(loss=0.1, report_loss=0.1, delay_s=2.0)
+    assert settings.cell_time_limit_s == 600.0
+    assert settings_of(written(tmp_path, SWEEP)).run.metrics is None, "then a scenario may say it"
 
 
 TUNED = """
@@ -83,6 +94,10 @@ def drawn(values: str) -> str:
         ("    traces:", "    seeds: [1, 1]\n    traces:", "a seed stands twice"),
         ("    traces:", "    goals: {}\n    traces:", "unknown field; did you mean goal?"),
         ("    traces:", "    goal: {attainment: 1.5}\n    traces:", "is too much"),
+        ("    traces:", "    run: {routing: random}\n    traces:", "'random' is not known here"),
+        ("    traces:", "    run: {metric_loss: 1.5}\n    traces:", "is too much; the most is 1"),
+        ("    traces:", "    run: {cached_shares: 0.5}\n    traces:", "unknown field; did you mean cached_share?"),
+        ("    traces:", "    cell_time_limit: 0s\n    traces:", "is too little; it must be more than 0"),
     ],
 )  # fmt: skip
 def test_mistakes_are_told_with_their_line(old: str, new: str, expected: str | None, tmp_path: Path) -> None:

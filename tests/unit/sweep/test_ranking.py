@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from simulator.statistics import Resampling
 from simulator.sweep.cells import Candidate, CellResult
+from simulator.sweep.design import Setting
 from simulator.sweep.ranking import Goal, RankBy, Ranked, Results, curves, families, pareto_front, rank
 from tests.unit.sweep.runs import candidate, result
 
@@ -44,6 +45,17 @@ def test_the_worst_hour_is_a_constraint_and_not_a_footnote() -> None:
     [row] = ranked([BAD_HOUR])
     assert row.standing.attainment.value == 0.99
     assert not row.keeps
+
+
+def test_what_costs_less_in_another_world_beats_nothing() -> None:
+    """A run whose prompts are cached by half is cheaper whatever it does."""
+
+    def under(share: float, policy: str) -> Candidate:
+        return Candidate(policy, (Setting("run.cached_share", share), Setting("run.routing", "round-robin")))
+
+    runs = [result(under(0.0, "a"), cost=10.0), result(under(0.0, "b"), cost=11.0), result(under(0.5, "a"), cost=5.0)]
+    fronts = {(row.candidate.policy, row.candidate.world[0].value): row.pareto for row in ranked(runs)}
+    assert fronts == {("a", 0.0): True, ("b", 0.0): False, ("a", 0.5): True}
 
 
 def test_equals_stay_in_the_order_of_the_sweep() -> None:

@@ -49,7 +49,7 @@ def test_nothing_unfinished_stays_in_the_folder(tmp_path: Path) -> None:
 def test_a_full_disk_is_told_with_the_file_that_found_no_room(tmp_path: Path) -> None:
     (tmp_path / ".sweep.json.partial").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left on device") as caught:
-        replace_file(tmp_path / "sweep.json", "much")
+        replace_file(tmp_path / "sweep.json", b"much")
     assert caught.value.filename == str(tmp_path / "sweep.json")
     assert not list(tmp_path.iterdir())
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 
 import pytest
 
-from simulator.sweep.workers import Died, run_all
+from simulator.sweep.workers import Died, Overdue, run_all
 
 pytestmark = pytest.mark.integration
 
@@ -51,6 +52,20 @@ def test_a_killed_process_loses_its_task_and_the_others_go_on() -> None:
 
 def test_even_the_last_task_may_take_its_process_along() -> None:
     assert list(run_all(ill_fated, [3], jobs=1)) == [(3, Died(-signal.SIGKILL))]
+
+
+def endless(number: int) -> int:
+    """At 3."""
+    if number == 3:
+        threading.Event().wait()
+    return number
+
+
+def test_a_task_that_takes_too_long_is_ended_and_the_others_go_on() -> None:
+    found = dict(run_all(endless, range(6), jobs=2, limit_s=20.0))
+    assert found.pop(3) == Overdue(20.0)
+    assert found == {number: number for number in (0, 1, 2, 4, 5)}
+    assert Overdue(600.0).cause == "it took longer than the time limit of 10m"
 
 
 def test_who_stops_asking_ends_the_processes() -> None:
