@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,10 +17,17 @@ from accuracy.intervals import blocks_of
 from broker.model.errors import ConfigError
 from signals.ingest.vllm_metrics import parse_cache_config
 from simulator.calibration.fit import FittedProfile, Load, changed, fit_profile
-from simulator.calibration.recording import Phase, RequestLog, gauges_of, read_metrics_history, read_requests
+from simulator.calibration.measurements import UNTOLD
+from simulator.calibration.recording import (
+    Phase,
+    RequestLog,
+    gauges_of,
+    read_metrics_history,
+    read_requests,
+    total_of,
+)
 from simulator.calibration.replay import Floats, Gauges, Times, replay
 from simulator.engine.profile import EngineProfile
-from simulator.profiles.document import load_profile
 
 FITTED_PHASES = 3
 OVERLOAD = 4
@@ -102,8 +109,7 @@ def compare_recording(requests: Path, metrics: Path, page: Path, tell: Tell) -> 
     cache = cache or parse_cache_config(page.read_text(encoding="utf-8"))
     if cache is None:
         raise ConfigError("no vllm:cache_config_info, so that the block size is not known", path=str(page))
-    limits = {"block_size": cache.block_size, "num_blocks": cache.num_gpu_blocks, "max_num_batched_tokens": 2048}
-    base = changed(load_profile("steady-30").engine, {**limits, **log.limits})
+    base = changed(UNTOLD, {"block_size": cache.block_size, **log.limits})
     load = log.until(log.phases[FITTED_PHASES - 1].end_s, "idle, light and medium")
     fitted = fit_profile([load], base)
     measured = gauges_of(samples)
@@ -187,8 +193,4 @@ def paced(engine: EngineProfile, log: RequestLog, slowdown: Floats, looks: Float
 def _counters(history: str) -> Counters:
     """By scrape in order of time; a label set more is a value more to add."""
     pages = sorted((json.loads(line) for line in history.splitlines() if line.strip()), key=lambda page: page["t"])
-    return {name: np.array([_total(page["text"], name) for page in pages]) for name in COUNTERS}
-
-
-def _total(page: Sequence[str], name: str) -> float:
-    return sum(float(line.rpartition(" ")[2]) for line in page if line.startswith((f"{name}{{", f"{name} ")))
+    return {name: np.array([total_of(page["text"], name) for page in pages]) for name in COUNTERS}
