@@ -12,9 +12,10 @@ from collections.abc import Callable
 import numpy as np
 
 from accuracy.base import REPOSITORY, Cell, Report, Table, Tell, percent, shared_path, skill
+from accuracy.intervals import BLOCK_S, RESAMPLES, middle_90, resampled, told, verdict
 from accuracy.plot import Line, Panel, svg
-from accuracy.recorded import DRAWS, FITTED_PHASES, Comparison, compare_recording
-from accuracy.recording_causes import OVERLOAD, causes, kind
+from accuracy.recorded import DRAWS, FITTED_PHASES, OVERLOAD, Comparison, compare_recording, kind
+from accuracy.recording_causes import causes
 from simulator.calibration.replay import Floats, Times
 
 REQUESTS = "vllm/recording_v0.32.0_requests.jsonl.gz"
@@ -38,8 +39,9 @@ def run(tell: Tell) -> Report:
     found = compare_recording(requests, metrics, page, tell)
     PLOT.parent.mkdir(parents=True, exist_ok=True)
     PLOT.write_text(_plot(found), encoding="utf-8")
-    judged = (_quantiles(found), _single_requests(found), _gauges(found))
-    tables = (_fit_table(found), _against_null(judged), *judged, *causes(found))
+    judged, differences = (_quantiles(found), _single_requests(found), _gauges(found)), _differences(found)
+    nulls = _against_null(judged, differences)
+    tables = (_fit_table(found), nulls, judged[0], differences, *judged[1:], *causes(found))
     overload = found.log.phases[OVERLOAD - 1]
     inside = found.within(overload)
     headline = {
@@ -75,8 +77,8 @@ def _fit_table(found: Comparison) -> Table:
     )
 
 
-def _against_null(judged: tuple[Table, ...]) -> Table:
-    """Of each phase, how many figures of each table have a positive skill."""
+def _against_null(judged: tuple[Table, ...], differences: Table) -> Table:
+    """Of each phase, how many figures of each table have a positive skill, and what is surely so."""
     places = [next(index for index, name in enumerate(table.columns) if name.startswith("skill")) for table in judged]
     phases = sorted({(str(row[0]), str(row[1])) for table in judged for row in table.rows})
     rows: list[tuple[Cell, ...]] = []
@@ -86,11 +88,14 @@ def _against_null(judged: tuple[Table, ...]) -> Table:
             cells = [row[place] for row in table.rows if row[0] == phase]
             skills = [value for value in cells if isinstance(value, float)]
             counts.append(f"{sum(value > 0 for value in skills)} of {len(skills)}" if skills else None)
-        rows.append((phase, what, *counts))
+        surely = [str(row[-1]) for row in differences.rows if row[0] == phase]
+        told_apart = f"{surely.count('better')} better, {surely.count('worse')} worse" if surely else None
+        rows.append((phase, what, counts[0], told_apart, *counts[1:]))
     return Table(
         "recording_nulls",
         "Figures that are better than their null, by phase",
-        ("phase", "", "medians and P95 of requests", "errors of single requests", "gauges"),
+        ("phase", "", "medians and P95 of requests", "beyond the chance of which requests came when",
+         "errors of single requests", "gauges"),
         tuple(rows),
         n=sum(len(table.rows) for table in judged),
         free=judged[0].free,
@@ -106,29 +111,76 @@ def _quantiles(found: Comparison) -> Table:
         for name, of in METRICS_OF.items():
             measured, simulated = of(found.log.times)[inside], of(found.simulated)[inside]
             nulls = [of(found.log.times)[found.within(each)] for each in (before, found.nearest_fitted(phase))]
-            spread = np.percentile([np.median(of(times)[inside]) for times, _ in found.draws], [5, 95]) * 1000
             for q in (50, 95):
                 truth = float(np.percentile(measured, q))
                 error = float(np.percentile(simulated, q)) / truth - 1
                 wrong = [float(np.percentile(null, q)) / truth - 1 for null in nulls]
+                low, high = middle_90(
+                    np.array([1000 * np.percentile(of(times)[inside], q) for times, _ in found.draws])
+                )
                 rows.append((
                     phase.name, kind(number), int(inside.sum()), f"{name} P{q}", round(truth * 1000, 2),
                     round(truth * 1000 * (1 + error), 2), percent(error), percent(wrong[0]), percent(wrong[1]),
                     round(skill(abs(error), min(map(abs, wrong))), 2),
-                    f"{spread[0]:.3g} to {spread[1]:.3g}" if q == 50 else None,
+                    f"{low:.3g} to {high:.3g}",
                 ))  # fmt: skip
     return Table(
         "recording_requests",
         "Median and P95 of requests, by phase (ms)",
         ("phase", "", "n", "figure", "measured", "simulated", "error", "null: previous phase", "null: nearest fitted",
-         "skill over the better null", f"90 % of {DRAWS} draws of the pace"),
+         "skill over the better null", f"90 % of {DRAWS} draws"),
         tuple(rows),
         n=int(sum(row[2] for row in rows if isinstance(row[2], int)) // 6),
         free=len(found.fitted.relative_errors),
         remarks=(
-            "The last column is the floor: the same engine under paces that wander as the fitted phases' did. Under "
-            "overload the queue follows from a small difference between arrivals and pace, so that a few percent of "
-            "pace are a factor in the time to first token.",
+            "The last column is what the fitted phases tell: engines fitted to half of their blocks of time each, "
+            "under paces that wander as theirs did. Under overload the queue follows from a small difference between "
+            "arrivals and pace, so that a few percent of pace are a factor in the time to first token.",
+        ),
+    )  # fmt: skip
+
+
+def _differences(found: Comparison) -> Table:
+    """Each error less its null's, and whether that is more than the chance of which requests came when."""
+    rows: list[tuple[Cell, ...]] = []
+    arrival = found.log.times.arrival
+    for number, phase, before in found.phases:
+        inside, others = (
+            found.within(phase),
+            {each: found.within(each) for each in (before, found.nearest_fitted(phase))},
+        )
+        own = resampled(arrival[inside])
+        drawn_of = {each: resampled(arrival[chosen], seed=1) for each, chosen in others.items()}
+        for name, of in METRICS_OF.items():
+            measured, simulated = of(found.log.times)[inside], of(found.simulated)[inside]
+            for q in (50, 95):
+                truth = np.array([np.percentile(measured[each], q) for each in own])
+                errors = np.array([np.percentile(simulated[each], q) for each in own]) / truth - 1
+                error = float(np.percentile(simulated, q) / np.percentile(measured, q) - 1)
+                nulls = {
+                    each: float(np.percentile(of(found.log.times)[chosen], q) / np.percentile(measured, q) - 1)
+                    for each, chosen in others.items()
+                }
+                best = min(nulls, key=lambda each: abs(nulls[each]))
+                values = of(found.log.times)[others[best]]
+                null_errors = np.array([np.percentile(values[each], q) for each in drawn_of[best]]) / truth - 1
+                difference = middle_90(np.abs(errors) - np.abs(null_errors))
+                rows.append((
+                    phase.name, kind(number), f"{name} P{q}", percent(error), told(middle_90(errors)),
+                    f"{percent(nulls[best])} ({best.name})", told(middle_90(null_errors)),
+                    percent(abs(error) - abs(nulls[best])), told(difference), verdict(difference),
+                ))  # fmt: skip
+    return Table(
+        "recording_differences",
+        "Errors less those of the better null, with 90 % intervals over the recorded requests",
+        ("phase", "", "figure", "error", "90 %", "better null's error", "90 %", "difference of sizes", "90 %", "so"),
+        tuple(rows),
+        n=int(sum(found.within(phase).sum() for _, phase, _ in found.phases)),
+        free=len(found.fitted.relative_errors),
+        remarks=(
+            f"Blocks of {BLOCK_S:g} s of requests are drawn again {RESAMPLES:,} times, with what was simulated of "
+            "them; a phase of 40 s has eight of them, so that intervals are rough. What the fit does not know is not "
+            "in here but in the draws above. Which null is the better is told with hindsight.",
         ),
     )  # fmt: skip
 

@@ -5,22 +5,32 @@ from __future__ import annotations
 import gzip
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from accuracy.base import Tell
+from accuracy.intervals import blocks_of
 from broker.model.errors import ConfigError
 from signals.ingest.vllm_metrics import parse_cache_config
-from simulator.calibration.fit import FittedProfile, changed, fit_profile
-from simulator.calibration.recording import Phase, RequestLog, gauges_of, read_metrics_history, read_requests
+from simulator.calibration.fit import FittedProfile, Load, changed, fit_profile
+from simulator.calibration.measurements import UNTOLD
+from simulator.calibration.recording import (
+    Phase,
+    RequestLog,
+    gauges_of,
+    read_metrics_history,
+    read_requests,
+    total_of,
+)
 from simulator.calibration.replay import Floats, Gauges, Times, replay
 from simulator.engine.profile import EngineProfile
-from simulator.profiles.document import load_profile
 
 FITTED_PHASES = 3
+OVERLOAD = 4
 LEAST_REQUESTS = 10
 """A phase with fewer requests has no quantiles worth the name."""
 DRAWS = 40
@@ -40,6 +50,12 @@ COUNTERS = (
 
 Counters = dict[str, Floats]
 """One value for each scrape."""
+Chosen = npt.NDArray[np.bool_]
+"""Which of the requests."""
+
+
+def kind(number: int) -> str:
+    return "fitted" if number <= FITTED_PHASES else "held out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +68,8 @@ class Noise:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The recording and what the simulated engine made of the same arrivals, once and under ``DRAWS`` paces."""
+    """The recording and what the simulated engine made of the same arrivals: once, and in ``DRAWS`` draws of what the
+    fitted phases do not tell, each with an engine fitted to half of their blocks of time and a pace that wanders."""
 
     log: RequestLog
     base: EngineProfile
@@ -74,9 +91,9 @@ class Comparison:
                     yield number, phase, before
                 before = phase
 
-    def within(self, phase: Phase) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    def within(self, phase: Phase) -> Chosen:
         arrival = self.log.times.arrival
-        inside: np.ndarray[tuple[int], np.dtype[np.bool_]] = (arrival >= phase.start_s) & (arrival < phase.end_s)
+        inside: Chosen = (arrival >= phase.start_s) & (arrival < phase.end_s)
         return inside
 
     def nearest_fitted(self, phase: Phase) -> Phase:
@@ -92,16 +109,17 @@ def compare_recording(requests: Path, metrics: Path, page: Path, tell: Tell) -> 
     cache = cache or parse_cache_config(page.read_text(encoding="utf-8"))
     if cache is None:
         raise ConfigError("no vllm:cache_config_info, so that the block size is not known", path=str(page))
-    limits = {"block_size": cache.block_size, "num_blocks": cache.num_gpu_blocks, "max_num_batched_tokens": 2048}
-    base = changed(load_profile("steady-30").engine, {**limits, **log.limits})
-    fitted = fit_profile([log.until(log.phases[FITTED_PHASES - 1].end_s, "idle, light and medium")], base)
+    base = changed(UNTOLD, {"block_size": cache.block_size, **log.limits})
+    load = log.until(log.phases[FITTED_PHASES - 1].end_s, "idle, light and medium")
+    fitted = fit_profile([load], base)
     measured = gauges_of(samples)
     simulated, gauges = replay(fitted.engine, log.requests, sample_at=measured.at.tolist())
     noise = _noise(log, simulated)
     draws = []
     for seed in range(DRAWS):
-        tell(f"recording: predicting under wandering pace, draw {seed + 1} of {DRAWS}")
-        draws.append(_wandering(fitted.engine, log, noise, measured.at, seed))
+        tell(f"recording: fitting to half of it and predicting under wandering pace, draw {seed + 1} of {DRAWS}")
+        engine = fit_profile([_half(load, seed)], base, free=tuple(fitted.relative_errors)).engine
+        draws.append(_wandering(engine, log, noise, measured.at, seed))
     counters = _counters(history)
     return Comparison(log, base, fitted, noise, counters, measured, simulated, gauges, tuple(draws))
 
@@ -109,6 +127,17 @@ def compare_recording(requests: Path, metrics: Path, page: Path, tell: Tell) -> 
 def _text(path: Path) -> str:
     with gzip.open(path, "rt", encoding="utf-8") as file:
         return file.read()
+
+
+def _half(load: Load, seed: int) -> Load:
+    """The same load, with the measured times of half of its blocks of time. A fit to a half differs from the fit to
+    the whole about as that differs from the truth (the jackknife that leaves half out)."""
+    assert load.measured is not None
+    blocks = blocks_of(load.measured.arrival)
+    left_out = np.concatenate([blocks[each] for each in np.random.default_rng(seed).permutation(len(blocks))[::2]])
+    first_token, end = load.measured.first_token.copy(), load.measured.end.copy()
+    first_token[left_out] = end[left_out] = np.nan
+    return replace(load, measured=replace(load.measured, first_token=first_token, end=end))
 
 
 def _noise(log: RequestLog, simulated: Times) -> Noise:
@@ -164,8 +193,4 @@ def paced(engine: EngineProfile, log: RequestLog, slowdown: Floats, looks: Float
 def _counters(history: str) -> Counters:
     """By scrape in order of time; a label set more is a value more to add."""
     pages = sorted((json.loads(line) for line in history.splitlines() if line.strip()), key=lambda page: page["t"])
-    return {name: np.array([_total(page["text"], name) for page in pages]) for name in COUNTERS}
-
-
-def _total(page: Sequence[str], name: str) -> float:
-    return sum(float(line.rpartition(" ")[2]) for line in page if line.startswith((f"{name}{{", f"{name} ")))
+    return {name: np.array([total_of(page["text"], name) for page in pages]) for name in COUNTERS}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from accuracy.base import Cell, Table, percent
-from accuracy.recorded import FITTED_PHASES, LEAST_REQUESTS, Comparison, paced, steps_of
+from accuracy.intervals import middle_90, resampled, told
+from accuracy.recorded import LEAST_REQUESTS, OVERLOAD, Chosen, Comparison, kind, paced, steps_of
+from accuracy.recording_suspects import suspects
 from simulator.calibration.fit import changed, fit_profile
 from simulator.calibration.recording import Phase
 from simulator.calibration.replay import Floats, Times, replay
@@ -14,19 +15,20 @@ from simulator.engine.profile import EngineProfile
 from simulator.engine.requests import Finished
 from simulator.engine.single import CompiledEngine
 
-Chosen = npt.NDArray[np.bool_]
-
 PACES = (0.9, 0.95, 1.0, 1.05, 1.1)
-OVERLOAD = 4
 PIECE_S = 5.0
 
 
-def kind(number: int) -> str:
-    return "fitted" if number <= FITTED_PHASES else "held out"
-
-
 def causes(found: Comparison) -> tuple[Table, ...]:
-    return _pace(found), _full(found), _engine_times(found), _stall(found), _overload_by_pace(found)
+    return (
+        _pace(found),
+        _lonely(found),
+        _alike(found),
+        _full(found),
+        suspects(found),
+        _engine_times(found),
+        _overload_by_pace(found),
+    )
 
 
 def _pace(found: Comparison) -> Table:
@@ -52,6 +54,110 @@ def _own_pace(found: Comparison, phase: Phase) -> float:
     inside = found.within(phase)
     spent = [float((times.end - times.first_token)[inside].sum()) for times in (found.log.times, found.simulated)]
     return spent[0] / spent[1]
+
+
+RUNNING = ((0.0, 1.5), (1.5, 2.5), (2.5, 3.5), (3.5, 4.5))
+LEAST_SCRAPES = 5
+LOOKS = 100
+"""Times within each interval between two scrapes at which it is asked what was running."""
+
+
+def _alike(found: Comparison) -> Table:
+    """How much slower than fitted the server was by how much was running: what hangs on the batch or on the queue does
+    not slow down a single sequence beside which nobody waits."""
+    at = found.measured.at[:-1]
+    running, expected, done = _iterations(found)
+    waits = (found.measured.waiting[:-1] > 0) | (found.measured.waiting[1:] > 0)
+    rows: list[tuple[Cell, ...]] = []
+    for number, phase in enumerate(found.log.phases, 1):
+        inside = (at >= phase.start_s) & (at < phase.end_s)
+        if found.within(phase).sum() < LEAST_REQUESTS:
+            continue
+        for words, chosen in (("nobody waits", inside & ~waits), ("some wait", inside & waits)):
+            cells: list[Cell] = []
+            for low, high in RUNNING:
+                which = chosen & (running > low) & (running <= high)
+                if which.sum() < LEAST_SCRAPES:
+                    cells.append(None)
+                    continue
+                slower = [float(expected[which][each].sum() / done[which][each].sum()) - 1
+                          for each in resampled(at[which])]  # fmt: skip
+                whole = float(expected[which].sum() / done[which].sum()) - 1
+                cells.append(f"{percent(whole)} ({told(middle_90(np.array(slower)))})")
+            if any(cells):
+                rows.append((f"{phase.name}, {words}", kind(number), *cells))
+    return Table(
+        "recording_alike",
+        "Time of an iteration beyond the fitted engine's, by what was running (with 90 % intervals)",
+        ("phase", "", *(f"{(low + high) / 2:.0f} running" if low else "up to 1" for low, high in RUNNING)),
+        tuple(rows),
+        n=len(at),
+        free=len(found.fitted.relative_errors),
+        remarks=("The server's count of iterations between two scrapes against those that the fitted engine would "
+                 f"have done with the sequences that the clients saw decoding then; at least {LEAST_SCRAPES} such "
+                 "times. In the overload the server is slow before anybody waits and with half of its slots free.",),
+    )  # fmt: skip
+
+
+def _lonely(found: Comparison) -> Table:
+    """Time to first token of requests that came to an engine with nothing or one sequence to decode: no queue, and
+    hardly a batch."""
+    times = found.log.times
+    beside = ((times.first_token <= times.arrival[:, None]) & (times.end > times.arrival[:, None])).sum(axis=1)
+    waits = ((times.arrival < times.arrival[:, None]) & (times.first_token > times.arrival[:, None])).any(axis=1)
+    rows: list[tuple[Cell, ...]] = []
+    for number, phase in enumerate(found.log.phases, 1):
+        cells: list[Cell] = []
+        for running in (0, 1):
+            chosen = found.within(phase) & (beside == running) & ~waits
+            if chosen.sum() < LEAST_REQUESTS:
+                continue
+            medians = [round(1000 * float(np.median(each.ttft[chosen])), 2) for each in (times, found.simulated)]
+            cells += [int(chosen.sum()), *medians]
+        if len(cells) == 6:
+            rows.append((phase.name, kind(number), *cells))
+    return Table(
+        "recording_lonely",
+        "Median time to first token of requests that met no queue (ms)",
+        ("phase", "", "n: nothing running", "measured", "simulated", "n: one running", "measured", "simulated"),
+        tuple(rows),
+        n=sum(cell for row in rows for cell in (row[2], row[5]) if isinstance(cell, int)),
+        free=len(found.fitted.relative_errors),
+        remarks=("The same state of the server in each row: that measured times differ down a column is its "
+                 "pace. That they are shorter where something runs, which waits for the iteration in progress, is a "
+                 "rule that the engine lacks: one that sleeps takes a millisecond or two to wake. It makes no queue.",),
+    )  # fmt: skip
+
+
+def _iterations(found: Comparison) -> tuple[Floats, Floats, Floats]:
+    """Between each two scrapes: sequences running while there were any, and the decoding iterations that the fitted
+    engine would have done meanwhile and that the server did."""
+    engine, times, at = found.fitted.engine, found.log.times, found.measured.at
+    prompts = np.array([request.prompt_tokens for request in found.log.requests], dtype=np.float64)
+    alone = ((times.first_token < times.first_token[:, None]) & (times.end > times.first_token[:, None])).sum(
+        axis=1
+    ) == 0
+    counted = np.diff(found.counters["vllm:iteration_tokens_total_count"])
+    rows = []
+    for begins, ends, iterations in zip(at[:-1], at[1:], counted, strict=True):
+        looks = np.linspace(begins, ends, LOOKS)[:, None]
+        here = (times.end > begins) & (times.first_token <= ends)
+        first, end, output = times.first_token[here], times.end[here], times.output_tokens[here]
+        decoding = (first <= looks) & (end > looks)
+        running = decoding.sum(axis=1)
+        done = np.clip((looks - first) / np.maximum(end - first, 1e-9), 0, 1)
+        context = (decoding * (prompts[here] + output * done)).sum(axis=1)
+        lasts = engine.base_s + engine.s_per_decode_sequence * running + engine.s_per_kv_token * context
+        busy = running > 0
+        began = (times.first_token > begins) & (times.first_token <= ends)
+        busy_s = busy.mean() * (ends - begins) + 1e-12
+        left = 1 - engine.s_per_prefill_token * float(prompts[began & ~alone].sum()) / busy_s
+        rows.append((
+            running[busy].mean() if busy.any() else 0.0,
+            left * float((busy / lasts).mean()) * (ends - begins),
+            max(0.0, iterations - float((began & alone).sum())),
+        ))  # fmt: skip
+    return tuple(np.array(rows, dtype=np.float64).T)
 
 
 def _full(found: Comparison) -> Table:
@@ -157,61 +263,6 @@ def _finished(found: Comparison) -> tuple[Floats, ...]:
         for each in events if isinstance(each, Finished)
     ]  # fmt: skip
     return tuple(np.array(rows).T)
-
-
-def _stall(found: Comparison) -> Table:
-    """Whether an arrival holds up the others' decoding, as where the API server takes processor time from the
-    engine."""
-    rows: list[tuple[Cell, ...]] = []
-    arrival = found.log.times.arrival
-    for label, first, last in (("fitted phases", 1, FITTED_PHASES), ("overload (not used)", OVERLOAD, OVERLOAD)):
-        begins, ends = found.log.phases[first - 1].start_s, found.log.phases[last - 1].end_s
-        chosen = (arrival >= begins) & (arrival < ends)
-        value, error = arrival_stall(found.log.times, chosen, found.fitted.engine, _prompts(found))
-        rows.append((label, int(chosen.sum()), f"{1000 * value:.1f}", f"{1000 * error:.1f}"))
-    return Table(
-        "recording_stall",
-        "What an arriving request costs those that decode, beyond its prompt (ms)",
-        ("requests of", "n", "stall", "standard error"),
-        tuple(rows),
-        n=sum(row[1] for row in rows if isinstance(row[1], int)),
-        free=4,
-        remarks=(
-            "Each request's decoding, regressed on its tokens, those beside it, their context, and the arrivals in the "
-            "time that it should have taken; counted in the time that it did take, slow seconds would look like costly "
-            "arrivals. As the fitted phases do not tell it from nothing, the engine has no such term.",
-        ),
-    )
-
-
-def _prompts(found: Comparison) -> Floats:
-    return np.array([request.prompt_tokens for request in found.log.requests], dtype=np.float64)
-
-
-def arrival_stall(times: Times, chosen: Chosen, engine: EngineProfile, prompts: Floats) -> tuple[float, float]:
-    """Seconds that each arrival adds to the decoding of ``chosen`` requests, and their standard error: weighted least
-    squares, in which what surrounds a request is as measured, and its own duration is the predicted one."""
-    first, end, gaps = times.first_token, times.end, times.output_tokens - 1
-    used = chosen & (gaps > 0)
-    span = np.maximum(end - first, 1e-9)[used]
-    begins, ends = np.maximum(first[used, None], first), np.minimum(end[used, None], end)
-    beside = np.clip(ends - begins, 0.0, None) / span[:, None]
-    share = np.clip(((begins + ends) / 2 - first) / np.maximum(end - first, 1e-9), 0.0, 1.0)
-    context = (beside * (prompts + times.output_tokens * share)).sum(axis=1)
-    weight = 1 / np.sqrt(gaps[used])
-    lasts = gaps[used] * span.sum() / gaps[used].sum()
-    for _ in range(4):
-        until = (first[used] + lasts)[:, None]
-        arrivals = ((times.arrival > first[used, None]) & (times.arrival <= until)).sum(axis=1)
-        prefill = ((first > first[used, None]) & (first <= until)) @ prompts * engine.s_per_prefill_token
-        columns = np.column_stack([gaps[used], gaps[used] * beside.sum(axis=1), gaps[used] * context, arrivals])
-        weighted, target = columns * weight[:, None], (span - prefill) * weight
-        scale = np.abs(weighted).mean(axis=0)
-        solution = np.linalg.lstsq(weighted / scale, target, rcond=None)[0] / scale
-        lasts = columns @ solution + prefill
-    left = target - weighted @ solution
-    variance = np.linalg.pinv((weighted / scale).T @ (weighted / scale))[3, 3] / scale[3] ** 2
-    return float(solution[3]), float(np.sqrt(left @ left / (len(left) - 4) * variance))
 
 
 def _overload_by_pace(found: Comparison) -> Table:

@@ -306,7 +306,7 @@ def _fitted(
             "s_per_prefill_token would go below its physical floor: prompts were faster than the hardware can compute "
             "them, so they came from the prefix cache; give --cached-share, or measure with distinct prompts"
         )
-    if len({load.concurrency for load in loads}) == len(loads) == 1 and not loads[0].measured:
+    if len(loads) == 1 and loads[0].measured is None:
         remarks.append("one load only: how the time grows with the batch is guessed, not measured; add another load")
     return FittedProfile(
         engine=engine,

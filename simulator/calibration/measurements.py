@@ -22,6 +22,7 @@ from simulator.calibration.recording import (
     looks_like_requests,
     read_metrics_history,
     read_requests,
+    total_of,
 )
 from simulator.calibration.replay import Times
 from simulator.engine.profile import EngineProfile
@@ -164,10 +165,7 @@ def _add_log(path: Path, log: RequestLog, found: Measurements, until_s: float | 
 
 def _add_prefix_hits(text: str, found: Measurements) -> None:
     """Prefix-cache hits that a history counted and the request log may not tell."""
-    page = "\n".join(json.loads(text.strip().rpartition("\n")[2])["text"])
-    hits = sum(
-        float(line.rpartition(" ")[2]) for line in page.splitlines() if line.startswith("vllm:prefix_cache_hits_total")
-    )
+    hits = total_of(json.loads(text.strip().rpartition("\n")[2])["text"], "vllm:prefix_cache_hits_total")
     if hits:
         found.remarks.append(
             f"the replica served {hits:g} prompt tokens from its prefix cache; give cached_tokens in the request log, "

@@ -126,6 +126,11 @@ def read_metrics_history(path: Path, text: str) -> tuple[tuple[MetricSample, ...
     return tuple(sorted(samples, key=lambda sample: sample.observed_at)), cache
 
 
+def total_of(page: Sequence[str], name: str) -> float:
+    """A counter of one page by its full name, over all its sets of labels; 0 where the page lacks it."""
+    return sum(float(line.rpartition(" ")[2]) for line in page if line.startswith((f"{name}{{", f"{name} ")))
+
+
 def gauges_of(samples: Sequence[MetricSample]) -> Gauges:
     """What the replica's gauges showed; NaN where a page lacks one."""
     rows = [
