@@ -21,8 +21,6 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 def with_lines(job: JobSpec, lines: Sequence[str]) -> str:
     """``job.script`` with ``lines`` before its first command: after its ``#!`` line and the comments that follow it,
     since sbatch reads ``#SBATCH`` lines only up to the first command. Raises ``ActionRejected``."""
-    if not lines:
-        return job.script
     given = job.script.splitlines()
     if not given or not _SHELL.match(given[0]):
         raise ActionRejected(
@@ -43,6 +41,7 @@ def exports(environment: Mapping[str, str]) -> list[str]:
 
 def warning_timer(warning: WarningSignal, time_limit_s: float) -> list[str]:
     """Sends the signal to the shell, or to what it becomes by ``exec``, as long before the limit as Slurm would. Unlike
-    Slurm's it does not know of a limit that was changed later, and not of preemption."""
+    Slurm's it does not know of a limit that was changed later, and not of preemption. Twice in the background, so that
+    a script's ``wait`` does not wait for it."""
     after_s = max(1, minutes_up(time_limit_s) * 60 - warning.before_s)
-    return [f"( trap '' HUP; sleep {after_s}; kill -s {warning.name} $$ ) </dev/null >/dev/null 2>&1 &"]
+    return [f"( ( sleep {after_s}; kill -s {warning.name} $$ ) </dev/null >/dev/null 2>&1 & )"]
