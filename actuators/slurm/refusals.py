@@ -61,6 +61,9 @@ REFUSALS = (
     Refusal("node name", "without nodes {exclude}", "name nodes that `sinfo -N` lists"),
     Refusal("permission denied", "account {account}, partition {partition}",
             "the user may not do this: ask the site for the right"),
+    Refusal("failure during parsing", "{gres}",
+            "slurmrestd cannot read a value, most often a GRES that the cluster does not have: compare with "
+            "`sinfo -o '%P %G'`"),
 )  # fmt: skip
 
 
