@@ -133,7 +133,7 @@ def agents_router(table: AgentTable, access: AgentAccess, runtime: Runtime) -> A
         if not known:
             raise unknown_token()
 
-    scheme = HTTPBearer(scheme_name="agent", auto_error=False)  # for the document; the route class checks
+    scheme = HTTPBearer(scheme_name="token", auto_error=False)  # for the document; the route class checks
     router = APIRouter(route_class=guarded_by(check), dependencies=[Depends(scheme)])
 
     @router.post(
@@ -141,7 +141,7 @@ def agents_router(table: AgentTable, access: AgentAccess, runtime: Runtime) -> A
         **answers(AgentAnswer, 401, 403, 409, 413, 422),
     )  # fmt: skip
     async def register(action_id: _ActionId, request: Request) -> JSONResponse:
-        """With the job's registration token. The answer has the agent's keys."""
+        """Its answer has the agent's keys. Scope: that job's registration token, and no other."""
         report = await _report(request, action_id)
         table.hear(report)
         keys = access.keys(report, runtime.clock.now())
@@ -152,7 +152,7 @@ def agents_router(table: AgentTable, access: AgentAccess, runtime: Runtime) -> A
         **answers(AgentAnswer, 401, 403, 409, 413, 422),
     )  # fmt: skip
     async def heartbeat(action_id: _ActionId, request: Request) -> JSONResponse:
-        """With the key that the registration gave. The answer has new keys before that one expires."""
+        """The answer has new keys before the old one expires. Scope: the key that the registration gave."""
         report, now, presented = await _report(request, action_id), runtime.clock.now(), bearer(request)
         if report.boot_id != access.holder(action_id, presented, now):
             raise Problem(403, "forbidden", f"this key is not that of the run {shown(report.boot_id)}; register it")
