@@ -23,7 +23,7 @@ from broker.model.errors import ActionRejected, ActuatorError, CapacityUnavailab
 from broker.model.observation import Outcome, PoolSnapshot, Receipt
 from broker.model.plan import Launch, Stop
 from broker.model.ports import Clock
-from broker.model.replica import ENDED, ObservedReplica, StopMode
+from broker.model.replica import ENDED, ObservedReplica, ReplicaPhase, StopMode
 from broker.model.spec import PoolSpec
 
 FORGET_AFTER_S = 3600.0
@@ -85,13 +85,13 @@ class SlurmActuator:
             now = self._clock.now()
             return PoolSnapshot(self.pool_id, now, now, known=False, error=str(error))
         await self._end_requeued()
-        living = [self._seen(job, mark) for mark, job in self._ours().values()]
+        rows = {name: self._seen(job, mark) for name, (mark, job) in self._ours().items()}
+        rows |= {name: _queued(mark, job_id) for name, mark, job_id in self._unlisted()}
+        rows |= {name: ended.shown for name, ended in self._ended.items()}
         self._forget()
-        names = {replica.replica_id for replica in living}
-        ended = [ended.shown for ended in self._ended.values() if ended.shown.replica_id not in names]
-        rows = sorted((*living, *ended), key=lambda replica: (replica.model_id, replica.replica_id))
+        replicas = sorted(rows.values(), key=lambda replica: (replica.model_id, replica.replica_id))
         at = self._listings.asked_at
-        return PoolSnapshot(self.pool_id, at, at, known=True, replicas=tuple(rows), gpus_total=self._pool.gpus)
+        return PoolSnapshot(self.pool_id, at, at, known=True, replicas=tuple(replicas), gpus_total=self._pool.gpus)
 
     def _ours(self) -> dict[str, tuple[Mark, JobRecord]]:
         """The one job of each action, by its name. Of several, of which only a fault could be the cause, the first."""
@@ -104,6 +104,14 @@ class SlurmActuator:
             if known is None or (known[1].gone and not job.gone):
                 found[job.name] = mark, job
         return found
+
+    def _unlisted(self) -> list[tuple[str, Mark, int]]:
+        """What was submitted since the last listing was asked for: (name, mark, job id)."""
+        return [
+            (name, mark, job_id)
+            for name, (mark, job_id, at) in self._submitted.items()
+            if at >= self._listings.asked_at and name not in self._ended
+        ]
 
     def _seen(self, job: JobRecord, mark: Mark) -> ObservedReplica:
         before = self._ended.get(job.name)
@@ -167,9 +175,7 @@ class SlurmActuator:
     def _check_room(self, launch: Launch) -> None:
         """Raises ``CapacityUnavailable``. What was submitted since the listing counts too."""
         held = {name: mark.gpus for name, (mark, job) in self._ours().items() if not job.gone}
-        for name, (mark, _, at) in self._submitted.items():
-            if at >= self._listings.asked_at and name not in self._ended:
-                held[name] = mark.gpus
+        held |= {name: mark.gpus for name, mark, _ in self._unlisted()}
         free = self._pool.gpus - sum(held.values())
         if launch.model.gpus > free:
             raise CapacityUnavailable(
@@ -210,3 +216,9 @@ class SlurmActuator:
             raise ActionRejected(
                 f"{replica_id} belongs to pool {pool_id} of {cluster}, and this is {self.pool_id} of {self._cluster}"
             )
+
+
+def _queued(mark: Mark, job_id: int) -> ObservedReplica:
+    return ObservedReplica(
+        mark.replica_id, mark.model_id, mark.generation, ReplicaPhase.PENDING, detail=f"submitted as job {job_id}"
+    )

@@ -101,6 +101,11 @@ class FakeSlurm:
     async def close(self) -> None:
         """Nothing to let go of: this object is the world itself, and goes on after it."""
 
+    def everything(self) -> tuple[JobRecord, ...]:
+        """The jobs of all users, as they are now."""
+        self._catch_up()
+        return tuple(held.record for held in self._held.values())
+
     def fail_next(self, call: str, error: ActuatorError) -> None:
         """The next ``call`` (``submit``, ``jobs``, ``cancel``, ``signal``, ``facts``) raises ``error`` and has no
         effect; several wait in line."""

@@ -47,9 +47,7 @@ class Mark:
 
 
 def mark_of_launch(launch: Launch) -> Mark:
-    return Mark(
-        launch.cluster, launch.pool_id, launch.model_id, launch.ordinal, launch.generation, launch.model.gpus
-    )
+    return Mark(launch.cluster, launch.pool_id, launch.model_id, launch.ordinal, launch.generation, launch.model.gpus)
 
 
 def mark_of_job(job: JobRecord) -> Mark | None:
@@ -57,6 +55,6 @@ def mark_of_job(job: JobRecord) -> Mark | None:
     found = _FORM.fullmatch(job.comment.strip())
     if found is None:
         return None
-    texts = (unquote(found[name]) for name in ("cluster", "pool_id", "model_id"))
-    mark = Mark(*texts, int(found["ordinal"]), int(found["generation"]), int(found["gpus"]))
+    cluster, pool_id, model_id = (unquote(found[name]) for name in ("cluster", "pool_id", "model_id"))
+    mark = Mark(cluster, pool_id, model_id, int(found["ordinal"]), int(found["generation"]), int(found["gpus"]))
     return mark if mark.job_name == job.name else None
