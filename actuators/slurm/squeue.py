@@ -65,7 +65,7 @@ def record(given: Fields) -> JobRecord:
     job_id, name, user = int(given["JobID"]), _text(given["Name"]), _text(given["UserName"])
     state, flags = state_of(_text(given["State"]).split("+"))
     nodes = hosts(_text(given["NodeList"]))
-    exit_code, exit_signal = exit_of(int(given["exit_code"]), state)
+    exit_code, exit_signal = exit_of(given["exit_code"], state)
     return JobRecord(
         job_id=job_id,
         name=name,

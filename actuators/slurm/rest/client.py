@@ -1,12 +1,18 @@
-"""slurmrestd as a ``SlurmClient``."""
+"""slurmrestd as a ``SlurmClient``.
+
+Over httpx, not aiohttp, which holds to the letter of HTTP and then has no answer at all: seen were a status line sent
+twice, the second behind the body (26.05, to each submission that it refuses), and "Connection: close" behind the body
+(22.05, to a request that says so).
+"""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from typing import Any
 
-import aiohttp
+import httpx
 import structlog
 
 from actuators.slurm.client import SiteFacts, SubmitUnclear
@@ -32,7 +38,8 @@ PIECE_BYTES = 1 << 18
 class RestClient:
     """At ``url`` (``http://login1:6820``), as ``user``, or as the token's own where that is None.
 
-    ``parser`` is chosen at the first call if it is None: the newest that both sides know.
+    ``parser`` is chosen at the first call if it is None: the newest that both sides know. ``transport`` takes the
+    place of the network.
     """
 
     def __init__(
@@ -44,6 +51,7 @@ class RestClient:
         user: str | None = None,
         parser: str | None = None,
         timeout_s: float = TIMEOUT_S,
+        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._url = url.rstrip("/")
         self._tokens = tokens
@@ -51,8 +59,9 @@ class RestClient:
         self._user = user
         self._parser = parser
         self._family: Family | None = None if parser is None else family_of(parser)
-        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
-        self._session: aiohttp.ClientSession | None = None
+        self._timeout_s = timeout_s
+        self._transport = transport
+        self._session: httpx.AsyncClient | None = None
 
     async def submit(self, job: JobSpec) -> int:
         family, parser = await self._chosen()
@@ -115,7 +124,7 @@ class RestClient:
     async def close(self) -> None:
         session, self._session = self._session, None
         if session is not None:
-            await session.close()
+            await session.aclose()
 
     @property
     def _where(self) -> str:
@@ -129,8 +138,8 @@ class RestClient:
             answer = await self._ask("GET", f"/slurm/{parser}/{family.path('ping')}")
             if answer.status == 404:
                 continue
-            self._check_token(answer)
             if not answer.fine:
+                self._check_token(answer)
                 raise call_refused(answer.words, "answer a ping", self._where)
             log.info("slurm_parser_chosen", where=self._where, parser=parser, release=answer.release)
             self._family, self._parser = family, parser
@@ -183,14 +192,14 @@ class RestClient:
         self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: Json | None = None
     ) -> Answer:
         headers = await self._headers()
-        data = None if body is None else json.dumps(body).encode()
         try:
-            async with self._http().request(
-                method, self._url + path, headers=headers, params=query or None, data=data
-            ) as response:
-                return _answer(response.status, await response.read())
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+            async with asyncio.timeout(self._timeout_s):
+                response = await self._http().request(
+                    method, self._url + path, headers=headers, params=query or None, json=body
+                )
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             raise self._failed(error) from None
+        return _answer(response.status_code, response.text)
 
     async def _list_own(self, path: str, user: str) -> tuple[Answer, list[Any]]:
         """A cluster's jobs, of which only ``user``'s are kept. slurmrestd cannot be asked for one user's."""
@@ -198,15 +207,22 @@ class RestClient:
         listed: list[Any] = []
         reader = ListReader("jobs")
         try:
-            async with self._http().get(self._url + path, headers=headers) as response:
-                if response.status != 200:
-                    return _answer(response.status, await response.read()), []
-                async for piece in response.content.iter_chunked(PIECE_BYTES):
+            async with (
+                asyncio.timeout(self._timeout_s),
+                self._http().stream("GET", self._url + path, headers=headers) as response,
+            ):
+                if response.status_code != 200:
+                    await response.aread()
+                    return _answer(response.status_code, response.text), []
+                async for piece in response.aiter_bytes(PIECE_BYTES):
                     listed += [raw for raw in reader.feed(piece) if _of(raw, user)]
-                listed += [raw for raw in reader.end() if _of(raw, user)]
-                return Answer(response.status, reader.rest), listed
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             raise self._failed(error) from None
+        try:
+            listed += [raw for raw in reader.end() if _of(raw, user)]
+        except ValueError as error:
+            raise TransientError(f"{self._where} told only a part of the jobs: {error}", retry_after_s=5.0) from None
+        return Answer(200, reader.rest), listed
 
     async def _headers(self) -> dict[str, str]:
         token = await self._tokens.current()
@@ -217,23 +233,22 @@ class RestClient:
             "X-SLURM-USER-TOKEN": token.text,
         }
 
-    def _http(self) -> aiohttp.ClientSession:
+    def _http(self) -> httpx.AsyncClient:
         if self._session is None:
             # A connection for each request: on one that slurmrestd is just closing nobody could tell whether a
-            # submission had been read. Not force_close, which says so: 22.05 answers "Connection: close" with a body
-            # and that very line behind it.
-            connector = aiohttp.TCPConnector(keepalive_timeout=0)
-            self._session = aiohttp.ClientSession(
-                connector=connector, timeout=self._timeout, cookie_jar=aiohttp.DummyCookieJar()
+            # submission had been read.
+            limits = httpx.Limits(max_keepalive_connections=0)
+            self._session = httpx.AsyncClient(
+                limits=limits, timeout=self._timeout_s, trust_env=False, transport=self._transport
             )
         return self._session
 
     def _failed(self, error: Exception) -> ActuatorError:
-        """Without its cause: aiohttp's errors carry the request, whose headers hold the token."""
-        if isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError):
+        """Without its cause: httpx's errors carry the request, whose headers hold the token."""
+        if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol):
             return ActionRejected(f"{self._url} is no address of a slurmrestd: http://HOST:PORT is expected")
         said = str(error) or type(error).__name__
-        if isinstance(error, aiohttp.ClientConnectorError):
+        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
             return TransientError(f"{self._where} cannot be reached: {said}; see that it runs", retry_after_s=5.0)
         return _Lost(f"{self._where} did not answer in full: {said}", retry_after_s=5.0)
 
@@ -242,8 +257,7 @@ class _Lost(TransientError):
     """The request was sent, or may have been, and there is no answer that could be read."""
 
 
-def _answer(status: int, content: bytes) -> Answer:
-    text = content.decode(errors="replace")
+def _answer(status: int, text: str) -> Answer:
     try:
         body = json.loads(text, strict=False)
     except ValueError:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from actuators.slurm.client import PartitionFacts, ReservationFacts
-from actuators.slurm.job import LIVING, JobRecord, JobSpec, JobState
+from actuators.slurm.job import JobRecord, JobSpec, JobState
 from actuators.slurm.rest.family import Json, environment, names, text
 from actuators.slurm.states import state_of
 from actuators.slurm.texts import hosts, minutes_up, moment, number, output_path
+from actuators.slurm.waits import ended
 
 
 class V40:
@@ -117,12 +118,5 @@ def _gres(job: JobSpec) -> str:
 
 
 def _exit(raw: Json, state: JobState) -> tuple[int | None, int | None]:
-    """The exit code and the signal; both None of a job that has not ended or has none."""
-    if state in LIVING:
-        return None, None
     code, signalled = number(raw["return_code"]), number(raw["signal"]["id"])
-    if signalled:
-        return None, int(signalled)
-    if code is None or (code == 0 and state not in (JobState.COMPLETED, JobState.FAILED)):
-        return None, None
-    return int(code), None
+    return ended(None if code is None else int(code), None if signalled is None else int(signalled), state)
