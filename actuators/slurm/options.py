@@ -12,7 +12,7 @@ from broker.model.spec import PoolSpec
 
 @dataclass(frozen=True, slots=True)
 class ContainerOptions:
-    """An image to run engines in. ``arguments`` stand after ``PROGRAM exec``; ``binds`` as its ``--bind`` takes them."""
+    """An image to run engines in: ``PROGRAM exec ARGUMENTS --bind BIND IMAGE``."""
 
     image: str
     program: str = "apptainer"

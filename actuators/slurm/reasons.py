@@ -93,7 +93,7 @@ _NEVER_PASSES = ("perjob", "wallduration", "maxwall", "minutesperjob")
 
 
 def explain(reason: str) -> Waiting:
-    """``reason`` as ``squeue`` and slurmrestd tell it, with whatever they put behind it in brackets or after a comma."""
+    """``reason`` as ``squeue`` and slurmrestd tell it, with whatever stands behind it in brackets or after a comma."""
     bare = re.split(r"[,(:]", reason.strip().strip("()"), maxsplit=1)[0].strip() or "None"
     known = _KNOWN.get(bare) or _KNOWN.get(bare.split("_", 1)[0])
     if known is not None:
