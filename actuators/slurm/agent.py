@@ -623,16 +623,21 @@ def listening(port: int) -> set[int]:
 def strangers_on(port: int, pids: Iterable[int]) -> bool:
     """Whether a socket of none of these processes listens there. False where that cannot be known: containers may
     hide their descriptors, and then only the answer to our key tells."""
+    heard = listening(port)  # first: what of ours begins to listen after this must not look like a stranger's
     ours: set[int] = set()
-    for pid in pids:
+    for pid in pids if heard else ():
         try:
-            links = [os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")]
-        except FileNotFoundError:
+            names = os.listdir(f"/proc/{pid}/fd")
+        except (FileNotFoundError, ProcessLookupError):
             continue
         except OSError:
             return False
-        ours |= {int(link[8:-1]) for link in links if link.startswith("socket:[")}
-    return bool(listening(port) - ours)
+        for name in names:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                link = os.readlink(f"/proc/{pid}/fd/{name}")
+                if link.startswith("socket:["):
+                    ours.add(int(link[8:-1]))
+    return bool(heard - ours)
 
 
 def own_address(broker_url: str) -> str:

@@ -14,6 +14,9 @@ from broker.clock import LoopClock
 from broker.model import wire
 from broker.model.agents import AgentEnd, AgentOrder, AgentPhase, AgentReport, EndCause
 from broker.model.identity import action_id, endpoint_key, metrics_key, registration_token
+from broker.model.replica import ReplicaPhase
+from tests.runtime.api.test_gateways import put, session
+from tests.runtime.api.test_operating import override
 from tests.support.api_world import BASE, SITE_SECRET, TOKENS, ApiWorld, api_world
 
 pytestmark = pytest.mark.looptime
@@ -157,14 +160,19 @@ async def test_what_the_actuator_says_reaches_the_agent() -> None:
 
 async def test_a_replica_that_is_being_drained_is_told_so() -> None:
     async with api_world() as world:
-        await world.serve(1)
-        (replica,) = world.replicas()
-        name = action_id("launch", "demo", replica.model_id, replica.ordinal, replica.generation)
-        token = registration_token(SITE_SECRET, name)
-        mine = {"ordinal": replica.ordinal, "generation": replica.generation}
-        answer = await send(world, "POST", token, report(1, **mine), name)
-        assert answer.json()["order"] == "keep"
-        world.pool.expire(replica.replica_id) if hasattr(world.pool, "expire") else None
+        await put(world, session(1))  # a gateway that never acknowledges: the drain waits for it
+        await world.send("POST", "/v1/overrides", override(2))
+        await world.serve(2)
+        await put(world, session(2))
+        await world.send("POST", "/v1/overrides", override(1))
+        await world.until(lambda: any(r.phase is ReplicaPhase.DRAINING for r in world.replicas()))
+        orders = {}
+        for replica in world.replicas():
+            name = action_id("launch", "demo", replica.model_id, replica.ordinal, replica.generation)
+            told = report(ordinal=replica.ordinal, generation=replica.generation)
+            answer = await send(world, "POST", registration_token(SITE_SECRET, name), told, name)
+            orders[replica.phase] = answer.json()["order"]
+        assert orders == {ReplicaPhase.READY: "keep", ReplicaPhase.DRAINING: "drain"}
 
 
 BAD_BODIES = [
