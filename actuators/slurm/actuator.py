@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 import structlog
 
-from actuators.slurm.client import SlurmClient
+from actuators.slurm.client import SiteFacts, SlurmClient
 from actuators.slurm.job import LIVING, JobRecord, JobSpec, JobState
-from actuators.slurm.listings import Listings
 from actuators.slurm.marks import Mark, mark_of_job, mark_of_launch
+from actuators.slurm.polling import Listings
 from actuators.slurm.sightings import sighting
 from broker.model.agents import AgentOrder, Agents
-from broker.model.errors import ActionRejected, ActuatorError, CapacityUnavailable
+from broker.model.errors import ActionRejected, ActuatorError, CapacityUnavailable, ConfigError
 from broker.model.observation import Outcome, PoolSnapshot, Receipt
 from broker.model.plan import Launch, Stop
 from broker.model.ports import Clock
@@ -27,6 +27,7 @@ from broker.model.replica import ENDED, ObservedReplica, ReplicaPhase, StopMode
 from broker.model.spec import PoolSpec
 
 FORGET_AFTER_S = 3600.0
+FACTS_KEPT_S = 300.0
 
 log = structlog.get_logger(__name__)
 
@@ -41,15 +42,18 @@ class _Ended:
 
 
 class SlurmActuator:
-    """An ``Actuator`` over the jobs of one pool. ``render`` makes of a launch the job that is submitted; what it raises
-    is the launch's answer. ``checkpoint`` is called before and after each submission: fault tests die there."""
+    """An ``Actuator`` over the jobs of one pool.
+
+    ``render`` makes of a launch, the site's facts and the time the job that is submitted; what it raises is the
+    launch's answer. ``checkpoint`` is called before and after each submission: fault tests die there.
+    """
 
     def __init__(
         self,
         pool: PoolSpec,
         client: SlurmClient,
         agents: Agents,
-        render: Callable[[Launch], JobSpec],
+        render: Callable[[Launch, SiteFacts, float], JobSpec],
         *,
         cluster: str,
         clock: Clock,
@@ -67,6 +71,8 @@ class SlurmActuator:
         self._submitted: dict[str, tuple[Mark, int, float]] = {}
         self._told: set[str] = set()
         self._ended: dict[str, _Ended] = {}
+        self._facts: SiteFacts | None = None
+        self._facts_until = 0.0
         self._submitting = asyncio.Lock()
 
     @property
@@ -164,13 +170,24 @@ class SlurmActuator:
         )  # fmt: skip
 
     async def _submit(self, launch: Launch) -> None:
-        job = self._render(launch)
+        facts, now = await self._known_facts(), self._clock.now()
+        try:
+            job = self._render(launch, facts, now)
+        except ConfigError as error:
+            raise ActionRejected(str(error)) from error
         self._checkpoint("submitting")
         job_id = await self._client.submit(job)
         self._checkpoint("submitted")
         self._submitted[job.name] = mark_of_launch(launch), job_id, self._clock.now()
         self._listings.soon()
         log.info("job_submitted", job_id=job_id, replica_id=launch.replica_id, action_id=job.name)
+
+    async def _known_facts(self) -> SiteFacts:
+        """Partitions and reservations change by the day; asking for them costs slurmctld as much as a listing."""
+        now = self._clock.monotonic()
+        if self._facts is None or now >= self._facts_until:
+            self._facts, self._facts_until = await self._client.facts(), now + FACTS_KEPT_S
+        return self._facts
 
     def _check_room(self, launch: Launch) -> None:
         """Raises ``CapacityUnavailable``. What was submitted since the listing counts too."""

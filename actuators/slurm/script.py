@@ -20,9 +20,11 @@ from typing import Any
 
 import jinja2
 
-from actuators.slurm.identity import JobIdentity
+from actuators.slurm.client import SiteFacts
 from actuators.slurm.job import JobSpec, WarningSignal
+from actuators.slurm.marks import mark_of_launch
 from actuators.slurm.options import SlurmOptions, options_of
+from actuators.slurm.wall_time import fitted_limit_s
 from broker.model.errors import ActionRejected, ConfigError
 from broker.model.plan import Launch
 from broker.model.spec import PoolSpec
@@ -33,6 +35,8 @@ END_OF_AGENT = "TIDEGATE_AGENT_ENDS_HERE"
 HIDDEN_TOKEN = "(made when the job is submitted)"
 """Stands in a script that is shown."""
 LONGEST_NOTICE_S = 65535
+USEFUL_S = 900.0
+"""A job that could serve for less than this before its drain is not worth its start."""
 NOTICE_SLACK_S = 60.0
 """Slurm looks at limits every 30 s, so that a warning may come that much too late."""
 
@@ -58,10 +62,9 @@ def job_spec(launch: Launch, pool: PoolSpec, *, token: str, time_limit_s: float 
         )
     limit_s = options.time_limit_s if time_limit_s is None else time_limit_s
     notice_s = min(job.notice_s or model.drain_limit_s + model.stop_grace_s + NOTICE_SLACK_S, LONGEST_NOTICE_S)
-    identity = JobIdentity(launch.cluster, pool.pool_id, launch.replica_id, launch.generation)
     spec = JobSpec(
         name=launch.action_id,
-        comment=identity.comment,
+        comment=mark_of_launch(launch).comment,
         script="",
         partition=options.partition,
         time_limit_s=limit_s,
@@ -80,6 +83,24 @@ def job_spec(launch: Launch, pool: PoolSpec, *, token: str, time_limit_s: float 
         warning=WarningSignal("USR1", int(notice_s)),
     )
     return replace(spec, script=_script(spec, launch, pool.pool_id, options, token, notice_s))
+
+
+def fitted_job(launch: Launch, pool: PoolSpec, facts: SiteFacts, now: float, *, token: str) -> JobSpec:
+    """The job of one launch at ``now``, with a wall time that the partition gives and that ends before maintenance.
+
+    Raises ``ActionRejected`` as ``job_spec`` does and for a partition that is not there, ``CapacityUnavailable`` if too
+    little time is left.
+    """
+    options, model = options_of(pool), launch.model
+    partition = next((known for known in facts.partitions if known.name == options.partition), None)
+    if partition is None:
+        names = ", ".join(sorted(known.name for known in facts.partitions)) or "none"
+        raise ActionRejected(
+            f"there is no partition {options.partition}; known are {names}: mend pools.{pool.pool_id}.partition"
+        )
+    least_s = min(options.time_limit_s, USEFUL_S + model.drain_limit_s)
+    limit_s = fitted_limit_s(options.time_limit_s, now, facts.reservations, partition, least_s=least_s)
+    return job_spec(launch, pool, token=token, time_limit_s=limit_s)
 
 
 def sbatch_options(spec: JobSpec) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from actuators.slurm.actuator import SlurmActuator
+from actuators.slurm.client import SiteFacts
 from actuators.slurm.fake import FakeSlurm
 from actuators.slurm.job import JobSpec, JobState
 from actuators.slurm.marks import Mark, mark_of_launch
@@ -87,7 +88,7 @@ class SlurmJobsWorld:
             cluster=self.cluster, clock=self.clock, poll_s=POLL_S,
         )  # fmt: skip
 
-    def render(self, launch: Launch) -> JobSpec:
+    def render(self, launch: Launch, facts: SiteFacts, now: float) -> JobSpec:
         command = launch.model.engine.command
         if not command:
             raise ActionRejected("cannot execute an engine without a command")

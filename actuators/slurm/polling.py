@@ -7,7 +7,7 @@ import math
 
 from actuators.slurm.client import SlurmClient
 from actuators.slurm.job import JobRecord
-from broker.model.errors import ActuatorError
+from broker.model.errors import ActuatorError, TransientError
 from broker.model.ports import Clock
 
 SHORTEST_S = 1.0
@@ -54,13 +54,16 @@ class Listings:
 
     async def _ask(self) -> None:
         asked_at, began = self._clock.now(), self._clock.monotonic()
+        self._failure = TransientError("Slurm has not answered in time")  # if this is cut off by who asked
         try:
             self.jobs = await self._client.jobs()
         except ActuatorError as error:
             self._failure = error
-            self._rest_s = min(2 * self._rest_s, LONGEST_S)
         else:
             self._failure = None
             self.asked_at = asked_at
-            self._rest_s = min(max(self._poll_s, _RESTS * (self._clock.monotonic() - began)), LONGEST_S)
-        self._next_at = self._clock.monotonic() + self._rest_s
+        finally:
+            taken_s = self._clock.monotonic() - began
+            rest_s = max(self._poll_s, _RESTS * taken_s) if self._failure is None else 2 * self._rest_s
+            self._rest_s = min(rest_s, LONGEST_S)
+            self._next_at = self._clock.monotonic() + self._rest_s
