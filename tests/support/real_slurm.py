@@ -49,7 +49,7 @@ SelectTypeParameters=CR_Core
 AccountingStorageType=accounting_storage/none
 KillWait=5
 MinJobAge=300
-NodeName=n[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{node_ports}] CPUs=4 RealMemory=1000
+NodeName=n[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{node_ports}] CPUs=4 RealMemory=1000{gres}
 """
 
 
@@ -72,17 +72,19 @@ class RealSlurm:
     """``with RealSlurm(4, ["PartitionName=batch Nodes=ALL Default=YES"]) as slurm``: ready on entry, gone on exit.
 
     ``partitions`` and ``options`` are lines of slurm.conf; ``rest`` brings slurmrestd at ``rest_url``, for which
-    ``scontrol token`` makes tokens. Jobs that still run on exit are cancelled. Raises ``RuntimeError`` with the
-    daemons' last words if the cluster does not come up.
+    ``scontrol token`` makes tokens; ``gpus_per_node`` are counted, but are no devices. Jobs that still run on exit are
+    cancelled. Raises ``RuntimeError`` with the daemons' last words if the cluster does not come up.
     """
 
     rest_url = ""
 
     def __init__(
-        self, nodes: int, partitions: Sequence[str], options: Sequence[str] = (), *, rest: bool = False
-    ) -> None:
+        self, nodes: int, partitions: Sequence[str], options: Sequence[str] = (), *, rest: bool = False,
+        gpus_per_node: int = 0,
+    ) -> None:  # fmt: skip
         self._nodes = nodes
         self._rest = rest
+        self._gpus_per_node = gpus_per_node
         self._lines = [*options, *partitions]
         self._open = ExitStack()
         self._folder = Path()
@@ -142,9 +144,16 @@ class RealSlurm:
         text = CONFIGURATION.format(
             host=socket.gethostname().partition(".")[0], folder=folder, nodes=self._nodes,
             controller_port=controller_port, node_ports=f"{first_node_port}-{first_node_port + self._nodes - 1}",
+            gres=f" Gres=gpu:{self._gpus_per_node}" if self._gpus_per_node else "",
         )  # fmt: skip
+        gres_types = ["GresTypes=gpu"] if self._gpus_per_node else []
         tokens = ["AuthAltTypes=auth/jwt", f"AuthAltParameters=jwt_key={folder}/jwt.key"] if self._rest else []
-        (folder / "slurm.conf").write_text("\n".join([text, *tokens, *self._lines, ""]), encoding="utf-8")
+        (folder / "slurm.conf").write_text("\n".join([*gres_types, text, *tokens, *self._lines, ""]), encoding="utf-8")
+        if self._gpus_per_node:
+            for number in range(self._gpus_per_node):
+                (folder / f"gpu{number}").touch()
+            gres = f"Name=gpu File={folder}/gpu[0-{self._gpus_per_node - 1}]\n"
+            (folder / "gres.conf").write_text(gres, encoding="utf-8")
         (folder / "munge.key").write_bytes(secrets.token_bytes(128))
         (folder / "munge.key").chmod(0o400)
         (folder / "jwt.key").write_bytes(secrets.token_bytes(32))
