@@ -20,7 +20,7 @@ class SubmitUnclear(TransientError):
 
 @dataclass(frozen=True, slots=True)
 class PartitionFacts:
-    """``max_time_s`` is None where there is no limit. ``gpus`` by GRES type of one node (``""`` for no type)."""
+    """``max_time_s`` is None where there is no limit, ``accounts`` and ``qos`` are empty where all are allowed."""
 
     name: str
     up: bool

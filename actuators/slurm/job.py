@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+COMMENT_MARK = "tidegate:"
+"""Every comment of ours begins with it: a record that cannot be read, and does not begin so, is somebody else's."""
+
 
 class JobState(StrEnum):
     """Slurm's base states by their long names. A transport that reads a name that is not here raises: an unknown state
@@ -23,6 +26,9 @@ class JobState(StrEnum):
     BOOT_FAIL = "BOOT_FAIL"
     DEADLINE = "DEADLINE"
     OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    ENDING = "ENDING"
+    """It has ended, and how is not told yet: the commands, and slurmrestd up to v0.0.39, show ``COMPLETING`` in place
+    of the base state. The same record tells it once the nodes are clean."""
 
 
 LIVING = frozenset({JobState.PENDING, JobState.RUNNING, JobState.SUSPENDED})
@@ -46,7 +52,9 @@ class JobSpec:
     """One job to submit. ``name`` is the ``action_id``: with ``comment`` and our user it proves that a job is ours.
 
     ``time_limit_s`` is rounded up to whole minutes, Slurm's unit. ``gpus`` are of each node. None and empty fields are
-    left to the cluster's defaults. A job is never requeued by Slurm: the core replaces what ends.
+    left to the cluster's defaults. A job is never requeued by Slurm: the core replaces what ends. ``comment`` begins
+    with ``COMMENT_MARK``. ``script`` is of a shell (some transports put lines before its first command) and needs no
+    ``#SBATCH`` lines, which slurmrestd does not read.
     """
 
     name: str

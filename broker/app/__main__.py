@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from broker.app.access import Tokens
+from broker.app.access import AgentAccess, Tokens
+from broker.app.agents import AgentTable
 from broker.app.api import ApiParts, create_api
 from broker.app.explaining import Explainer
 from broker.app.feed import Feed
@@ -22,7 +23,8 @@ def openapi_text() -> str:
     log, clock, policies = MemoryLog(), SystemClock(), cached()
     runner = AsyncRunner({}, clock, timeout_s=1.0, concurrency=1, may_act=lambda: False)
     runtime = Runtime(log=log, policies=policies, actuators={}, runner=runner, clock=clock)
-    parts = ApiParts(runtime, Feed(runtime), Tokens({}), Explainer(log, policies), version="0")
+    agents, access = AgentTable(clock), AgentAccess(b"")
+    parts = ApiParts(runtime, Feed(runtime), Tokens({}), agents, access, Explainer(log, policies), version="0")
     return document_text(create_api(parts).openapi())
 
 

@@ -19,7 +19,8 @@ from fastapi.security import HTTPBearer
 from pydantic import FiniteFloat
 
 from broker.app import metrics
-from broker.app.access import Scope, Tokens
+from broker.app.access import AgentAccess, Scope, Tokens
+from broker.app.agents import AgentTable, agents_router
 from broker.app.bodies import (
     Author,
     DecisionList,
@@ -45,6 +46,7 @@ from broker.app.runtime import Runtime
 from broker.control.explain import Explanation
 from broker.control.standing import standing
 from broker.model import wire
+from broker.model.agents import AgentAnswer, AgentReport
 from broker.model.api import EndpointsSnapshot
 from broker.model.errors import LogError, WireError, shown
 from broker.model.observation import GatewayReport, Override, OverrideCleared, PauseChanged, PauseScope
@@ -65,8 +67,8 @@ _ASKED = (401, 403, 404, 422, 503)
 _ORDERED = (401, 403, 404, 409, 422, 503)
 
 _OUT = (
-    DecisionList, EndpointsSnapshot, ExplainedDecision, Health, LatestSnapshot, ModelList, OverrideTaken, PauseTaken,
-    ReplicaList, SessionTaken, TargetGroup,
+    AgentAnswer, AgentReport, DecisionList, EndpointsSnapshot, ExplainedDecision, Health, LatestSnapshot, ModelList,
+    OverrideTaken, PauseTaken, ReplicaList, SessionTaken, TargetGroup,
 )  # fmt: skip
 
 
@@ -77,6 +79,8 @@ class ApiParts:
     runtime: Runtime
     feed: Feed
     tokens: Tokens
+    agents: AgentTable
+    agent_access: AgentAccess
     explain: Explain
     version: str
 
@@ -88,6 +92,7 @@ def create_api(parts: ApiParts) -> FastAPI:
     add_errors(app)
     routers = [
         _health(parts), _registry(parts), _gateways(parts), _reading(parts), _operating(parts),
+        agents_router(parts.agents, parts.agent_access, parts.runtime),
     ]  # fmt: skip
     for router in routers:
         app.include_router(router)

@@ -31,6 +31,7 @@ _DISCARD_S = 60.0
 _DISCARD_PAUSE_S = 5.0
 """A sender that goes on is heard for a minute: with five seconds for all, 9 MB over a slow line ended in a reset."""
 
+_CHALLENGE: Mapping[str, str] = {"WWW-Authenticate": "Bearer"}
 _CODES: Mapping[int, str] = {400: "bad_request", 404: "not_found", 405: "method_not_allowed"}
 
 
@@ -79,20 +80,33 @@ def add_errors(app: FastAPI) -> None:
 
 
 def guarded(tokens: Tokens, *scopes: TokenScope) -> type[APIRoute]:
-    """A class of routes that only holders of a token of one of ``scopes`` reach.
+    """A class of routes that only holders of a token of one of ``scopes`` reach."""
+    wanted = frozenset(scopes)
+    needed = " or ".join(sorted(scope.value for scope in wanted))
+
+    def check(request: Request) -> None:
+        granted = tokens.scopes_of(bearer(request))
+        if not granted:
+            raise unknown_token()
+        if not granted & wanted:
+            raise Problem(403, "forbidden", f"this token may not do that; it needs the scope {needed}")
+
+    return guarded_by(check)
+
+
+def guarded_by(check: Callable[[Request], None]) -> type[APIRoute]:
+    """A class of routes that a request reaches only if ``check`` does not raise.
 
     A route class and no dependency, since FastAPI reads and parses a body before it asks any dependency: a stranger
     must not make the broker parse anything.
     """
-    wanted = frozenset(scopes)
-    needed = " or ".join(sorted(scope.value for scope in wanted))
 
     class Guarded(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
             handler = super().get_route_handler()
 
             async def checked(request: Request) -> Response:
-                _check(request.headers.get("authorization", ""), tokens, wanted, needed)
+                check(request)
                 return await handler(request)
 
             return checked
@@ -100,17 +114,16 @@ def guarded(tokens: Tokens, *scopes: TokenScope) -> type[APIRoute]:
     return Guarded
 
 
-def _check(authorization: str, tokens: Tokens, wanted: frozenset[TokenScope], needed: str) -> None:
-    scheme, _, presented = authorization.partition(" ")
-    presented = presented.strip()
-    challenge = {"WWW-Authenticate": "Bearer"}
-    if scheme.lower() != "bearer" or not presented:
-        raise Problem(401, "unauthorized", "send a token as 'Authorization: Bearer TOKEN'", challenge)
-    granted = tokens.scopes_of(presented)
-    if not granted:
-        raise Problem(401, "unauthorized", "this token is not one of the broker's", challenge)
-    if not granted & wanted:
-        raise Problem(403, "forbidden", f"this token may not do that; it needs the scope {needed}")
+def bearer(request: Request) -> str:
+    """The token that is shown. Raises ``Problem`` if there is none."""
+    scheme, _, presented = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not presented.strip():
+        raise Problem(401, "unauthorized", "send a token as 'Authorization: Bearer TOKEN'", _CHALLENGE)
+    return presented.strip()
+
+
+def unknown_token() -> Problem:
+    return Problem(401, "unauthorized", "this token is not one of the broker's", _CHALLENGE)
 
 
 class BodyLimit:

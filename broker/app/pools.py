@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from actuators.local.census import require_own_records
 from actuators.local.lock import records_locked
 from broker.app.settings import SiteSettings
 from broker.app.settings.site import LocalPool, PoolSettings
+from broker.app.settings.slurm import SlurmPool
+from broker.model.agents import Agents
 from broker.model.errors import ConfigError, ConfigErrors
 from broker.model.identity import endpoint_key
 from broker.model.ports import Clock
@@ -26,6 +28,7 @@ class Parts:
     cluster: str
     secret: bytes
     clock: Clock
+    agents: Agents
 
     def endpoint_key(self, name: str, generation: int) -> str:
         return endpoint_key(self.secret, name, generation)
@@ -53,22 +56,36 @@ def _local(pool_id: str, pool: LocalPool, parts: Parts) -> Actuator:
     )
 
 
+def _slurm(pool_id: str, pool: SlurmPool, parts: Parts) -> Actuator:
+    """Raises ``ConfigError`` without the extra that it needs."""
+    try:
+        from broker.app.slurm_pool import slurm_actuator
+    except ImportError as error:
+        raise ConfigError(
+            f"Slurm pools need the extra of that name ({error.name} is not installed): pip install 'tidegate[slurm]'",
+            field=f"pools.{pool_id}.kind",
+        ) from error
+    return slurm_actuator(
+        pool_id, pool, cluster=parts.cluster, secret=parts.secret, agents=parts.agents, clock=parts.clock
+    )
+
+
 _KINDS: Mapping[str, _Kind] = {
     "local": _Kind(lambda pool_id, pool: records_locked(pool.state_dir, pool_id), _local),
+    "slurm": _Kind(lambda pool_id, pool: nullcontext(), _slurm),
 }
 
 
 def require_runnable(site: SiteSettings, path: Path) -> None:
-    """Raises ``ConfigErrors`` for pools that this release only simulates."""
+    """Raises ``ConfigErrors`` for pools that say enough to be simulated and too little to be run."""
     problems = [
         ConfigError(
-            f"this release simulates {pool.kind} pools (tidegate simulate --cluster) and cannot run them; "
-            f"`tidegate run` takes {', '.join(_KINDS)}",
+            "is missing: it says what a job runs and where (docs/slurm.md); without it the pool can only be simulated",
             path=str(path),
-            field=f"pools.{pool_id}.kind",
+            field=f"pools.{pool_id}.job",
         )
         for pool_id, pool in site.pools.items()
-        if pool.kind not in _KINDS
+        if pool.kind == "slurm" and pool.job is None
     ]
     if problems:
         raise ConfigErrors(problems)

@@ -8,7 +8,7 @@ import structlog
 
 from broker.app.runtime import Runtime
 from broker.app.settings.site import ScrapeSettings
-from broker.model.identity import endpoint_key
+from broker.model.identity import metrics_key
 from broker.model.replica import ReplicaPhase
 from broker.model.signals import MetricSample
 from signals.ingest.scrape import FailureReason, ScrapeFailure, Scraper, ScrapeTarget
@@ -46,7 +46,7 @@ class ScrapeLoop:
         for members in self._runtime.core.loop.state.replicas.values():
             for replica in members.values():
                 if replica.url and replica.phase in _SERVING:
-                    key = endpoint_key(self._secret, replica.replica_id, replica.generation)
+                    key = metrics_key(self._secret, replica.replica_id, replica.generation)
                     yield ScrapeTarget(replica.replica_id, replica.model_id, f"{replica.url}/metrics", key)
 
     def _deliver(self, outcome: MetricSample | ScrapeFailure) -> None:

@@ -14,7 +14,8 @@ import aiohttp
 import structlog
 import uvicorn
 
-from broker.app.access import Scope, Tokens
+from broker.app.access import AgentAccess, Scope, Tokens
+from broker.app.agents import AgentTable
 from broker.app.api import ApiParts, create_api
 from broker.app.explaining import Explainer
 from broker.app.faultpoints import FaultPoints, FaultyLog, FaultyRunner, fault_points
@@ -79,7 +80,8 @@ async def run_broker(files: ServiceFiles, stop: asyncio.Event, *, ready: Callabl
         _require_pools((await log.load()).state, site, files.site)
         for pool_id, pool in site.pools.items():
             stack.enter_context(pool_held(pool_id, pool))
-        parts = Parts(site.cluster, secret, clock)
+        agents = AgentTable(clock)
+        parts = Parts(site.cluster, secret, clock, agents)
         actuators = {pool_id: make_actuator(pool_id, pool, parts) for pool_id, pool in site.pools.items()}
         for actuator in actuators.values():
             stack.push_async_callback(actuator.close)
@@ -118,7 +120,8 @@ async def run_broker(files: ServiceFiles, stop: asyncio.Event, *, ready: Callabl
         stack.push_async_callback(cancel, tasks)
 
         feed = Feed(runtime)
-        app = create_api(ApiParts(runtime, feed, _tokens(secrets), Explainer(log, policies), release()))
+        explainer = Explainer(log, policies)
+        app = create_api(ApiParts(runtime, feed, _tokens(secrets), agents, AgentAccess(secret), explainer, release()))
         address = await stack.enter_async_context(_serving(app, site.api.host, site.api.port))
         stack.callback(feed.close)  # before the server stops, which waits for open streams
         logger.info("broker_ready", address=address, cluster=site.cluster, mode=site.mode.value)

@@ -18,6 +18,7 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, Final, get_args, get_origin
 
+from broker.model.agents import AgentAnswer, AgentReport
 from broker.model.api import EndpointsSnapshot, GatewaySession
 from broker.model.observation import Observation, Override, PauseChanged
 from broker.model.plan import Decision, Effect
@@ -34,6 +35,8 @@ Schema = dict[str, Any]
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 PUBLISHED: Final[tuple[Any, ...]] = (
+    AgentAnswer,
+    AgentReport,
     Checkpoint,
     Decision,
     Effect,

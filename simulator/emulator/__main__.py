@@ -31,7 +31,7 @@ def main() -> int:
     configure_logging(sys.stdout)
     try:
         options = parse_options(sys.argv[1:], os.environ)
-        listener = bind(options.host, options.port)
+        listener = bind(options.host, options.port) if options.uds is None else bind_path(options.uds)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -56,8 +56,19 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+def bind_path(path: str) -> socket.socket:
+    """As ``bind``, for a socket in the file system."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(path)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"cannot bind {path}: {error.strerror or error}; choose another --uds") from None
+    return listener
+
+
 async def serve(options: EmulatorOptions, listener: socket.socket) -> None:
-    host, port = listener.getsockname()[:2]
+    host, port = (options.uds, 0) if options.uds is not None else listener.getsockname()[:2]
     log.info("emulator_loading", model=options.model, host=host, port=port, load_time_s=options.profile.load_time_s)
     if options.faults.never_loads:
         await asyncio.Event().wait()

@@ -45,6 +45,7 @@ class EmulatorOptions:
     natural_length: int
     api_keys: tuple[str, ...]
     faults: Faults
+    uds: str | None = None
 
     @property
     def served_model(self) -> str:
@@ -73,6 +74,7 @@ def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> E
         natural_length=given.natural_length,
         api_keys=tuple(given.api_key or ([environment_key] if environment_key else [])),
         faults=parse_faults(given.fault),
+        uds=given.uds,
     )
 
 
@@ -126,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--served-model-name", help="another name to serve, instead of --model's")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000, help="0 lets the system choose; the choice is logged")
+    parser.add_argument("--uds", help="path of a socket to listen on, instead of --host and --port")
     parser.add_argument("--profile", default="demo", help=f"engine: {', '.join(names())}, or a file (default: demo)")
     parser.add_argument("--load-time", help="cold start until the listener opens, such as 2s (default: the profile's)")
     parser.add_argument(

@@ -8,7 +8,6 @@ import itertools
 import json
 import os
 import re
-import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -26,6 +25,7 @@ from cli.demo.load import LoadPlayer
 from cli.demo.stack import Stack, StackError
 from cli.demo.verdict import replay_problem
 from simulator.report.summary import Outcome
+from tests.support.ports import free_port
 from traces.schema import TraceRequest
 
 MODEL_ID = "chat"
@@ -36,14 +36,6 @@ OUTPUT_TOKENS = 50
 
 _numbers = itertools.count(1)
 _POLL_S = 0.1
-
-
-def free_port() -> int:
-    """A port for a broker that must come back under the same address."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def site_yaml(cluster: str, port: int, *, extra: str = "", log: str = "tidegate.sqlite") -> str:

@@ -16,8 +16,9 @@ import httpx
 import pytest
 
 from cli.output import Exit
-from tests.faults.cluster import Cluster, cluster, free_port, load, site_yaml
+from tests.faults.cluster import Cluster, cluster, load, site_yaml
 from tests.faults.conftest import Note
+from tests.support.ports import free_port
 from tests.support.waiting import until_answered
 
 

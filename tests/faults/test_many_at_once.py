@@ -13,8 +13,9 @@ import psutil
 import pytest
 
 from simulator.report.summary import Outcome
-from tests.faults.cluster import Cluster, cluster, free_port, load, site_yaml
+from tests.faults.cluster import Cluster, cluster, load, site_yaml
 from tests.faults.conftest import SEED, Note
+from tests.support.ports import free_port
 
 BLOWS = 14
 PATIENT = "limits: {breaker: {failures: 100}}"

@@ -12,8 +12,9 @@ import pytest
 from broker.log.sqlite import SqliteLog
 from broker.model.replica import ReplicaPhase
 from simulator.report.summary import Outcome
-from tests.faults.cluster import MODEL_ID, OUTPUT_TOKENS, Cluster, cluster, free_port, load, policies_yaml, site_yaml
+from tests.faults.cluster import MODEL_ID, OUTPUT_TOKENS, Cluster, cluster, load, policies_yaml, site_yaml
 from tests.faults.conftest import Note
+from tests.support.ports import free_port
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
 

@@ -17,7 +17,8 @@ import structlog
 from fastapi import FastAPI
 
 from actuators.fake import FakeActuator
-from broker.app.access import Scope, Tokens
+from broker.app.access import AgentAccess, Scope, Tokens
+from broker.app.agents import AgentTable
 from broker.app.api import ApiParts, create_api
 from broker.app.explaining import explain_last
 from broker.app.feed import Feed
@@ -35,6 +36,7 @@ from broker.model.spec import JsonValue
 from tests.support.builders import site_spec
 from tests.support.world import fake_policies, model_spec
 
+SITE_SECRET = b"a site's secret"
 BASE = 1_700_000_000.0
 TOKENS = {Scope.READ: "read-token", Scope.OPERATE: "operate-token", Scope.GATEWAY: "gateway-token"}
 
@@ -79,6 +81,7 @@ class ApiWorld:
     pool: FakeActuator
     app: FastAPI
     logged: MutableSequence[Any]
+    agents: AgentTable
 
     def client(self, scope: Scope | None = Scope.OPERATE) -> httpx.AsyncClient:
         headers = {} if scope is None else {"Authorization": f"Bearer {TOKENS[scope]}"}
@@ -136,10 +139,12 @@ async def api_world(
     async def explain(model_id: str) -> Explanation | None:
         return await explain_last(log, fake_policies, model_id)
 
-    parts = ApiParts(runtime, feed, Tokens(TOKENS if tokens is None else tokens), explain, version="9.9")
+    agents = AgentTable(clock)
+    held = Tokens(TOKENS if tokens is None else tokens)
+    parts = ApiParts(runtime, feed, held, agents, AgentAccess(SITE_SECRET), explain, version="9.9")
     if first is None:
         first = (declared(*(model_ids or ("chat",))),)
     with structlog.testing.capture_logs() as logged:
         async with runtime.running("test", *first):
-            yield ApiWorld(runtime, log, feed, pool, create_api(parts), logged)
+            yield ApiWorld(runtime, log, feed, pool, create_api(parts), logged, agents)
             assert runtime.problem is None or runtime.log_problem, logged

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +21,8 @@ from typing import Self
 
 PACKAGES = "slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge"
 NEEDED = ("slurmctld", "slurmd", "munged", "sbatch", "squeue", "scancel", "sinfo")
+REST_PACKAGES = "slurmrestd slurm-wlm-jwt-plugin"
+JWT_PLUGIN = "slurm-wlm/auth_jwt.so"
 READY_WITHIN_S = 60.0
 ENDED_WITHIN_S = 10.0
 
@@ -47,15 +49,18 @@ SelectTypeParameters=CR_Core
 AccountingStorageType=accounting_storage/none
 KillWait=5
 MinJobAge=300
-NodeName=n[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{node_ports}] CPUs=4 RealMemory=1000
+NodeName=n[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{node_ports}] CPUs=4 RealMemory=1000{gres}
 """
 
 
-def why_not() -> str | None:
-    """What is missing for a real Slurm on this machine, and how to mend it; None if nothing is."""
-    absent = [command for command in NEEDED if _command(command) is None]
+def why_not(*, rest: bool = False) -> str | None:
+    """What is missing for a real Slurm on this machine (with slurmrestd), and how to mend it; None if nothing is."""
+    absent = [command for command in (*NEEDED, *(["slurmrestd"] if rest else [])) if _command(command) is None]
+    if rest and not any(Path("/usr/lib").glob(f"*/{JWT_PLUGIN}")):
+        absent.append(JWT_PLUGIN)
     if absent:
-        return f"needs Slurm ({', '.join(absent)} not found): apt-get install --no-install-recommends {PACKAGES}"
+        packages = f"{PACKAGES} {REST_PACKAGES}" if rest else PACKAGES
+        return f"needs Slurm ({', '.join(absent)} not found): apt-get install --no-install-recommends {packages}"
     return None if os.geteuid() == 0 else "needs to be root, as Slurm's daemons do"
 
 
@@ -66,18 +71,26 @@ def _command(name: str) -> str | None:
 class RealSlurm:
     """``with RealSlurm(4, ["PartitionName=batch Nodes=ALL Default=YES"]) as slurm``: ready on entry, gone on exit.
 
-    ``partitions`` and ``options`` are lines of slurm.conf. Jobs that still run on exit are cancelled. Raises
-    ``RuntimeError`` with the daemons' last words if the cluster does not come up.
+    ``partitions`` and ``options`` are lines of slurm.conf; ``rest`` brings slurmrestd at ``rest_url``, for which
+    ``scontrol token`` makes tokens; ``gpus_per_node`` are counted, but are no devices. Jobs that still run on exit are
+    cancelled. Raises ``RuntimeError`` with the daemons' last words if the cluster does not come up.
     """
 
-    def __init__(self, nodes: int, partitions: Sequence[str], options: Sequence[str] = ()) -> None:
+    rest_url = ""
+
+    def __init__(
+        self, nodes: int, partitions: Sequence[str], options: Sequence[str] = (), *, rest: bool = False,
+        gpus_per_node: int = 0,
+    ) -> None:  # fmt: skip
         self._nodes = nodes
+        self._rest = rest
+        self._gpus_per_node = gpus_per_node
         self._lines = [*options, *partitions]
         self._open = ExitStack()
         self._folder = Path()
 
     def __enter__(self) -> Self:
-        if (reason := why_not()) is not None:
+        if (reason := why_not(rest=self._rest)) is not None:
             raise RuntimeError(reason)
         # Below /var/tmp, since munge wants every folder above its socket to be safe from others and open to pass.
         self._folder = Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix="slurm-", dir="/var/tmp")))
@@ -92,6 +105,8 @@ class RealSlurm:
             for node in self._names():
                 self._start("slurmd", "-D", "-f", str(self._folder / "slurm.conf"), "-N", node)
             self._wait_for(self._all_idle)
+            if self._rest:
+                self._start_rest()
             self._open.callback(self._cancel_all)
             self._open = self._open.pop_all()
         return self
@@ -124,14 +139,25 @@ class RealSlurm:
 
     def _configure(self) -> None:
         folder = self._folder
-        controller_port, first_node_port = _free_ports(self._nodes)
+        controller_port, first_node_port = _free_ports(self._nodes + 1)
+        self.rest_url = f"http://127.0.0.1:{first_node_port + self._nodes}" if self._rest else ""
         text = CONFIGURATION.format(
             host=socket.gethostname().partition(".")[0], folder=folder, nodes=self._nodes,
             controller_port=controller_port, node_ports=f"{first_node_port}-{first_node_port + self._nodes - 1}",
+            gres=f" Gres=gpu:{self._gpus_per_node}" if self._gpus_per_node else "",
         )  # fmt: skip
-        (folder / "slurm.conf").write_text("\n".join([text, *self._lines, ""]), encoding="utf-8")
+        gres_types = ["GresTypes=gpu"] if self._gpus_per_node else []
+        tokens = ["AuthAltTypes=auth/jwt", f"AuthAltParameters=jwt_key={folder}/jwt.key"] if self._rest else []
+        (folder / "slurm.conf").write_text("\n".join([*gres_types, text, *tokens, *self._lines, ""]), encoding="utf-8")
+        if self._gpus_per_node:
+            for number in range(self._gpus_per_node):
+                (folder / f"gpu{number}").touch()
+            gres = f"Name=gpu File={folder}/gpu[0-{self._gpus_per_node - 1}]\n"
+            (folder / "gres.conf").write_text(gres, encoding="utf-8")
         (folder / "munge.key").write_bytes(secrets.token_bytes(128))
         (folder / "munge.key").chmod(0o400)
+        (folder / "jwt.key").write_bytes(secrets.token_bytes(32))
+        (folder / "jwt.key").chmod(0o600)
         (folder / "state").mkdir()
         for node in self._names():
             (folder / f"spool-{node}").mkdir()
@@ -139,11 +165,21 @@ class RealSlurm:
     def _names(self) -> list[str]:
         return [f"n{number}" for number in range(1, self._nodes + 1)]
 
-    def _start(self, name: str, *arguments: str) -> None:
+    def _start_rest(self) -> None:
+        """As nobody: it refuses to be root, or the user that slurmctld runs as."""
+        host, _, port = self.rest_url.removeprefix("http://").partition(":")
+        self._start("slurmrestd", "-f", str(self._folder / "slurm.conf"), "-s", "v0.0.38", "-a", "rest_auth/jwt",
+                    f"{host}:{port}", user="nobody", extra={"SLURM_JWT": "daemon"})  # fmt: skip
+        self._wait_for(lambda: _listens(host, int(port)))
+
+    def _start(
+        self, name: str, *arguments: str, user: str | None = None, extra: Mapping[str, str] | None = None
+    ) -> None:
         log = self._open.enter_context((self._folder / f"{name}.out").open("ab"))
         process = subprocess.Popen(
-            [_command(name) or name, *arguments], env=self.environment, stdin=subprocess.DEVNULL, stdout=log,
-            stderr=log, start_new_session=True,
+            [_command(name) or name, *arguments], env={**self.environment, **(extra or {})},
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/", user=user,
+            group="nogroup" if user else None, extra_groups=[] if user else None,
         )  # fmt: skip
         self._open.callback(_end, process)
 
@@ -180,6 +216,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait(ENDED_WITHIN_S)
+
+
+def _listens(host: str, port: int) -> bool:
+    with socket.socket() as asking:
+        return asking.connect_ex((host, port)) == 0
 
 
 def _free_ports(nodes: int) -> tuple[int, int]:

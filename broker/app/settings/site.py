@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from broker.app.settings.fields import Duration, LocalPath, Name, Section, Size
+from broker.app.settings.pool import Count, Pool, Port
+from broker.app.settings.slurm import SlurmPool
 from broker.app.settings.words import Misplaced
-from broker.model.replica import Tier
-from broker.model.spec import BreakerSpec, JsonValue, Limits, Mode, PoolSpec, RenewalSpec, SiteSpec
+from broker.model.spec import BreakerSpec, Limits, Mode, PoolSpec, RenewalSpec, SiteSpec
 from broker.model.units import format_duration
 
 _LIMITS = Limits()
@@ -18,26 +19,9 @@ _BREAKER = BreakerSpec()
 _RENEWAL = RenewalSpec()
 
 PositiveDuration = Annotated[Duration, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
-Port = Annotated[int, Field(ge=1, le=65535)]
 
 
-class _Pool(Section):
-    """What pools of all kinds have."""
-
-    gpus: Count = Field(description="GPUs that replicas of this pool may hold together.")
-    tiers: list[Annotated[Tier, Field(strict=False)]] = Field(
-        default=list(Tier), min_length=1, description="Which part of a target the pool takes."
-    )
-    gpu_weight: Annotated[float, Field(gt=0)] = Field(
-        default=1.0, description="What an hour of one of its GPUs counts in reports, beside those of other pools."
-    )
-
-    def _shared_options(self) -> dict[str, JsonValue]:
-        return {} if self.gpu_weight == 1.0 else {"gpu_weight": self.gpu_weight}
-
-
-class LocalPool(_Pool):
+class LocalPool(Pool):
     """Replicas as processes of this machine."""
 
     kind: Literal["local"] = Field(description="What starts the replicas: `local` runs them as processes here.")
@@ -65,42 +49,12 @@ class LocalPool(_Pool):
 
     def to_spec(self, pool_id: str) -> PoolSpec:
         """What the core and the actuator share; where files lie stays here, so that no decision depends on it."""
-        options = self._shared_options()
+        options = self.shared_options()
         if self.gpu_ids:
             options["gpu_ids"] = list(self.gpu_ids)
         if self.ports is not None:
             options["ports"] = list(self.ports)
         return PoolSpec(pool_id, self.kind, self.gpus, tuple(self.tiers), options)
-
-
-class SlurmPool(_Pool):
-    """Replicas as jobs of a Slurm cluster. This release simulates them (`tidegate simulate --cluster`); `tidegate run`
-    refuses a site that has one."""
-
-    kind: Literal["slurm"] = Field(description="`slurm` submits them as batch jobs.")
-    partition: str = Field(description="The partition that jobs are submitted to.")
-    time_limit_s: Annotated[Duration, Field(ge=1)] = Field(description="The wall time that each job asks for.")
-    gpus_per_node: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="GPUs of one node; a larger replica takes several. None: the cluster says."
-    )
-    gpu_type: str | None = Field(default=None, description="The GRES type, as `a100` in `gpu:a100:4`.")
-    account: str | None = Field(default=None, description="The account that jobs are charged to.")
-    qos: str | None = Field(default=None, description="Their quality of service.")
-    constraint: str | None = Field(default=None, description="Features that their nodes must have.")
-
-    def to_spec(self, pool_id: str) -> PoolSpec:
-        """All that a job is asked with is the actuator's business: the core counts GPUs."""
-        asked: dict[str, JsonValue] = {
-            "partition": self.partition,
-            "time_limit_s": self.time_limit_s,
-            "gpus_per_node": self.gpus_per_node,
-            "gpu_type": self.gpu_type,
-            "account": self.account,
-            "qos": self.qos,
-            "constraint": self.constraint,
-        }
-        given = {name: value for name, value in asked.items() if value is not None}
-        return PoolSpec(pool_id, self.kind, self.gpus, tuple(self.tiers), self._shared_options() | given)
 
 
 PoolSettings = Annotated[LocalPool | SlurmPool, Field(discriminator="kind")]

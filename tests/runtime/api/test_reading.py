@@ -158,7 +158,7 @@ async def test_every_answer_is_as_the_document_says() -> None:
         await world.send("POST", "/v1/overrides", override(2))
         for path, operations in document["paths"].items():
             for method, operation in operations.items():
-                if "{gateway_id}" in path or method == "post" or "stream" in path:
+                if "{gateway_id}" in path or "{action_id}" in path or method == "post" or "stream" in path:
                     continue
                 answer = await world.send(method.upper(), path.replace("{model_id}", "chat"), None)
                 assert answer.status_code == 200, path

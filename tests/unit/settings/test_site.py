@@ -80,7 +80,7 @@ def test_a_slurm_pool_says_how_its_jobs_are_asked_for(tmp_path: Path) -> None:
         "gpu_weight": 2.0, "partition": "GPU_a100", "time_limit_s": 14_400.0, "gpu_type": "a100", "qos": "short",
     }  # fmt: skip
     assert site.spec.pools == (PoolSpec("hpc", "slurm", 8, options=options),)
-    with pytest.raises(ConfigErrors, match=r"pools\.hpc\.kind: this release simulates slurm pools"):
+    with pytest.raises(ConfigErrors, match=r"pools\.hpc\.job: is missing"):
         require_runnable(site, tmp_path / "site.yaml")
 
 

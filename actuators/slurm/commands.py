@@ -1,0 +1,142 @@
+"""Slurm's commands, run here or on another machine, as a ``SlurmClient``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import structlog
+
+from actuators.slurm import scontrol, squeue
+from actuators.slurm.client import SiteFacts, SubmitUnclear
+from actuators.slurm.job import JobRecord, JobSpec
+from actuators.slurm.listing import readable
+from actuators.slurm.preamble import exports, with_lines
+from actuators.slurm.refusals import call_refused, gone, submit_refused
+from actuators.slurm.runner import SETTINGS, Finished, Runner, Unfinished
+from actuators.slurm.texts import minutes_up
+from broker.model.errors import TransientError
+from broker.model.ports import Clock
+
+log = structlog.get_logger(__name__)
+
+TIMEOUT_S = 30.0
+_JOB_ID = re.compile(r"^(\d+)(;\S+)?$", re.MULTILINE)
+
+
+class CommandClient:
+    """As the user that the commands run as, who sees and touches no jobs but their own."""
+
+    def __init__(self, runner: Runner, clock: Clock, *, timeout_s: float = TIMEOUT_S) -> None:
+        self._runner = runner
+        self._clock = clock
+        self._timeout_s = timeout_s
+
+    async def submit(self, job: JobSpec) -> int:
+        script = with_lines(job, [f"unset {' '.join(SETTINGS)}", *exports(job.environment)])
+        try:
+            done = await self._runner.run(sbatch_arguments(job), script, timeout_s=self._timeout_s)
+        except Unfinished as error:
+            raise SubmitUnclear(f"{job.name} may have been submitted or not: {error}", retry_after_s=5.0) from error
+        said = done.errors.strip()
+        if (told := _JOB_ID.search(done.output)) is None:
+            if done.status == 0:
+                raise SubmitUnclear(
+                    f"{self._where} told no id of {job.name}, and no error: {said or 'it said nothing'}"
+                )
+            raise submit_refused(said or done.output, job, self._where)
+        if said or done.status:
+            # An id is a job, whatever else was said: filters of the site print advice, and a plug-in may fail after it.
+            log.info("sbatch_said", name=job.name, job_id=int(told[1]), status=done.status, said=said[:500])
+        return int(told[1])
+
+    async def jobs(self) -> tuple[JobRecord, ...]:
+        done = await self._run(squeue.ARGUMENTS, "list the jobs")
+        if not done.output.strip() and "error" in done.errors:
+            raise call_refused(done.errors, "list the jobs", self._where)
+        return readable(squeue.fields(done.output, self._where), squeue.record, squeue.comment_of, self._where)
+
+    async def cancel(self, job_id: int) -> None:
+        await self._scancel(job_id, "end")
+
+    async def signal(self, job_id: int, name: str) -> None:
+        await self._scancel(job_id, "signal", "--batch", f"--signal={name}")
+
+    async def facts(self) -> SiteFacts:
+        asked_at = self._clock.now()
+        configuration = await self._run(scontrol.CONFIGURATION, "show its configuration")
+        answered_at = self._clock.now()
+        release, as_of = scontrol.release_and_time(configuration.output)
+        partitions = await self._run(scontrol.PARTITIONS, "show its partitions")
+        reservations = await self._run(scontrol.RESERVATIONS, "show its reservations")
+        user = await self._run(("id", "-un"), "tell the user")
+        try:
+            return SiteFacts(
+                release=release,
+                transport=self._where,
+                user=user.output.strip(),
+                partitions=tuple(scontrol.partitions(partitions.output)),
+                reservations=tuple(scontrol.reservations(reservations.output)),
+                clock_skew_s=None if as_of is None else skew_s(as_of, asked_at, answered_at),
+            )
+        except (ValueError, KeyError) as error:
+            raise TransientError(f"{self._where} shows a site that cannot be read: {error}") from error
+
+    async def close(self) -> None:
+        await self._runner.close()
+
+    @property
+    def _where(self) -> str:
+        return self._runner.where
+
+    async def _scancel(self, job_id: int, verb: str, *options: str) -> None:
+        arguments = ("scancel", *options, str(job_id))
+        done = await self._runner.run(arguments, timeout_s=self._timeout_s)
+        # Releases differ in whether an unknown job is an error, and 22.05 tells errors with status 0 too.
+        if (done.status or "error" in done.errors) and not gone(done.errors):
+            raise call_refused(done.errors, f"{verb} job {job_id}", self._where)
+
+    async def _run(self, arguments: Sequence[str], what: str) -> Finished:
+        done = await self._runner.run(arguments, timeout_s=self._timeout_s)
+        if done.status:
+            raise call_refused(done.errors or done.output, what, self._where)
+        return done
+
+
+def sbatch_arguments(job: JobSpec) -> list[str]:
+    """The command that submits ``job``, whose script is its standard input. No environment and no secret is in it:
+    everybody on a login node can read the arguments of a process."""
+    wanted: dict[str, object] = {
+        "job-name": job.name,
+        "comment": job.comment,
+        "partition": job.partition,
+        "time": minutes_up(job.time_limit_s),
+        "output": job.output,
+        "chdir": job.working_directory,
+        "nodes": job.nodes,
+        "gres": gres(job) if job.gpus else None,
+        "cpus-per-task": job.cpus,
+        "mem": f"{job.memory_mib}M" if job.memory_mib else None,
+        "account": job.account,
+        "qos": job.qos,
+        "constraint": job.constraint,
+        "reservation": job.reservation,
+        "licenses": ",".join(job.licenses),
+        "exclude": ",".join(job.exclude),
+        "signal": f"B:{job.warning.name}@{job.warning.before_s}" if job.warning else None,
+        "export": "ALL",
+    }
+    options = [f"--{option}={value}" for option, value in wanted.items() if value not in (None, "")]
+    return ["sbatch", "--parsable", "--no-requeue", *options]
+
+
+def gres(job: JobSpec) -> str:
+    """``gpu:h100:2``, as the commands and v0.0.38 take it."""
+    return ":".join(part for part in ("gpu", job.gpu_type, str(job.gpus)) if part)
+
+
+def skew_s(controller_at: float, asked_at: float, answered_at: float) -> float:
+    """How far the controller's clock, which tells whole seconds, is ahead of ours: 0 if both can be right."""
+    if controller_at > answered_at:
+        return controller_at - answered_at
+    return min(0.0, controller_at + 1.0 - asked_at)

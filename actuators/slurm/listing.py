@@ -1,0 +1,45 @@
+"""One bad record among many: it must not hide the others, and must not be overlooked if it may be ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+import structlog
+
+from actuators.slurm.job import COMMENT_MARK, JobRecord, JobState
+from broker.model.errors import TransientError, shown
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+
+def readable(
+    items: Iterable[T], read: Callable[[T], JobRecord], comment_of: Callable[[T], str | None], where: str
+) -> tuple[JobRecord, ...]:
+    """``read`` of each item, without the traces of refused submissions. One that raises ``ValueError`` or ``KeyError``
+    is left out and told in the log if ``comment_of`` it is somebody else's. Raises ``TransientError`` if that cannot be
+    said."""
+    records = []
+    for item in items:
+        try:
+            record = read(item)
+        except (ValueError, KeyError) as error:
+            comment = comment_of(item)
+            if comment is None or comment.startswith(COMMENT_MARK):
+                raise TransientError(
+                    f"{where} lists a job that may be ours and cannot be read ({error}): {shown(item)}; the jobs are "
+                    "unknown until it is gone or told in full: look at it with `scontrol show job`"
+                ) from None
+            log.warning("foreign_job_unreadable", where=where, problem=str(error), record=shown(item))
+        else:
+            if not _refused(record):
+                records.append(record)
+    return tuple(records)
+
+
+def _refused(record: JobRecord) -> bool:
+    """Slurm keeps a record of a job whose submission it answered with an error (a GRES that no node has): ``FAILED`` in
+    the second it was sent, with our name. It is no job, and an ``action_id`` that it bears was not carried out."""
+    return record.state is JobState.FAILED and not record.nodes and record.reason == "BadConstraints"

@@ -1,0 +1,122 @@
+"""Parsers v0.0.40 to v0.0.45, of Slurm 23.11 and later. Pure.
+
+A number is ``{set, infinite, number}``, a state the list of its parts, an environment a list. From v0.0.41 the script
+is part of the job and addresses of collections end in a slash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from actuators.slurm.client import PartitionFacts, ReservationFacts
+from actuators.slurm.job import JobRecord, JobSpec, JobState
+from actuators.slurm.rest.family import Json, environment, names, text
+from actuators.slurm.states import state_of
+from actuators.slurm.texts import hosts, minutes_up, moment, number, output_path
+from actuators.slurm.waits import ended
+
+
+class V40:
+    def __init__(self, version: int) -> None:
+        self._version = version
+
+    def submission(self, job: JobSpec) -> Json:
+        wanted: dict[str, object] = {
+            "name": job.name,
+            "comment": job.comment,
+            "partition": job.partition,
+            "time_limit": _wire(minutes_up(job.time_limit_s)),
+            "standard_output": job.output,
+            "current_working_directory": job.working_directory,
+            "environment": [f"{name}={value}" for name, value in environment(job).items()],
+            "minimum_nodes": job.nodes,
+            "maximum_nodes": job.nodes,
+            "tres_per_node": _gres(job) if job.gpus else None,
+            "cpus_per_task": job.cpus,
+            "memory_per_node": _wire(job.memory_mib) if job.memory_mib else None,
+            "account": job.account,
+            "qos": job.qos,
+            "constraints": job.constraint,
+            "reservation": job.reservation,
+            "licenses": ",".join(job.licenses),
+            "excluded_nodes": list(job.exclude) or None,
+            "requeue": False,
+        }
+        if job.warning:
+            wanted |= {
+                "kill_warning_signal": job.warning.name,
+                "kill_warning_delay": _wire(job.warning.before_s),
+                "kill_warning_flags": ["BATCH_JOB"],
+            }
+        written = {name: value for name, value in wanted.items() if value not in (None, "")}
+        if self._version < 41:
+            return {"script": job.script, "job": written}
+        return {"job": {**written, "script": job.script}}
+
+    def signal_query(self, name: str) -> Mapping[str, str]:
+        return {"signal": name, "flags": "BATCH_JOB"}
+
+    def path(self, collection: str) -> str:
+        return collection if self._version < 41 else f"{collection}/"
+
+    def job(self, raw: Json) -> JobRecord:
+        job_id, name, user = int(raw["job_id"]), str(raw["name"]), str(raw["user_name"])
+        state, flags = state_of(raw["job_state"])
+        nodes = hosts(text(raw["nodes"]))
+        exit_code, exit_signal = _exit(raw["exit_code"], state)
+        minutes = number(raw["time_limit"])
+        return JobRecord(
+            job_id=job_id,
+            name=name,
+            user=user,
+            comment=text(raw["comment"]),
+            partition=str(raw["partition"]),
+            state=state,
+            flags=flags,
+            reason=text(raw["state_reason"]),
+            nodes=nodes,
+            restarts=int(number(raw["restart_cnt"]) or 0),
+            submitted_at=moment(raw["submit_time"]),
+            started_at=moment(raw["start_time"]),
+            end_at=moment(raw["end_time"]),
+            time_limit_s=None if minutes is None else minutes * 60,
+            exit_code=exit_code,
+            exit_signal=exit_signal,
+            output=output_path(text(raw["standard_output"]), job_id, name, user, nodes[0] if nodes else ""),
+        )
+
+    def partition(self, raw: Json) -> PartitionFacts:
+        longest, default = number(raw["maximums"]["time"]), number(raw["defaults"]["time"])
+        return PartitionFacts(
+            name=str(raw["name"]),
+            up="UP" in raw["partition"]["state"],
+            nodes=int(raw["nodes"]["total"]),
+            max_time_s=None if longest is None else longest * 60,
+            default_time_s=None if default is None else default * 60,
+            accounts=names(raw["accounts"]["allowed"]),
+            qos=names(raw["qos"]["allowed"]),
+        )
+
+    def reservation(self, raw: Json) -> ReservationFacts:
+        listed = raw["node_list"]
+        return ReservationFacts(
+            name=str(raw["name"]),
+            start_at=moment(raw["start_time"]) or 0.0,
+            end_at=moment(raw["end_time"]) or float("inf"),
+            nodes=hosts(",".join(names(listed))),
+            partition=text(raw.get("partition")) or None,
+            maintenance="MAINT" in names(raw["flags"]),
+        )
+
+
+def _wire(value: int) -> Json:
+    return {"set": True, "infinite": False, "number": value}
+
+
+def _gres(job: JobSpec) -> str:
+    return ":".join(part for part in ("gres/gpu", job.gpu_type, str(job.gpus)) if part)
+
+
+def _exit(raw: Json, state: JobState) -> tuple[int | None, int | None]:
+    code, signalled = number(raw["return_code"]), number(raw["signal"]["id"])
+    return ended(None if code is None else int(code), None if signalled is None else int(signalled), state)

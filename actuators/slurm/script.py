@@ -1,0 +1,241 @@
+"""From a launch to the job that is submitted: what it asks Slurm for, and the script that it runs.
+
+The script carries the agent's source: no file system needs to be shared with the nodes, nothing is installed on them,
+and an agent always fits the broker that wrote its script. It is some 45 KiB, against Slurm's limit of 4 MiB. The job's
+token stands in the script too, and not in the environment that a transport sends along: a script travels by standard
+input or in a request's body, while ``sbatch --export`` would show in process lists. Slurm shows a script to its owner
+and to administrators only.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from actuators.slurm.client import SiteFacts
+from actuators.slurm.job import JobSpec, WarningSignal
+from actuators.slurm.marks import mark_of_launch
+from actuators.slurm.options import SlurmOptions, options_of
+from actuators.slurm.wall_time import fitted_limit_s
+from broker.model.errors import ActionRejected, ConfigError
+from broker.model.plan import Launch
+from broker.model.spec import PoolSpec
+
+TEMPLATES = Path(__file__).with_name("templates")
+AGENT = Path(__file__).with_name("agent.py")
+END_OF_AGENT = "TIDEGATE_AGENT_ENDS_HERE"
+HIDDEN_TOKEN = "(made when the job is submitted)"
+"""Stands in a script that is shown."""
+LONGEST_NOTICE_S = 65535
+USEFUL_S = 900.0
+"""A job that could serve for less than this before its drain is not worth its start."""
+NOTICE_SLACK_S = 60.0
+"""Slurm looks at limits every 30 s, so that a warning may come that much too late."""
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_PLACEHOLDER = re.compile(r"\{(python|model|replica)\}")
+
+
+def job_spec(launch: Launch, pool: PoolSpec, *, token: str, time_limit_s: float | None = None) -> JobSpec:
+    """The job of one launch; the same launch and pool always give the same. ``time_limit_s`` is a fitted one.
+
+    Raises ``ActionRejected`` for a replica that fits no node, ``ConfigError`` for what is to be mended in ``site.yaml``
+    or in a template.
+    """
+    options, model = options_of(pool), launch.model
+    job = options.job
+    for name in ("broker_url", "directory"):
+        if not getattr(job, name):
+            raise ConfigError("is needed to submit jobs; set it in site.yaml", field=f"pools.{pool.pool_id}.job.{name}")
+    if options.gpus_per_node is not None and model.gpus > options.gpus_per_node:
+        raise ActionRejected(
+            f"a replica of {model.model_id} needs {model.gpus} GPUs and a node of pool {pool.pool_id} has "
+            f"{options.gpus_per_node}; replicas over several nodes are not made yet"
+        )
+    limit_s = options.time_limit_s if time_limit_s is None else time_limit_s
+    notice_s = min(job.notice_s or model.drain_limit_s + model.stop_grace_s + NOTICE_SLACK_S, LONGEST_NOTICE_S)
+    spec = JobSpec(
+        name=launch.action_id,
+        comment=mark_of_launch(launch).comment,
+        script="",
+        partition=options.partition,
+        time_limit_s=limit_s,
+        output=f"{job.directory}/{launch.replica_id}-%j.out",
+        working_directory=job.directory,
+        gpus=model.gpus,
+        gpu_type=options.gpu_type,
+        cpus=None if job.cpus_per_gpu is None else job.cpus_per_gpu * max(1, model.gpus),
+        memory_mib=None if job.memory_per_gpu_mib is None else job.memory_per_gpu_mib * max(1, model.gpus),
+        account=options.account,
+        qos=options.qos,
+        constraint=options.constraint,
+        reservation=job.reservation,
+        licenses=job.licenses,
+        exclude=job.exclude,
+        warning=WarningSignal("USR1", int(notice_s)),
+    )
+    return replace(spec, script=_script(spec, launch, pool.pool_id, options, token, notice_s))
+
+
+def fitted_job(launch: Launch, pool: PoolSpec, facts: SiteFacts, now: float, *, token: str) -> JobSpec:
+    """The job of one launch at ``now``, with a wall time that the partition gives and that ends before maintenance.
+
+    Raises ``ActionRejected`` as ``job_spec`` does and for a partition that is not there, ``CapacityUnavailable`` if too
+    little time is left.
+    """
+    options, model = options_of(pool), launch.model
+    partition = next((known for known in facts.partitions if known.name == options.partition), None)
+    if partition is None:
+        names = ", ".join(sorted(known.name for known in facts.partitions)) or "none"
+        raise ActionRejected(
+            f"there is no partition {options.partition}; known are {names}: mend pools.{pool.pool_id}.partition"
+        )
+    least_s = min(options.time_limit_s, USEFUL_S + model.drain_limit_s)
+    limit_s = fitted_limit_s(options.time_limit_s, now, facts.reservations, partition, least_s=least_s)
+    return job_spec(launch, pool, token=token, time_limit_s=limit_s)
+
+
+def sbatch_options(spec: JobSpec) -> list[str]:
+    """What ``sbatch`` reads of a script by itself: for submitting by hand, and for people who read it. slurmrestd reads
+    none of it. Raises ``ConfigError`` for a value with a line's end or a quotation mark in it."""
+    minutes = -(-int(spec.time_limit_s) // 60)
+    gres = ":".join(part for part in ("gpu", spec.gpu_type, str(spec.gpus)) if part) if spec.gpus else None
+    given: Mapping[str, object] = {
+        "job-name": spec.name,
+        "comment": spec.comment,
+        "partition": spec.partition,
+        "time": minutes,
+        "nodes": spec.nodes,
+        "ntasks-per-node": 1,
+        "gres": gres,
+        "cpus-per-task": spec.cpus,
+        "mem": None if spec.memory_mib is None else f"{spec.memory_mib}M",
+        "account": spec.account,
+        "qos": spec.qos,
+        "constraint": spec.constraint,
+        "reservation": spec.reservation,
+        "licenses": ",".join(spec.licenses),
+        "exclude": ",".join(spec.exclude),
+        "output": spec.output,
+        "open-mode": "append",
+        "chdir": spec.working_directory,
+        "signal": None if spec.warning is None else f"B:{spec.warning.name}@{spec.warning.before_s}",
+    }
+    options = ["--no-requeue"]
+    for name, value in given.items():
+        text = "" if value is None else str(value)
+        if not text.isprintable() or '"' in text:
+            raise ConfigError(f"{text!r} cannot stand in a job's --{name}; mend it in site.yaml")
+        if text:
+            options.append(f'--{name}="{text}"' if re.search(r"[^\w./:=@%,+-]", text) else f"--{name}={text}")
+    return options
+
+
+def _script(spec: JobSpec, launch: Launch, pool_id: str, options: SlurmOptions, token: str, notice_s: float) -> str:
+    job = options.job
+    values: dict[str, Any] = {
+        "options": sbatch_options(spec),
+        "modules": job.modules,
+        "environment": _environment(launch, pool_id, options),
+        "weights": job.weights,
+        "prolog": job.prolog,
+        "container": job.container,
+        "binds": (*(job.container.binds if job.container else ()), *((job.weights,) if job.weights else ())),
+        "python": job.python,
+        "agent": json.dumps(_agent_settings(launch, options, notice_s), sort_keys=True),
+        "token": token,
+        "engine": _engine(launch, options),
+        "agent_source": _agent_source(),
+        "end_of_agent": END_OF_AGENT,
+    }
+    name = job.template or ("apptainer.sh.j2" if job.container else "bare.sh.j2")
+    return _rendered(name, values, f"pools.{pool_id}.job.template")
+
+
+def _agent_settings(launch: Launch, options: SlurmOptions, notice_s: float) -> dict[str, Any]:
+    """``actuators.slurm.agent.Settings``."""
+    job, model = options.job, launch.model
+    settings = {
+        "broker_url": job.broker_url,
+        "broker_ca": job.broker_ca,
+        "action_id": launch.action_id,
+        "cluster": launch.cluster,
+        "model_id": launch.model_id,
+        "ordinal": launch.ordinal,
+        "generation": launch.generation,
+        "front": job.front,
+        "address": job.address,
+        "ports": list(job.ports),
+        "socket_option": job.socket_option,
+        "key_variables": ["VLLM_API_KEY", *(["APPTAINERENV_VLLM_API_KEY"] if job.container else [])],
+        "load_timeout_s": model.load_timeout_s,
+        "stop_grace_s": model.stop_grace_s,
+        "notice_s": notice_s,
+    }
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _environment(launch: Launch, pool_id: str, options: SlurmOptions) -> dict[str, str]:
+    environment = {**options.job.environment, **launch.model.engine.environment}
+    for name in environment:
+        if not _VARIABLE.fullmatch(name):
+            raise ConfigError(
+                f"{name!r} cannot name a variable of a shell; use letters, digits and underscores",
+                field=f"pools.{pool_id}.job.environment or models.{launch.model_id}.engine.environment",
+            )
+    return environment
+
+
+def _engine(launch: Launch, options: SlurmOptions) -> list[str]:
+    """The engine's command; ``{host}`` and ``{port}`` are left to the agent, which finds a free one on the node."""
+    values = {"python": options.job.python, "model": launch.model_id, "replica": launch.replica_id}
+    return [_PLACEHOLDER.sub(lambda found: values[found[1]], argument) for argument in launch.model.engine.command]
+
+
+@cache
+def _agent_source() -> str:
+    source = AGENT.read_text(encoding="utf-8").rstrip("\n")
+    assert END_OF_AGENT not in source
+    return source
+
+
+def _rendered(name: str, values: Mapping[str, Any], field: str) -> str:
+    """A shipped template by its name, or a site's own by its path, which may extend a shipped one."""
+    shipped = "/" not in name
+    folders = [str(TEMPLATES)] if shipped else [str(Path(name).parent), str(TEMPLATES)]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folders),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    environment.filters |= {"quoted": shlex.quote, "words": _words}
+    try:
+        return environment.get_template(Path(name).name).render(values)
+    except jinja2.TemplateNotFound as error:
+        known = ", ".join(sorted(path.name for path in TEMPLATES.glob("*.j2")))
+        raise ConfigError(
+            f"there is no template {error.name} in {' or '.join(folders)}; shipped are {known}", field=field
+        ) from None
+    except jinja2.TemplateSyntaxError as error:
+        raise ConfigError(f"{error.message}", path=error.filename, line=error.lineno, field=field) from None
+    except jinja2.UndefinedError as error:
+        raise ConfigError(
+            f"template {name}: {error.message}; it may use {', '.join(sorted(values))}", field=field
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"template {name} cannot be read: {error}", field=field) from None
+
+
+def _words(arguments: Sequence[str]) -> str:
+    return shlex.join(arguments)

@@ -1,0 +1,153 @@
+"""Ports on a node that others use too: taken without a race, and confirmed by whose socket listens."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from actuators.slurm.agent import AgentError, bound, candidates, ephemeral_ports, strangers_on
+from broker.model.agents import AgentPhase, EndCause
+from tests.support.agent_world import EMULATOR, ENDPOINT_KEY, agent, get, served_broker
+
+pytestmark = pytest.mark.integration
+
+
+@contextmanager
+def held(port: int, *, shared: bool = False) -> Iterator[None]:
+    """Another process's listener as far as the kernel is concerned; ``shared`` sets SO_REUSEPORT, as vLLM did."""
+    with socket.socket() as listener:
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind(("127.0.0.1", port))
+        listener.listen()
+        yield
+
+
+def free_range(count: int) -> tuple[int, int]:
+    """Ports in a row that are free now, out of the range that the kernel gives out."""
+    for first in range(21_000 + os.getpid() % 5000, 30_000, count):
+        with ExitStack() as stack:
+            try:
+                for port in range(first, first + count):
+                    stack.enter_context(held(port))
+            except OSError:
+                continue
+            return first, first + count - 1
+    raise AssertionError("no free ports in a row")
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["held alone", "held with SO_REUSEPORT"])
+def test_pitfall_1_a_port_that_another_listens_on_is_not_taken_even_if_it_would_be_shared(shared: bool) -> None:
+    first, last = free_range(2)
+    with held(first, shared=shared), bound("127.0.0.1", [first, last]) as ours:
+        assert ours.getsockname()[1] == last
+
+
+def test_pitfall_1_one_who_shares_a_port_later_is_seen_as_a_stranger_on_it() -> None:
+    with socket.socket() as ours:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        ours.bind(("127.0.0.1", 0))
+        ours.listen()
+        port = ours.getsockname()[1]
+        assert not strangers_on(port, [os.getpid()])
+        assert strangers_on(port, [])
+
+
+def test_pitfall_2_ports_are_out_of_the_range_that_the_kernel_gives_out() -> None:
+    low, high = ephemeral_ports()
+    tried = candidates((low - 5, low + 5), "chat-0-g1", (low, high))
+    assert sorted(tried) == list(range(low - 5, low))
+    assert candidates((low, low + 5), "chat-0-g1", (low, high)) == []
+
+
+def test_pitfall_2_each_replica_begins_elsewhere() -> None:
+    ports, ephemeral = (20_000, 29_999), (32_768, 60_999)
+    firsts = {candidates(ports, f"chat-{ordinal}-g1/0", ephemeral)[0] for ordinal in range(50)}
+    assert len(firsts) > 45
+    assert sorted(candidates(ports, "chat-0-g1/0", ephemeral)) == list(range(20_000, 30_000))
+
+
+def test_no_free_port_is_told_in_words() -> None:
+    first, _ = free_range(1)
+    with held(first), pytest.raises(AgentError, match=r"no port to listen on at 127\.0\.0\.1 .*in use.*job\.ports"):
+        bound("127.0.0.1", [first])
+
+
+async def test_a_port_that_is_taken_is_passed_over_by_the_whole_agent(tmp_path: Path) -> None:
+    first, last = free_range(8)
+    async with served_broker() as broker:
+        with ExitStack() as others:
+            for port in range(first, first + 5):
+                others.enter_context(held(port, shared=True))
+            with agent(broker.url, tmp_path, ports=[first, last]):
+                ready = await broker.hears_phase(AgentPhase.READY)
+                assert urlsplit(ready.url or "").port in range(first + 5, last + 1)
+                assert (await get(f"{ready.url}/v1/models", ENDPOINT_KEY))[0] == 200
+
+
+STEALS_ONCE = """
+import socket, subprocess, sys
+port, marker, command = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
+try:
+    open(marker, "x").close()
+except FileExistsError:
+    import os
+    os.execvp(command[0], command)
+thief = "import socket, time; s = socket.socket(); s.bind(('127.0.0.1', %d)); s.listen(); print('held', flush=True);"
+thief += "time.sleep(30)"
+held = subprocess.Popen([sys.executable, "-c", thief % port], start_new_session=True, stdout=subprocess.PIPE)
+held.stdout.readline()
+open(marker, "w").write(str(held.pid))
+sys.exit(1)  # as an engine that finds its port taken
+"""
+
+
+async def test_pitfall_2_an_engine_whose_port_was_taken_between_is_started_on_another(tmp_path: Path) -> None:
+    program, marker = tmp_path / "steals.py", tmp_path / "marker"
+    program.write_text(STEALS_ONCE)
+    command = [EMULATOR[0], str(program), "{port}", str(marker), *EMULATOR]
+    async with served_broker() as broker:
+        try:
+            with agent(broker.url, tmp_path, command) as replica:
+                ready = await broker.hears_phase(AgentPhase.READY)
+                assert (await get(f"{ready.url}/v1/models", ENDPOINT_KEY))[0] == 200
+                assert "was taken by another process; another one is tried" in replica.log
+        finally:
+            os.kill(int(marker.read_text()), 9)
+
+
+async def test_pitfall_1_an_engine_that_shares_its_port_is_started_on_another(tmp_path: Path) -> None:
+    """Older vLLM sets SO_REUSEPORT: two engines on one port answered each other's requests, without any error."""
+    program, marker = tmp_path / "shares.py", tmp_path / "marker"
+    program.write_text(
+        STEALS_ONCE.replace("s.bind(", "s.setsockopt(1, 15, 1); s.bind(").replace(
+            "sys.exit(1)  # as an engine that finds its port taken",
+            "s = socket.socket(); s.setsockopt(1, 15, 1); s.bind(('127.0.0.1', port)); s.listen(); import time; "
+            "time.sleep(30)",
+        )
+    )
+    command = [EMULATOR[0], str(program), "{port}", str(marker), *EMULATOR]
+    async with served_broker() as broker:
+        try:
+            with agent(broker.url, tmp_path, command) as replica:
+                ready = await broker.hears_phase(AgentPhase.READY)
+                assert (await get(f"{ready.url}/v1/models", ENDPOINT_KEY))[0] == 200
+                assert "was taken by another process" in replica.log
+        finally:
+            os.kill(int(marker.read_text()), 9)
+
+
+async def test_a_node_without_a_free_port_is_told_as_the_end(tmp_path: Path) -> None:
+    first, _ = free_range(1)
+    async with served_broker() as broker:
+        with held(first), agent(broker.url, tmp_path, ports=[first, first]) as replica:
+            ended = await broker.hears_phase(AgentPhase.ENDED)
+            assert ended.end is not None
+            assert ended.end.cause is EndCause.NOT_STARTED
+            assert await replica.ended() == 1

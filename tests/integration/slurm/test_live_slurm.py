@@ -1,0 +1,112 @@
+"""The main job on a real Slurm: replicas as jobs, renewed before their wall time, found again, and none left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from cli.demo.load import LoadPlayer
+from cli.demo.stack import Stack
+from simulator.report.summary import Outcome
+from tests.support.real_slurm import RealSlurm, why_not
+from tests.support.slurm_stack import slurm_stack
+from tests.support.waiting import until
+from traces.schema import TraceRequest
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.slow,
+    pytest.mark.skipif(why_not(rest=True) is not None, reason=why_not(rest=True) or "there is a Slurm"),
+]
+
+PARTITION = "PartitionName=gpu Nodes=ALL Default=YES MaxTime=120 State=UP"
+QUICK = ["SchedulerParameters=sched_min_interval=100000"]
+FOREIGN = "tidegate: cluster=other pool=shared model=chat ordinal=0 generation=1 gpus=1"
+
+
+@pytest.fixture(scope="module")
+def slurm() -> Iterator[RealSlurm]:
+    with RealSlurm(3, [PARTITION], QUICK, rest=True, gpus_per_node=2) as slurm:
+        yield slurm
+
+
+def jobs(slurm: RealSlurm) -> dict[str, str]:
+    """The state of each job that waits or runs, by its name."""
+    lines = slurm.command("squeue", "-h", "-o", "%j %T").splitlines()
+    return dict(line.split() for line in lines)
+
+
+def replicas(stack: Stack) -> dict[str, str]:
+    with stack.client() as client:
+        return {replica["replica_id"]: replica["phase"] for replica in stack.replicas(client, "chat")}
+
+
+def ready(stack: Stack) -> list[str]:
+    return [replica_id for replica_id, phase in replicas(stack).items() if phase == "ready"]
+
+
+def scale(stack: Stack, target: int) -> None:
+    body = {"model_id": "chat", "target": target, "for_s": 600.0, "author": "ada", "because": "a test"}
+    with stack.client() as client:
+        client.post("/v1/overrides", json=body).raise_for_status()
+
+
+def streams(stack: Stack, *, for_s: float) -> LoadPlayer:
+    """Two requests a second, each of two seconds or so."""
+
+    async def play() -> LoadPlayer:
+        async with aiohttp.ClientSession(trust_env=False) as session:
+            player = LoadPlayer(session, stack.gateway_url, "chat")
+            requests = [TraceRequest(n / 2, 20, 60) for n in range(int(2 * for_s))]
+            await player.play(requests, time.time)
+            return player
+
+    return asyncio.run(play())
+
+
+@pytest.mark.timeout(300)
+def test_replicas_are_jobs_that_are_succeeded_before_their_wall_time_and_no_stream_is_cut(
+    slurm: RealSlurm, tmp_path: Path
+) -> None:
+    with slurm_stack(slurm, tmp_path, f"renewal-{os.getpid()}", time_limit="2m", notice="20s") as stack:
+        until(lambda: ready(stack), "one job serves", 60)
+        player = streams(stack, for_s=110)
+        assert {outcome.status for outcome in player.outcomes} == {Outcome.FINISHED}, player.problems
+        assert len(player.outcomes) == 220
+        with stack.client() as client:
+            first = next(r for r in stack.replicas(client, "chat") if r["replica_id"] == "chat-0-g1")
+        assert (first["phase"], first["detail"], first["in_flight_at_stop"]) == ("gone", "expiry", 0)
+        assert ready(stack) == ["chat-1-g2"]
+        assert list(jobs(slurm).values()) == ["RUNNING"]
+
+
+@pytest.mark.parametrize("transport", ["commands", "slurmrestd"])
+def test_jobs_come_and_go_with_the_target_and_outlive_the_broker(
+    slurm: RealSlurm, tmp_path: Path, transport: str
+) -> None:
+    spoken = "{kind: commands}"
+    if transport == "slurmrestd":
+        spoken = f"{{kind: slurmrestd, url: {slurm.rest_url}}}"
+    slurm.command("sbatch", "--comment", FOREIGN, "--job-name", "foreign", "--wrap", "sleep 600")
+    try:
+        with slurm_stack(slurm, tmp_path, f"{transport}-{os.getpid()}", transport=spoken) as stack:
+            until(lambda: ready(stack), "one job serves", 60)
+            scale(stack, 2)
+            until(lambda: len(ready(stack)) == 2, "two jobs serve", 60)
+            before = jobs(slurm)
+            stack.stop_process(stack.broker, kill=True)
+            stack.start_broker()
+            streams(stack, for_s=5)
+            assert (sorted(ready(stack)), jobs(slurm)) == (["chat-0-g1", "chat-1-g2"], before)
+            (tmp_path / "policies.yaml").write_text("models: {}\n")
+            until(lambda: set(jobs(slurm)) == {"foreign"}, "only the other's job is left", 60)
+            until(lambda: set(replicas(stack).values()) <= {"gone"}, "the broker knows", 30)
+            assert jobs(slurm) == {"foreign": "RUNNING"}
+    finally:
+        slurm.command("scancel", "--name", "foreign")

@@ -1,0 +1,72 @@
+"""A broker and a gateway whose replicas are jobs of a real Slurm on this machine."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cli.demo.stack import Stack
+from tests.support.command_line import ROOT
+from tests.support.ports import free_port
+from tests.support.real_slurm import RealSlurm
+
+SITE = """\
+cluster: {cluster}
+pools:
+  shared:
+    kind: slurm
+    gpus: 4
+    partition: gpu
+    time_limit: {time_limit}
+    poll: 1s
+    transport: {transport}
+    job:
+      broker_url: http://127.0.0.1:{port}
+      directory: {folder}
+      python: {python}
+      environment: {{PYTHONPATH: {root}}}
+      address: 127.0.0.1
+      notice: {notice}
+limits: {{renewal: {{margin: 5s, queue_prior: 5s, load_prior: 10s}}}}
+log: {{kind: sqlite, path: tidegate.sqlite}}
+api: {{port: {port}}}
+"""
+POLICIES = """\
+models:
+  chat:
+    engine:
+      command: ["{python}", "-m", "simulator.emulator", "--model", "{model}", "--host", "{host}", "--port", "{port}",
+                "--shutdown-timeout", "10"]
+    min: 1
+    max: 3
+    drain_limit: 20s
+    load_timeout: 60s
+    stop_grace: 10s
+    stabilisation: {scale_in: 1s}
+    policy:
+      kind: threshold
+      rules: [{name: calm, signal: requests_per_replica, below: 8, for: 1s, projected: true, change: -1}]
+"""
+
+
+@contextmanager
+def slurm_stack(
+    slurm: RealSlurm, folder: Path, cluster: str, *, transport: str = "{kind: commands}", time_limit: str = "1h",
+    notice: str = "30s",
+) -> Iterator[Stack]:  # fmt: skip
+    """Both run on entry. On exit they end, and the jobs with the cluster."""
+    site = SITE.format(
+        cluster=cluster, time_limit=time_limit, transport=transport, port=free_port(), folder=slurm.folder,
+        python=sys.executable, root=ROOT, notice=notice,
+    )  # fmt: skip
+    environment = {"PYTHONPATH": str(ROOT), "SLURM_CONF": slurm.environment["SLURM_CONF"]}
+    stack = Stack(folder, site, POLICIES, ("chat",), cluster, environment=environment)
+    try:
+        stack.write_files()
+        stack.start_broker()
+        stack.start_gateway()
+        yield stack
+    finally:
+        stack.stop()

@@ -1,0 +1,180 @@
+"""Each parser's normaliser, and the client above it, on what real slurmrestds answered."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from actuators.slurm.client import SubmitUnclear
+from actuators.slurm.job import JobSpec, JobState, WarningSignal
+from actuators.slurm.rest.client import RestClient
+from actuators.slurm.rest.parsers import family_of
+from actuators.slurm.rest.tokens import Tokens
+from broker.model.errors import ActionRejected, TransientError
+from tests.support.fake_slurmrestd import FakeSlurmrestd, FixedClock, jwt, recorded
+from tests.support.shared_data import shared_path
+
+RECORDINGS = (
+    "22.05.8-v0.0.38",
+    "24.11.5-v0.0.40",
+    "24.11.5-v0.0.41",
+    "24.11.5-v0.0.42",
+    "26.05.5-v0.0.42",
+    "26.05.5-v0.0.43",
+    "26.05.5-v0.0.44",
+    "26.05.5-v0.0.45",
+)
+
+JOB = JobSpec(
+    "tide-rec", "tidegate:replica=r1", "#!/bin/sh\nsleep 30\n", "gpu", 300.0, "/tmp/rec.%j.out", "/tmp",
+    gpus=1, gpu_type="h100", environment={"PATH": "/usr/bin:/bin", "TIDE": "1"}, warning=WarningSignal("USR1", 60),
+)  # fmt: skip
+
+
+@pytest.fixture(params=RECORDINGS)
+def folder(request: pytest.FixtureRequest) -> Path:
+    return shared_path("slurm/recordings") / str(request.param)
+
+
+class Asking:
+    """A client of a recorded slurmrestd."""
+
+    def __init__(self, folder: Path, **answers: str) -> None:
+        self.server = FakeSlurmrestd(folder, **answers)
+        clock = FixedClock()
+        self.client = RestClient("http://login1:6820", Tokens(_token, clock), clock, transport=self.server)
+
+    async def __aenter__(self) -> RestClient:
+        return self.client
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.client.close()
+
+
+async def _token() -> str:
+    return jwt()
+
+
+@pytest.fixture
+async def client(folder: Path) -> AsyncIterator[RestClient]:
+    async with Asking(folder) as client:
+        yield client
+
+
+async def test_the_newest_parser_that_both_know_is_chosen(folder: Path) -> None:
+    asking = Asking(folder)
+    async with asking as client:
+        await client.jobs()
+        await client.jobs()
+    assert asking.server.calls[-3:] == ["ping", "jobs", "jobs"]
+    assert asking.server.asked[-1].url.path.split("/")[2] == asking.server.parser
+
+
+async def test_every_recorded_job_is_read_but_for_the_traces_of_refused_ones(folder: Path, client: RestClient) -> None:
+    listed = recorded(folder, "jobs")["body"]["jobs"]
+    records = await client.jobs()
+    assert [record.job_id for record in records] == [
+        raw["job_id"] for raw in listed if raw["state_reason"] != "BadConstraints"
+    ]
+    assert {record.user for record in records} == {"root"}
+    assert all(record.nodes == ("n1",) for record in records if record.started_at)
+
+
+async def test_a_running_job_is_read_in_full(folder: Path) -> None:
+    raw = recorded(folder, "job")["body"]["jobs"][0]
+    record = family_of(folder.name.partition("-")[2]).job(raw)
+    assert (record.name, record.comment, record.partition, record.restarts) == (
+        "tide-rec",
+        "tidegate:replica=r1",
+        "gpu",
+        0,
+    )
+    assert record.state in (JobState.RUNNING, JobState.PENDING)
+    assert record.time_limit_s == 300.0
+    assert record.submitted_at is not None
+    assert record.output == f"/tmp/rec.{record.job_id}.out"
+    assert (record.exit_code, record.exit_signal) == (None, None)
+    if record.state is JobState.RUNNING:
+        assert record.started_at is not None
+        assert record.end_at == pytest.approx(record.started_at + 300.0, abs=1.0)
+    else:
+        assert (record.started_at, record.end_at, record.nodes, record.reason) == (None, None, (), "Priority")
+
+
+async def test_a_cancelled_job_tells_its_signal_and_its_end(folder: Path) -> None:
+    record = family_of(folder.name.partition("-")[2]).job(recorded(folder, "job-cancelled")["body"]["jobs"][0])
+    assert (record.state, record.exit_code, record.exit_signal) == (JobState.CANCELLED, None, 15)
+    assert record.gone
+    assert record.end_at is not None
+
+
+async def test_a_submission_asks_for_what_the_recorded_one_asked_for(folder: Path) -> None:
+    """Ours may say more, and differently where a schema is not to be believed."""
+    body = family_of(folder.name.partition("-")[2]).submission(JOB)
+    real = recorded(folder, "submit")["request"]["body"]
+    assert ("script" in body) == ("script" in real)
+    differing = {"gres", "signal", "kill_warning_delay", "script"}
+    assert {name: body["job"][name] for name in real["job"] if name not in differing} == {
+        name: value for name, value in real["job"].items() if name not in differing
+    }
+
+
+async def test_a_submission_tells_the_job_id(folder: Path, client: RestClient) -> None:
+    assert await client.submit(JOB) == recorded(folder, "submit")["body"]["job_id"]
+
+
+@pytest.mark.parametrize(
+    ("recording", "word"), [("err-bad-partition", "partition gpu"), ("err-too-many-gpus", "gpu:h100:1")]
+)
+async def test_a_refused_submission_is_rejected_in_a_sentence(folder: Path, recording: str, word: str) -> None:
+    async with Asking(folder, submit=recording) as client:
+        with pytest.raises(ActionRejected) as refused:
+            await client.submit(JOB)
+    assert word in str(refused.value)
+    assert "login1:6820" in str(refused.value)
+
+
+@pytest.mark.parametrize("recording", ["err-bad-token", "err-expired-token", "err-no-token"])
+async def test_a_token_that_is_not_accepted_is_never_an_empty_list(folder: Path, recording: str) -> None:
+    async with Asking(folder, jobs=recording) as client:
+        with pytest.raises((ActionRejected, TransientError), match="token"):
+            await client.jobs()
+
+
+@pytest.mark.parametrize("recording", ["delete", "delete-again", "err-unknown-job-delete"])
+async def test_ending_a_job_that_is_gone_or_unknown_is_success(folder: Path, recording: str) -> None:
+    async with Asking(folder, delete=recording) as client:
+        await client.cancel(46)
+        await client.signal(46, "USR1")
+
+
+async def test_a_site_is_told(folder: Path, client: RestClient) -> None:
+    facts = await client.facts()
+    assert facts.release == folder.name.partition("-")[0]
+    assert [(each.name, each.up, each.nodes, each.max_time_s, each.default_time_s) for each in facts.partitions] == [
+        ("gpu", True, 4, 86400.0, 600.0),
+        ("scavenge", True, 4, 86400.0, 600.0),
+    ]
+    assert facts.reservations == ()
+    assert facts.user == "root"
+    assert facts.clock_skew_s is not None
+
+
+def test_a_reservation_without_an_end_is_read(folder: Path) -> None:
+    answer = recorded(folder, "reservation-create")
+    if answer["status"] != 200:
+        pytest.skip("this parser makes no reservations")
+    raw = answer["body"]["reservations"][0]
+    reservation = family_of(folder.name.partition("-")[2]).reservation(raw)
+    assert (reservation.name, reservation.nodes, reservation.maintenance) == ("tidegate-loan1", ("n4",), True)
+    assert reservation.end_at == float("inf")
+
+
+@pytest.mark.parametrize("recording", ["err-no-token", "err-unknown-path"])
+async def test_a_submission_answered_with_words_alone_is_no_job(folder: Path, recording: str) -> None:
+    async with Asking(folder, submit=recording) as client:
+        with pytest.raises((ActionRejected, TransientError)) as refused:
+            await client.submit(JOB)
+    assert not isinstance(refused.value, SubmitUnclear)
