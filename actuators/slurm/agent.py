@@ -135,7 +135,7 @@ def read_settings(text: str) -> Settings:
     settings = Settings(**{name: value for name, value in listed.items() if name in known})
     first, last = settings.ports
     if not 0 < first <= last < 65536:
-        raise AgentError(f"ports {first} to {last} are no range between 1 and 65535; mend the pool's job.ports")
+        raise AgentError(f"ports {first} to {last} are no range between 1 and 65535; mend job.ports of the pool")
     if urllib.parse.urlsplit(settings.broker_url).scheme not in ("http", "https"):
         raise AgentError(f"the broker's address {settings.broker_url!r} is no http:// or https:// URL")
     return settings
@@ -604,7 +604,7 @@ def bound(host: str, ports: Iterable[int]) -> socket.socket:
             problem = error.strerror or str(error)
         else:
             return taken
-    raise AgentError(f"no port to listen on at {host} ({problem}); widen or move the pool's job.ports")
+    raise AgentError(f"no port to listen on at {host} ({problem}); widen or move job.ports of the pool")
 
 
 def listening(port: int) -> set[int]:
@@ -883,7 +883,7 @@ class Agent:
     async def _serve(self) -> dict[str, Any]:
         if shutil.which(self._command[0], path=self._environment.get("PATH")) is None:
             raise AgentError(
-                f"{self._command[0]} is not on this node's PATH; mend the pool's job.modules or the command"
+                f"{self._command[0]} is not on this node's PATH; mend job.modules of the pool or the command"
             )
         if self._settings.front:
             listener = bound(self._address, self._ports())
@@ -904,7 +904,7 @@ class Agent:
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)
         raise AgentError(
-            f"in {PLACES_TRIED} attempts another process took the engine's port; widen the pool's job.ports"
+            f"in {PLACES_TRIED} attempts another process took the engine's port; widen job.ports of the pool"
         )
 
     def _ports(self, attempt: int = 0) -> list[int]:
