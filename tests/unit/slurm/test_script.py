@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from actuators.slurm import agent
-from actuators.slurm.identity import parse_comment
 from actuators.slurm.job import JobSpec, WarningSignal
+from actuators.slurm.marks import mark_of_launch
 from actuators.slurm.script import AGENT, HIDDEN_TOKEN, job_spec, sbatch_options
 from broker.model.errors import ActionRejected, ConfigError
 from broker.model.identity import action_id
@@ -67,11 +67,7 @@ def test_a_job_says_whose_it_is_and_asks_for_what_its_pool_says() -> None:
         ),
     )  # fmt: skip
     assert spec.name == launch().action_id
-    identity = parse_comment(spec.comment)
-    assert identity is not None
-    assert (identity.cluster, identity.pool_id, identity.replica_id, identity.generation) == (
-        "hpc", "shared", "chat-0-g7", 7,
-    )  # fmt: skip
+    assert spec.comment == mark_of_launch(launch()).comment
     assert replace(spec, script="", comment="") == JobSpec(
         name=spec.name, comment="", script="", partition="gpu", time_limit_s=14400.0,
         output="/home/tide/jobs/chat-0-g7-%j.out", working_directory="/home/tide/jobs", gpus=2, gpu_type="a100",
