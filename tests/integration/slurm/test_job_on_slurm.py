@@ -102,14 +102,15 @@ async def test_a_signal_to_the_script_alone_is_the_agents_notice(slurm: RealSlur
 async def test_nothing_is_left_of_a_job_whose_agent_was_killed(slurm: RealSlurm) -> None:
     async with served_broker() as broker:
         job_id, _ = await submitted(broker, slurm)
-        (engine,) = engines_in(slurm.folder)
+        agent_and_engine = named_emulator(slurm.folder)
+        assert len(agent_and_engine) == 2
         await told_by(slurm, "scancel", "--batch", "--signal=KILL", str(job_id))
         await gone(slurm)
-        await eventually(lambda: not command_line(engine), "the engine is gone")
+        await eventually(lambda: not any(map(command_line, agent_and_engine)), "both are gone")
 
 
-def engines_in(folder: Path) -> list[int]:
-    """Emulators that run in this folder."""
+def named_emulator(folder: Path) -> list[int]:
+    """Processes in this folder with the emulator in their command: the agent has its engine's command in its own."""
     found = []
     for process in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
