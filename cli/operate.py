@@ -14,6 +14,7 @@ import typer
 from actuators.local.logs import log_path, read_log
 from broker.model.units import format_duration
 from cli.output import Exit, duration_option, fail, print_json, table, tell, told_errors
+from cli.rendering import render
 from cli.site import HERE, Broker, Site
 
 if TYPE_CHECKING:
@@ -133,9 +134,10 @@ def endpoints(broker: Broker = None, token: Token = None, site: Site = None, as_
 
 
 replicas = typer.Typer(
-    help="Replicas on record (without a command: list them), and their logs.",
+    help="Replicas on record (without a command: list them), their logs and their jobs.",
     invoke_without_command=True, no_args_is_help=False,
 )  # fmt: skip
+replicas.command("render")(render)
 
 
 @replicas.callback()

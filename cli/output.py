@@ -93,8 +93,13 @@ def discard_errors() -> None:
 
 
 def print_json(data: Any) -> None:
+    print_text(json.dumps(data, indent=2) + "\n")
+
+
+def print_text(text: str) -> None:
+    """As it is, for a file or another program."""
     try:
-        sys.stdout.write(json.dumps(data, indent=2) + "\n")
+        sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
         discard_output()

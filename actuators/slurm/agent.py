@@ -46,7 +46,9 @@ FAREWELL_S = 10.0
 """How long the end is told before the job ends without it."""
 TICK_S = 0.1
 LOOK_EVERY_S = 0.5
-SAMPLE_EVERY_S = 5.0
+SAMPLE_LOADING_EVERY_S = 1.0
+SAMPLE_SERVING_EVERY_S = 30.0
+"""What an engine shares among its processes it makes while it loads."""
 PLACES_TRIED = 5
 GIVE_UP_GRACE_S = 5.0
 LATE_NOTICE_S = 120.0
@@ -61,6 +63,7 @@ HEAD_WITHIN_S = 10.0
 IDLE_S = 120.0
 HEARD_OUT_S = 2.0
 HEARD_OUT_BYTES = 16 * 2**20
+FLUSHED_WITHIN_S = 5.0
 
 _PATHS = re.compile(r"/v1(?!/(un)?load_lora_adapter)(/[A-Za-z0-9_:~-][A-Za-z0-9_.:~-]*)+/?")
 """The OpenAI paths, in plain characters: nothing that a server behind could read as another path. What vLLM has there
@@ -86,7 +89,8 @@ class AgentError(Exception):
 
 
 def say(words: str) -> None:
-    print(f"tidegate agent: {time.strftime('%H:%M:%S')} {words}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # a full disk under the job's output must not end a replica that serves
+        print(f"tidegate agent: {time.strftime('%H:%M:%S')} {words}", file=sys.stderr, flush=True)
 
 
 # What it is told.
@@ -135,7 +139,7 @@ def read_settings(text: str) -> Settings:
     settings = Settings(**{name: value for name, value in listed.items() if name in known})
     first, last = settings.ports
     if not 0 < first <= last < 65536:
-        raise AgentError(f"ports {first} to {last} are no range between 1 and 65535; mend the pool's job.ports")
+        raise AgentError(f"ports {first} to {last} are no range between 1 and 65535; mend job.ports of the pool")
     if urllib.parse.urlsplit(settings.broker_url).scheme not in ("http", "https"):
         raise AgentError(f"the broker's address {settings.broker_url!r} is no http:// or https:// URL")
     return settings
@@ -407,15 +411,22 @@ class Front:
         self._listener = listener
         self._server: asyncio.AbstractServer | None = None
         self._open: set[asyncio.Task[None]] = set()
+        self._idle: set[asyncio.Task[None]] = set()
+        self._closing = False
 
     async def open(self) -> None:
         self._server = await asyncio.start_server(self._connected, sock=self._listener, backlog=1024)
 
     async def close(self) -> None:
-        """At once; the engine is gone, or never was."""
+        """The engine is gone, or never was: what it has answered still reaches its reader."""
+        self._closing = True
         if self._server is not None:
             self._server.close()
-        for task in list(self._open):
+        for task in self._idle:
+            task.cancel()
+        if self._open:
+            await asyncio.wait(self._open, timeout=FLUSHED_WITHIN_S)
+        for task in self._open:
             task.cancel()
         await asyncio.gather(*self._open, return_exceptions=True)
 
@@ -425,20 +436,27 @@ class Front:
         self._open.add(task)
         try:
             if len(self._open) <= MOST_CONNECTIONS:
-                await self._converse(Source(reader), writer)
+                await self._converse(Source(reader), writer, task)
+            writer.close()
+            await asyncio.wait_for(writer.wait_closed(), FLUSHED_WITHIN_S)
         except (OSError, Cut, BadMessage, asyncio.TimeoutError):
-            pass  # one connection's end is nobody else's business
+            writer.close()  # one connection's end is nobody else's business
         except asyncio.CancelledError:
             writer.transport.abort()
         finally:
             self._open.discard(task)
-            writer.close()
 
-    async def _converse(self, client: Source, writer: asyncio.StreamWriter) -> None:
+    async def _converse(self, client: Source, writer: asyncio.StreamWriter, task: asyncio.Task[None]) -> None:
         """One request after another on a connection."""
         goes_on = True
-        while goes_on:
-            client.keep(await asyncio.wait_for(client.some(), IDLE_S))
+        while goes_on and not self._closing:
+            self._idle.add(task)
+            try:
+                client.keep(await asyncio.wait_for(client.some(), IDLE_S))
+            except asyncio.CancelledError:
+                return
+            finally:
+                self._idle.discard(task)
             try:
                 head = await asyncio.wait_for(client.head(), HEAD_WITHIN_S)
                 if not head:
@@ -604,7 +622,7 @@ def bound(host: str, ports: Iterable[int]) -> socket.socket:
             problem = error.strerror or str(error)
         else:
             return taken
-    raise AgentError(f"no port to listen on at {host} ({problem}); widen or move the pool's job.ports")
+    raise AgentError(f"no port to listen on at {host} ({problem}); widen or move job.ports of the pool")
 
 
 def listening(port: int) -> set[int]:
@@ -654,6 +672,8 @@ def own_address(broker_url: str) -> str:
 
 # The engine's processes, and what they leave behind.
 
+_MAPPED = re.compile(rb" (\d+) +(/dev/shm/[^\n]+)$", re.MULTILINE)
+
 
 def processes() -> Iterator[int]:
     return (int(name) for name in os.listdir("/proc") if name.isdigit())
@@ -674,14 +694,11 @@ def members(session: int) -> list[int]:
 
 
 def shared_memory_of(pids: Iterable[int]) -> set[tuple[str, int]]:
-    """(name, inode) of what these processes hold of ``/dev/shm`` itself, open or mapped."""
+    """(path, inode) of what these processes hold of ``/dev/shm`` itself, open or mapped."""
     found = set()
     for pid in pids:
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/maps") as file:
-            for line in file:
-                if "/dev/shm/" in line:
-                    fields = line.split(None, 5)
-                    found.add((fields[5].rstrip("\n"), int(fields[4])))
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/maps", "rb") as file:
+            found |= {(os.fsdecode(path), int(inode)) for inode, path in _MAPPED.findall(file.read())}
         with contextlib.suppress(OSError):
             for name in os.listdir(f"/proc/{pid}/fd"):
                 with contextlib.suppress(OSError):
@@ -839,6 +856,7 @@ class Agent:
         self._address = settings.address or own_address(settings.broker_url)
         self._front: Front | None = None
         self._inner_key = secrets.token_hex(32)
+        self._endpoint_key = ""
         self._folder = ""
         self._link = Link(settings, token, self._body, self._ordered, self._given_keys, self._refused)
 
@@ -851,7 +869,7 @@ class Agent:
         reporting = self._background(self._link.run())
         try:
             end = await self._serve()
-        except AgentError as error:
+        except (AgentError, OSError) as error:
             end = _end("not_started", str(error))
         finally:
             if self._front is not None:
@@ -873,7 +891,7 @@ class Agent:
 
         def ended(task: asyncio.Task[None]) -> None:
             if not task.cancelled() and task.exception() is not None:
-                self._ask_to_stop("not_started", f"a mistake in the agent: {task.exception()!r}")
+                self._ask_to_stop("crashed", f"a mistake in the agent: {task.exception()!r}")
 
         task.add_done_callback(ended)
         return task
@@ -883,7 +901,7 @@ class Agent:
     async def _serve(self) -> dict[str, Any]:
         if shutil.which(self._command[0], path=self._environment.get("PATH")) is None:
             raise AgentError(
-                f"{self._command[0]} is not on this node's PATH; mend the pool's job.modules or the command"
+                f"{self._command[0]} is not on this node's PATH; mend job.modules of the pool or the command"
             )
         if self._settings.front:
             listener = bound(self._address, self._ports())
@@ -904,7 +922,7 @@ class Agent:
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)
         raise AgentError(
-            f"in {PLACES_TRIED} attempts another process took the engine's port; widen the pool's job.ports"
+            f"in {PLACES_TRIED} attempts another process took the engine's port; widen job.ports of the pool"
         )
 
     def _ports(self, attempt: int = 0) -> list[int]:
@@ -916,14 +934,14 @@ class Agent:
 
     async def _until_keys(self) -> None:
         """Without a front the engine itself asks for the endpoint's key, which only the broker can tell."""
-        while self._stop is None and not self._link.keys:  # noqa: ASYNC110 - a signal or the broker ends it
+        while self._stop is None and not self._endpoint_key:  # noqa: ASYNC110 - a signal or the broker ends it
             await asyncio.sleep(TICK_S)
 
     async def _run_engine(self, attempt: int) -> dict[str, Any] | None:
         """Its end; None if it is to be tried on another port."""
         listens_at = "127.0.0.1" if self._front is not None else self._address
         address, command = self._place(listens_at, attempt)
-        key = self._inner_key if self._front is not None else str(self._link.keys.get("endpoint_key", ""))
+        key = self._inner_key if self._front is not None else self._endpoint_key
         kept = {name: value for name, value in self._environment.items() if not name.startswith("TIDEGATE_")}
         engine = Engine(command, dict(kept, **dict.fromkeys(self._settings.key_variables, key)))
         self._tell(phase="loading", detail="the engine was started", url=self._status.url if self._front else None)
@@ -970,8 +988,8 @@ class Agent:
             if kill_at is not None and now >= kill_at:
                 engine.kill()
             if now >= sample_at:
-                engine.sample()
-                sample_at = now + SAMPLE_EVERY_S
+                await asyncio.to_thread(engine.sample)  # of a large engine it would hold up tokens
+                sample_at = now + (SAMPLE_SERVING_EVERY_S if self._ready else SAMPLE_LOADING_EVERY_S)
             await asyncio.sleep(TICK_S)
         return code
 
@@ -1000,10 +1018,13 @@ class Agent:
         deadline = started_at + self._settings.load_timeout_s
         while not self._ready:
             if upstream.address.port and strangers_on(upstream.address.port, engine.members()):
-                self._stop = Stop("not_started", "another process listens on its port", GIVE_UP_GRACE_S, elsewhere=True)
+                if self._stop is None:
+                    words = "another process listens on its port"
+                    self._stop = Stop("not_started", words, GIVE_UP_GRACE_S, elsewhere=True)
                 return
             problem = await self._problem(upstream)
             if problem is None:
+                await asyncio.to_thread(engine.sample)
                 self._now_ready(upstream)
             elif problem.startswith("wrong: "):
                 return self._ask_to_stop("unhealthy", problem[len("wrong: ") :], GIVE_UP_GRACE_S)
@@ -1103,9 +1124,10 @@ class Agent:
             self._tell(phase="ready", detail="")
 
     def _given_keys(self) -> None:
-        if self._front is not None and self._link.keys:
-            self._front.endpoint_key = str(self._link.keys["endpoint_key"])
-            self._front.metrics_key = str(self._link.keys["metrics_key"])
+        self._endpoint_key = self._link.keys.get("endpoint_key", "")
+        if self._front is not None:
+            self._front.endpoint_key = self._endpoint_key
+            self._front.metrics_key = self._link.keys.get("metrics_key", "")
 
     def _refused(self, words: str) -> None:
         self._ask_to_stop("not_started", words, GIVE_UP_GRACE_S)
@@ -1159,12 +1181,13 @@ class Link:
         self._path = f"{parts.path.rstrip('/')}/v1/agents/{settings.action_id}"
         self._token = token
         self._body, self._ordered, self._given_keys, self._refused = body, ordered, given_keys, refused
+        self._patience_s = settings.load_timeout_s  # one that nobody has heard by then holds its GPUs for nobody
         self._boot_id = secrets.token_hex(8)
         self._sequence = 0
         self._away_since: float | None = None
         self._registered = False
         self._shut_out = False
-        self.keys: dict[str, Any] = {}
+        self.keys: dict[str, str] = {}
         self.news = asyncio.Event()
 
     async def run(self) -> None:
@@ -1178,6 +1201,8 @@ class Link:
                     await asyncio.wait_for(self.news.wait(), wait_s)
             except _Unheard as problem:
                 self._went_away(str(problem))
+                if not self._registered and self._away_for_s() > self._patience_s:
+                    self._give_up(f"no broker has heard this agent for {self._patience_s:g} s: {problem}")
                 await asyncio.sleep(retry_s)
                 retry_s = min(LONGEST_RETRY_S, 2 * retry_s)
 
@@ -1195,7 +1220,7 @@ class Link:
         """The seconds until the next. Raises ``_Unheard``."""
         self._sequence += 1
         body = json.dumps(self._body(self._boot_id, self._sequence)).encode()
-        key = str(self.keys.get("agent_key", ""))
+        key = self.keys.get("agent_key", "")
         try:
             status, raw = await ask(self._address, "PUT" if key else "POST", self._path, key or self._token, body)
             answer = json.loads(raw)
@@ -1206,8 +1231,9 @@ class Link:
         if status != 200 or not isinstance(answer, dict):
             raise _Unheard(f"it answers {status}: {_message(answer)}")
         self._came_back()
-        if isinstance(answer.get("keys"), dict):
-            self.keys = answer["keys"]
+        keys = answer.get("keys")
+        if isinstance(keys, dict) and {"agent_key", "endpoint_key", "metrics_key"} <= keys.keys():
+            self.keys = {name: str(value) for name, value in keys.items()}
             self._given_keys()
         self._ordered(str(answer.get("order")))
         seconds = answer.get("heartbeat_s")
@@ -1218,12 +1244,15 @@ class Link:
         if self.keys:
             self.keys = {}
             self.news.set()
-        elif not self._registered and (status != 409 or self._refused_for_s() > REFUSED_FOR_S):
-            self._shut_out = True
-            self._refused(f"the broker refuses this job ({status}): {words}")
+        elif not self._registered and (status != 409 or self._away_for_s() > REFUSED_FOR_S):
+            self._give_up(f"the broker refuses this job ({status}): {words}")
         raise _Unheard(f"it refuses this agent ({status}): {words}")
 
-    def _refused_for_s(self) -> float:
+    def _give_up(self, words: str) -> None:
+        self._shut_out = True
+        self._refused(words)
+
+    def _away_for_s(self) -> float:
         return 0.0 if self._away_since is None else time.monotonic() - self._away_since
 
     def _went_away(self, words: str) -> None:

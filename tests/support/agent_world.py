@@ -33,6 +33,8 @@ TOKEN = registration_token(SITE_SECRET, ACTION)
 ENDPOINT_KEY = endpoint_key(SITE_SECRET, "chat-0-g1", 1)
 METRICS_KEY = metrics_key(SITE_SECRET, "chat-0-g1", 1)
 LIMIT_S = 40.0
+PYTHON = os.environ.get("TIDEGATE_AGENT_PYTHON", sys.executable)
+"""What runs the agent: set it to an older interpreter to see that the agent runs on what compute nodes have."""
 
 EMULATOR = (
     sys.executable, "-m", "simulator.emulator", "--model", "chat", "--host", "{host}", "--port", "{port}",
@@ -150,7 +152,6 @@ def agent(
     *,
     token: str = TOKEN,
     environment: Mapping[str, str] | None = None,
-    python: Sequence[str] = (sys.executable,),
     **settings: Any,
 ) -> Iterator[AgentProcess]:
     """The agent as a job's script runs it: its source by standard input, its settings and token by environment."""
@@ -170,7 +171,7 @@ def agent(
     log_path = folder / "job.log"
     with AGENT.open("rb") as source, log_path.open("ab") as log:
         process = subprocess.Popen(
-            [*python, "-I", "-S", "-", *command], stdin=source, stdout=log, stderr=log, env=variables
+            [PYTHON, "-I", "-S", "-", *command], stdin=source, stdout=log, stderr=log, env=variables
         )
     started = AgentProcess(process, log_path)
     try:

@@ -303,3 +303,21 @@ async def test_a_stranger_who_sends_much_still_hears_why_he_is_refused() -> None
     async with stage(never) as world:
         answer = await world.answer(request("POST", "/v1/completions", b"x" * 2_000_000, "wrong"))
         assert answer.startswith(b"HTTP/1.1 401 ")
+
+
+async def test_what_the_engine_answered_before_it_went_still_reaches_a_slow_reader() -> None:
+    body = b"x" * 3_000_000
+
+    async def answers(wire: Wire) -> None:
+        await wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+
+    async with stage(answers) as world, world.client() as idle, world.client() as client:
+        await client.send(request("POST", "/v1/completions", b"{}"))
+        await client.head()
+        closing = asyncio.create_task(world.front.close())
+        await asyncio.sleep(0.2)
+        assert await client.exactly(len(body)) == body
+        assert await idle.rest() == b""
+        await asyncio.wait_for(closing, LIMIT_S)
+        with pytest.raises(ConnectionError):
+            await asyncio.open_connection("127.0.0.1", world.port)

@@ -232,6 +232,14 @@ async def test_a_wrong_token_is_refused_and_ends_the_job(tmp_path: Path) -> None
             assert broker.heard is None
 
 
+async def test_a_job_that_no_broker_ever_hears_does_not_hold_its_gpus_for_ever(tmp_path: Path) -> None:
+    async with served_broker() as broker:
+        await broker.go()
+        with agent(broker.url, tmp_path, load_timeout_s=5) as replica:
+            assert await replica.ended() == 1
+            assert "no broker has heard this agent for 5 s" in replica.log
+
+
 async def test_secrets_are_in_no_process_list_and_no_engine_has_the_token(tmp_path: Path) -> None:
     async with served_broker() as broker:
         with agent(broker.url, tmp_path) as replica:
