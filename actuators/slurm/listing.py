@@ -29,7 +29,7 @@ def readable(
             comment = comment_of(item)
             if comment is None or comment.startswith(COMMENT_MARK):
                 raise TransientError(
-                    f"{where} lists a job that may be ours and cannot be read ({error}): {shown(item)}; the jobs are "
+                    f"a job listed by {where} may be ours and cannot be read ({error}): {shown(item)}; the jobs are "
                     "unknown until it is gone or told in full: look at it with `scontrol show job`"
                 ) from None
             log.warning("foreign_job_unreadable", where=where, problem=str(error), record=shown(item))
