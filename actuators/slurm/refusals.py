@@ -109,8 +109,8 @@ def _unreachable(said: str, where: str) -> ActuatorError | None:
         )
     if _has(said, AUTHENTICATION):
         return ActionRejected(
-            f"this user is not known to {where}: {said}; see that munge runs, that the clocks agree, and that the token "
-            "is of this cluster"
+            f"this user is not known to {where}: {said}; see that munge runs, that the clocks agree, and that the "
+            "token is of this cluster"
         )
     return None
 
