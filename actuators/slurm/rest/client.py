@@ -17,7 +17,7 @@ import structlog
 
 from actuators.slurm.client import SiteFacts, SubmitUnclear
 from actuators.slurm.commands import skew_s
-from actuators.slurm.job import JobRecord, JobSpec
+from actuators.slurm.job import COMMENT_MARK, JobRecord, JobSpec
 from actuators.slurm.listing import readable
 from actuators.slurm.refusals import call_refused, submit_refused
 from actuators.slurm.rest.answers import Answer
@@ -212,7 +212,7 @@ class RestClient:
         """A cluster's jobs, of which only ``user``'s are kept. slurmrestd cannot be asked for one user's."""
         headers = await self._headers()
         listed: list[Any] = []
-        reader = ListReader("jobs")
+        reader = ListReader("jobs", words=(json.dumps(user), COMMENT_MARK))
         try:
             async with (
                 asyncio.timeout(self._timeout_s),

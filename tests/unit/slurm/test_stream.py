@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,9 +16,9 @@ VALUES = st.recursive(
 )
 
 
-def read(content: bytes, piece: int) -> tuple[list[object], dict[str, object]]:
-    reader = ListReader("jobs")
-    found: list[object] = []
+def read(content: bytes, piece: int, words: tuple[str, ...] = ("",)) -> tuple[list[Any], dict[str, object]]:
+    reader = ListReader("jobs", words)
+    found: list[Any] = []
     for at in range(0, len(content), piece):
         found += reader.feed(content[at : at + piece])
     found += reader.end()
@@ -36,6 +37,23 @@ def test_an_answer_in_pieces_is_read_as_one(
 ) -> None:
     answer = {"jobs": jobs, **rest} if first else {**rest, "jobs": jobs}
     assert read(json.dumps(answer, indent=indent).encode(), piece) == (jobs, rest)
+
+
+@given(
+    st.lists(
+        st.dictionaries(st.text(max_size=3), VALUES | st.sampled_from(["tide", "}", "\n  }"]), max_size=4), max_size=8
+    ),
+    st.integers(1, 60),
+    st.integers(0, 4),
+)
+def test_objects_without_the_words_are_passed_over_and_no_others(
+    jobs: list[dict[str, object]], piece: int, indent: int
+) -> None:
+    answer = {"meta": {"a": {}}, "jobs": jobs, "errors": []}
+    found, rest = read(json.dumps(answer, indent=indent).encode(), piece, words=('"tide"',))
+    assert [job for job in found if "tide" in job.values()] == [job for job in jobs if "tide" in job.values()]
+    assert all(job in jobs for job in found)
+    assert rest == {"meta": {"a": {}}, "errors": []}
 
 
 def test_bytes_that_are_no_text_and_raw_control_characters_do_not_hide_the_others() -> None:
