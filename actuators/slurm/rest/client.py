@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,7 +33,7 @@ from broker.model.ports import Clock
 log = structlog.get_logger(__name__)
 
 TIMEOUT_S = 30.0
-PIECE_BYTES = 1 << 18
+_PLAIN = re.compile(r"[A-Za-z0-9_.@+-]+")
 
 
 class RestClient:
@@ -212,7 +213,7 @@ class RestClient:
         """A cluster's jobs, of which only ``user``'s are kept. slurmrestd cannot be asked for one user's."""
         headers = await self._headers()
         listed: list[Any] = []
-        reader = ListReader("jobs", words=(json.dumps(user), COMMENT_MARK))
+        reader = ListReader("jobs", words=_words(user))
         try:
             async with (
                 asyncio.timeout(self._timeout_s),
@@ -221,7 +222,7 @@ class RestClient:
                 if response.status_code != 200:
                     await response.aread()
                     return _answer(response.status_code, response.text), []
-                async for piece in response.aiter_bytes(PIECE_BYTES):
+                async for piece in response.aiter_bytes():
                     listed += [raw for raw in reader.feed(piece) if _of(raw, user)]
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             raise self._failed(error) from None
@@ -270,6 +271,12 @@ def _answer(status: int, text: str) -> Answer:
     except ValueError:
         return Answer(status, {}, text)
     return Answer(status, body if isinstance(body, dict) else {}, text)
+
+
+def _words(user: str) -> tuple[str, ...]:
+    """A job that is ours has one of them in it: the user's name, if it is written alike by whatever writes JSON, or, if
+    slurmrestd does not know it, the mark."""
+    return (f'"{user}"' if _PLAIN.fullmatch(user) else "", COMMENT_MARK)
 
 
 def _of(raw: Any, user: str) -> bool:

@@ -45,7 +45,7 @@ async def test_a_job_runs_to_its_limit_is_completing_and_is_forgotten() -> None:
     assert (await world.only()).end_at == 1010.0 + 3600.0
     world.now = 4610.0
     ended = await world.only()
-    assert (ended.state, ended.flags, ended.gone) == (JobState.TIMEOUT, {COMPLETING}, False)
+    assert (ended.state, ended.flags, ended.gone) == (JobState.TIMEOUT, frozenset({COMPLETING}), False)
     world.now += 5.0
     assert (await world.only()).gone
     world.now = 4910.0
