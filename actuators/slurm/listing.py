@@ -18,10 +18,10 @@ T = TypeVar("T")
 def readable(
     items: Iterable[T], read: Callable[[T], JobRecord], comment_of: Callable[[T], str | None], where: str
 ) -> tuple[JobRecord, ...]:
-    """``read`` of each item, without the traces of refused submissions. One that raises ``ValueError`` or ``KeyError``
-    is left out and told in the log if ``comment_of`` it is somebody else's. Raises ``TransientError`` if that cannot be
-    said."""
-    records = []
+    """``read`` of each item, without the traces of refused submissions. What raises ``ValueError`` or ``KeyError`` is
+    left out, and told in the log in one line, if ``comment_of`` it is somebody else's. Raises ``TransientError`` if
+    that cannot be said."""
+    records, unreadable = [], []
     for item in items:
         try:
             record = read(item)
@@ -29,13 +29,15 @@ def readable(
             comment = comment_of(item)
             if comment is None or comment.startswith(COMMENT_MARK):
                 raise TransientError(
-                    f"{where} lists a job that may be ours and cannot be read ({error}): {shown(item)}; the jobs are "
+                    f"a job listed by {where} may be ours and cannot be read ({error}): {shown(item)}; the jobs are "
                     "unknown until it is gone or told in full: look at it with `scontrol show job`"
                 ) from None
-            log.warning("foreign_job_unreadable", where=where, problem=str(error), record=shown(item))
+            unreadable.append(f"{error}: {shown(item)}")
         else:
             if not _refused(record):
                 records.append(record)
+    if unreadable:
+        log.warning("foreign_jobs_unreadable", where=where, count=len(unreadable), first=unreadable[0])
     return tuple(records)
 
 

@@ -21,14 +21,14 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 def with_lines(job: JobSpec, lines: Sequence[str]) -> str:
     """``job.script`` with ``lines`` before its first command: after its ``#!`` line and the comments that follow it,
     since sbatch reads ``#SBATCH`` lines only up to the first command. Raises ``ActionRejected``."""
-    given = job.script.splitlines()
-    if not given or not _SHELL.match(given[0]):
+    given = job.script.split("\n")
+    if not _SHELL.match(given[0]):
         raise ActionRejected(
-            f"the script of {job.name} begins with {shown(given[0] if given else '')}, and its environment needs a "
+            f"the script of {job.name} begins with {shown(given[0])}, and its environment needs a "
             "shell to be set in: let it begin with #!/bin/sh or #!/bin/bash"
         )
     first = next((at for at, line in enumerate(given) if line.strip() and not line.startswith("#")), len(given))
-    return "\n".join([*given[:first], *lines, *given[first:], ""])
+    return "\n".join([*given[:first], *lines, *given[first:]])
 
 
 def exports(environment: Mapping[str, str]) -> list[str]:

@@ -52,7 +52,7 @@ REFUSALS = (
     Refusal("node configuration", "{gres}, {cpus} CPUs, {memory} of memory on {nodes} node(s) in {partition}",
             "no node there has that much: compare with `sinfo -p {partition} -o '%n %c %m %G %f'`"),
     Refusal("node count", "{nodes} node(s) in partition {partition}", "compare with `scontrol show partition`"),
-    Refusal("more processors", "{cpus} CPUs", "compare with `scontrol show partition {partition}`"),
+    Refusal("more processors", "{cpus} CPUs on {nodes} node(s)", "compare with `scontrol show partition {partition}`"),
     Refusal("memory required", "{memory} of memory", "compare with `sinfo -p {partition} -o '%n %m'`"),
     Refusal("feature specification", "constraint {constraint}", "name features that `sinfo -o '%P %f'` lists"),
     Refusal("license", "licences {licenses}", "name licences that `scontrol show licenses` lists"),
@@ -87,8 +87,8 @@ def submit_refused(words: str, job: JobSpec, where: str) -> ActuatorError:
         if refusal.needle in said.lower():
             fields = _fields(job)
             asked, mend = refusal.asked.format_map(fields), refusal.mend.format_map(fields)
-            return refusal.error(f"{where} refuses {job.name} ({asked}): {said}; {mend}")
-    return ActionRejected(f"{where} refuses {job.name}: {said}; try the printed script with `sbatch --test-only`")
+            return refusal.error(f"{job.name} is refused by {where} ({asked}): {said}; {mend}")
+    return ActionRejected(f"{job.name} is refused by {where}: {said}; try the printed script with `sbatch --test-only`")
 
 
 def call_refused(words: str, what: str, where: str) -> ActuatorError:
@@ -97,7 +97,7 @@ def call_refused(words: str, what: str, where: str) -> ActuatorError:
     if (known := _unreachable(said, where)) is not None:
         return known
     if "permission denied" in said.lower():
-        return ActionRejected(f"{where} does not let this user {what}: {said}; ask the site for the right")
+        return ActionRejected(f"this user may not {what} by {where}: {said}; ask the site for the right")
     return TransientError(f"{where} did not {what}: {said}", retry_after_s=5.0)
 
 
@@ -109,8 +109,8 @@ def _unreachable(said: str, where: str) -> ActuatorError | None:
         )
     if _has(said, AUTHENTICATION):
         return ActionRejected(
-            f"{where} does not know this user: {said}; see that munge runs, that the clocks agree, and that the token "
-            "is of this cluster"
+            f"this user is not known to {where}: {said}; see that munge runs, that the clocks agree, and that the "
+            "token is of this cluster"
         )
     return None
 

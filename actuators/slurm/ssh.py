@@ -8,12 +8,16 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
-import asyncssh
 import structlog
 
 from actuators.slurm.runner import SETTINGS, Finished, Unfinished
-from broker.model.errors import ActionRejected, ActuatorError, TransientError
+from broker.model.errors import ActionRejected, ActuatorError, ConfigError, TransientError
+
+if TYPE_CHECKING:
+    import asyncssh
 
 log = structlog.get_logger(__name__)
 
@@ -38,9 +42,11 @@ class Login:
 
 
 class SshRunner:
-    """A ``Runner`` on ``login.host``. The connection is opened by the first command and again after it was lost."""
+    """A ``Runner`` on ``login.host``. The connection is opened by the first command and again after it was lost.
+    Raises ``ConfigError`` where asyncssh is not installed."""
 
     def __init__(self, login: Login) -> None:
+        self._ssh = _asyncssh()
         self._login = login
         self._connection: asyncssh.SSHClientConnection | None = None
         self._connecting = asyncio.Lock()
@@ -63,10 +69,10 @@ class SshRunner:
                     "machine may be overloaded: see `sdiag` there",
                     retry_after_s=timeout_s,
                 ) from None
-            except asyncssh.ChannelOpenError as error:
+            except self._ssh.ChannelOpenError as error:
                 self._drop(connection)
                 raise TransientError(f"{self._login.host} opens no session for {arguments[0]}: {error}") from error
-            except (asyncssh.Error, OSError) as error:
+            except (self._ssh.Error, OSError) as error:
                 self._drop(connection)
                 raise Unfinished(f"the connection to {self._login.host} was lost in {arguments[0]}: {error}") from error
         if done.exit_status is None or done.exit_signal is not None:
@@ -108,26 +114,27 @@ class SshRunner:
                 f"`ssh-keyscan -p {login.port} {login.host}` and compare the key with what the site publishes"
             )
         try:
-            return await asyncssh.connect(
+            connection: asyncssh.SSHClientConnection = await self._ssh.connect(
                 login.host, login.port, username=login.user, known_hosts=str(login.known_hosts), config=[],
                 client_keys=[str(key) for key in login.keys] if login.keys else (), login_timeout=CONNECT_WITHIN_S,
                 connect_timeout=CONNECT_WITHIN_S, keepalive_interval=KEEPALIVE_S,
             )  # fmt: skip
-        except (asyncssh.Error, asyncssh.KeyImportError, OSError, ValueError) as error:
+        except (self._ssh.Error, OSError, ValueError) as error:
             raise self._not_connected(error) from error
+        return connection
 
     def _not_connected(self, error: Exception) -> ActuatorError:
         login = self._login
-        if isinstance(error, asyncssh.HostKeyNotVerifiable):
+        if isinstance(error, self._ssh.HostKeyNotVerifiable):
             return ActionRejected(
                 f"{login.host} shows a key that {login.known_hosts} does not have ({error}): nothing was sent; if the "
                 "site has changed its key, compare it with what the site publishes and mend the file"
             )
-        if isinstance(error, asyncssh.PermissionDenied):
+        if isinstance(error, self._ssh.PermissionDenied):
             return ActionRejected(
                 f"{login.host} does not let {login.user} in ({error}): add the public key to its authorized_keys there"
             )
-        if isinstance(error, asyncssh.KeyImportError | FileNotFoundError | PermissionError):
+        if isinstance(error, self._ssh.KeyImportError | FileNotFoundError | PermissionError):
             return ActionRejected(
                 f"a private key for {login.host} cannot be read: {error}; mend its path or its rights"
             )
@@ -139,6 +146,15 @@ class SshRunner:
         connection.abort()
         if self._connection is connection:
             self._connection = None
+
+
+def _asyncssh() -> ModuleType:
+    """asyncssh is an extra: only this transport needs it."""
+    try:
+        import asyncssh
+    except ImportError:
+        raise ConfigError("Slurm's commands over SSH need asyncssh: pip install 'tidegate[slurm]'") from None
+    return asyncssh
 
 
 def command_line(arguments: Sequence[str], timeout_s: float) -> str:

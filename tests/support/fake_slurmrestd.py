@@ -50,10 +50,14 @@ class FakeSlurmrestd(httpx.AsyncBaseTransport):
     an exception there is raised instead. ``asked`` is what it was asked."""
 
     def __init__(self, folder: Path, **answers: str | Exception | httpx.Response) -> None:
-        self.parser = folder.name.partition("-")[2]
         self.asked: list[httpx.Request] = []
         self.answers = answers
+        self.become(folder)
+
+    def become(self, folder: Path) -> None:
+        """Another release or parser."""
         self._folder = folder
+        self.parser = folder.name.partition("-")[2]
 
     @property
     def calls(self) -> Sequence[str]:

@@ -9,10 +9,12 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+import psutil
 
 from actuators.slurm.ssh import Login
 from tests.support.waiting import until
@@ -80,12 +82,12 @@ class RealSshd:
     def stop(self) -> None:
         """sshd and the sessions that it holds."""
         process, self._process = self._process, None
-        if process is not None:
-            children = subprocess.run(
-                ["pgrep", "--parent", str(process.pid)], capture_output=True, text=True, timeout=10, check=False
-            ).stdout.split()
-            for pid in [*map(int, children), process.pid]:
-                os.kill(pid, 15)
+        if process is not None and process.poll() is None:
+            sessions = psutil.Process(process.pid).children(recursive=True)
+            process.terminate()
+            for session in sessions:
+                with suppress(psutil.NoSuchProcess):
+                    session.terminate()
             process.wait(10)
 
     def _configure(self) -> None:
@@ -106,7 +108,8 @@ class RealSshd:
             f"ListenAddress 127.0.0.1:{self.port}", f"HostKey {folder}/host_key", f"PidFile {folder}/sshd.pid",
             f"AuthorizedKeysFile {folder}/authorized_keys", "StrictModes no", "UsePAM no", "PermitRootLogin yes",
             "PasswordAuthentication no", "PrintMotd no",
-            "SetEnv " + " ".join(f'"{name}={value}"' for name, value in self._environment.items()),
+            *(["SetEnv " + " ".join(f'"{name}={value}"' for name, value in self._environment.items())]
+              if self._environment else []),
         ]  # fmt: skip
         (folder / "sshd_config").write_text("\n".join([*settings, ""]), encoding="utf-8")
 

@@ -55,6 +55,11 @@ class Answer:
         return self.status == 200 and bool(self.body) and not self.errors
 
     @property
+    def unknown_address(self) -> bool:
+        """Of an address that the parser does not have, or of a parser that is not there."""
+        return self.status == 404 and not self.body
+
+    @property
     def unauthorised(self) -> bool:
         return self.status in (401, 403, 511) or AUTHENTICATION in self.numbers
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ import structlog
 
 from actuators.slurm.client import SiteFacts, SubmitUnclear
 from actuators.slurm.commands import skew_s
-from actuators.slurm.job import JobRecord, JobSpec
+from actuators.slurm.job import COMMENT_MARK, JobRecord, JobSpec
 from actuators.slurm.listing import readable
 from actuators.slurm.refusals import call_refused, submit_refused
 from actuators.slurm.rest.answers import Answer
@@ -32,7 +33,7 @@ from broker.model.ports import Clock
 log = structlog.get_logger(__name__)
 
 TIMEOUT_S = 30.0
-PIECE_BYTES = 1 << 18
+_PLAIN = re.compile(r"[A-Za-z0-9_.@+-]+")
 
 
 class RestClient:
@@ -57,14 +58,14 @@ class RestClient:
         self._tokens = tokens
         self._clock = clock
         self._user = user
-        self._parser = parser
-        self._family: Family | None = None if parser is None else family_of(parser)
+        self._given = parser is not None
+        self._chosen = None if parser is None else (family_of(parser), parser)
         self._timeout_s = timeout_s
         self._transport = transport
         self._session: httpx.AsyncClient | None = None
 
     async def submit(self, job: JobSpec) -> int:
-        family, parser = await self._chosen()
+        family, parser = await self._spoken()
         try:
             answer = await self._ask("POST", f"/slurm/{parser}/job/submit", body=family.submission(job))
         except _Lost as error:
@@ -82,14 +83,14 @@ class RestClient:
                 "submitted, or the token was not accepted, which 22.05 does not tell apart",
                 retry_after_s=5.0,
             )
-        self._check_token(answer)
+        self._check(answer)
         raise submit_refused(answer.words, job, self._where)
 
     async def jobs(self) -> tuple[JobRecord, ...]:
-        family, parser = await self._chosen()
+        family, parser = await self._spoken()
         user = await self._own_user()
         answer, listed = await self._list_own(f"/slurm/{parser}/{family.path('jobs')}", user)
-        self._check_token(answer)
+        self._check(answer)
         if not answer.fine or answer.unchanged:
             raise call_refused(answer.words, "list the jobs", self._where)
         return readable(listed, family.job, _comment_of, self._where)
@@ -98,11 +99,11 @@ class RestClient:
         await self._delete(job_id, {}, f"end job {job_id}")
 
     async def signal(self, job_id: int, name: str) -> None:
-        family, _ = await self._chosen()
+        family, _ = await self._spoken()
         await self._delete(job_id, family.signal_query(name), f"signal job {job_id}")
 
     async def facts(self) -> SiteFacts:
-        family, parser = await self._chosen()
+        family, parser = await self._spoken()
         asked_at = self._clock.now()
         state = await self._get(f"/slurm/{parser}/{family.path('diag')}", "tell its state")
         answered_at = self._clock.now()
@@ -130,20 +131,20 @@ class RestClient:
     def _where(self) -> str:
         return f"slurmrestd at {self._url}"
 
-    async def _chosen(self) -> tuple[Family, str]:
+    async def _spoken(self) -> tuple[Family, str]:
         """By asking for a ping of each parser, newest first: a few short answers, where ``/openapi`` is megabytes."""
-        if self._family is not None and self._parser is not None:
-            return self._family, self._parser
+        if self._chosen is not None:
+            return self._chosen
         for parser, family in PARSERS.items():
             answer = await self._ask("GET", f"/slurm/{parser}/{family.path('ping')}")
             if answer.status == 404:
                 continue
             if not answer.fine:
-                self._check_token(answer)
+                self._check(answer)
                 raise call_refused(answer.words, "answer a ping", self._where)
             log.info("slurm_parser_chosen", where=self._where, parser=parser, release=answer.release)
-            self._family, self._parser = family, parser
-            return family, parser
+            self._chosen = family, parser
+            return self._chosen
         raise ActionRejected(
             f"{self._where} speaks none of the parsers that Tidegate speaks ({', '.join(PARSERS)}): start it with one "
             "of them (slurmrestd -s v0.0.38, or -d v0.0.42), update it, or use Slurm's commands"
@@ -156,26 +157,33 @@ class RestClient:
         return user
 
     async def _delete(self, job_id: int, query: Mapping[str, str], what: str) -> None:
-        _, parser = await self._chosen()
+        _, parser = await self._spoken()
         answer = await self._ask("DELETE", f"/slurm/{parser}/job/{job_id}", query=query)
         if answer.fine and not answer.numbers - {0}:
             return  # 24.11 says no more of a job that it does not know, either: success both ways
         if answer.job_gone:
             return
-        self._check_token(answer)
+        self._check(answer)
         raise call_refused(answer.words, what, self._where)
 
     async def _get(self, path: str, what: str) -> Answer:
         answer = await self._ask("GET", path)
-        self._check_token(answer)
+        self._check(answer)
         if not answer.fine:
             raise call_refused(answer.words, what, self._where)
         return answer
 
-    def _check_token(self, answer: Answer) -> None:
-        """Raises if slurmrestd did not take the token, or, for 22.05, if that may be why it failed."""
+    def _check(self, answer: Answer) -> None:
+        """Raises if slurmrestd does not speak the parser, or did not take the token, or, for 22.05, if that may be why
+        it failed."""
         if answer.fine:
             self._tokens.accepted()
+        elif answer.unknown_address and self._chosen is not None:
+            _, parser = self._chosen
+            if self._given:
+                raise ActionRejected(f"{self._where} does not speak {parser}: name another, or none to have it chosen")
+            self._chosen = None  # it was updated, or another runs there now
+            raise TransientError(f"{self._where} does not speak {parser} any more; another parser is chosen next")
         elif answer.unauthorised:
             mend = "see that it is of this cluster, of this user, and not expired, and that the clocks agree"
             problem = f"{self._where} does not accept the token: {answer.words}; {mend}"
@@ -205,7 +213,7 @@ class RestClient:
         """A cluster's jobs, of which only ``user``'s are kept. slurmrestd cannot be asked for one user's."""
         headers = await self._headers()
         listed: list[Any] = []
-        reader = ListReader("jobs")
+        reader = ListReader("jobs", words=_words(user))
         try:
             async with (
                 asyncio.timeout(self._timeout_s),
@@ -214,7 +222,7 @@ class RestClient:
                 if response.status_code != 200:
                     await response.aread()
                     return _answer(response.status_code, response.text), []
-                async for piece in response.aiter_bytes(PIECE_BYTES):
+                async for piece in response.aiter_bytes():
                     listed += [raw for raw in reader.feed(piece) if _of(raw, user)]
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             raise self._failed(error) from None
@@ -265,9 +273,15 @@ def _answer(status: int, text: str) -> Answer:
     return Answer(status, body if isinstance(body, dict) else {}, text)
 
 
+def _words(user: str) -> tuple[str, ...]:
+    """A job that is ours has one of them in it: the user's name, if it is written alike by whatever writes JSON, or, if
+    slurmrestd does not know it, the mark."""
+    return (f'"{user}"' if _PLAIN.fullmatch(user) else "", COMMENT_MARK)
+
+
 def _of(raw: Any, user: str) -> bool:
     """Also what does not say whose it is: it may be ours, and is looked at."""
-    return not isinstance(raw, dict) or raw.get("user_name", user) == user
+    return not isinstance(raw, dict) or raw.get("user_name") in (user, "", None)
 
 
 def _comment_of(raw: Any) -> str | None:

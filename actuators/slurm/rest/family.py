@@ -42,6 +42,16 @@ def text(value: object) -> str:
     return "" if value in (None, "None", "(null)") else str(value)
 
 
+def owner(raw: Json) -> str:
+    """Raises ``ValueError`` where slurmrestd does not know the user's name, only a number."""
+    if not raw["user_name"]:
+        raise ValueError(
+            f"the user with the number {raw.get('user_id')} has no name where slurmrestd runs: give that machine the "
+            "site's user database"
+        )
+    return str(raw["user_name"])
+
+
 def names(value: object) -> tuple[str, ...]:
     """A list, or names with commas between."""
     parts = value if isinstance(value, list) else text(value).split(",")

@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 _SPACE = " \t\r\n"
+_DEEPEST = 40
+"""Characters of indentation."""
 
 
 class ListReader:
     """Feed it the answer's bytes; it yields the elements of the list ``name`` as they are complete. ``rest`` is the
-    answer's other fields. What is not JSON raises ``ValueError`` at the latest from ``end``."""
+    answer's other fields. What is not JSON raises ``ValueError`` at the latest from ``end``.
 
-    def __init__(self, name: str) -> None:
+    An object that stands on lines of its own, as slurmrestd writes them, is yielded only if it contains one of
+    ``words``, and otherwise passed over unread, at a third of the cost. Any other is yielded."""
+
+    def __init__(self, name: str, words: Sequence[str] = ("",)) -> None:
         self.rest: dict[str, Any] = {}
         self._name = name
+        self._words = words
         self._decoder = json.JSONDecoder(strict=False)
         self._bytes = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._text = ""
@@ -66,6 +72,8 @@ class ListReader:
             if mark == "]":
                 self._inside = False
                 return [], at + 1
+            if (end := self._unwanted(at)) is not None:
+                return [], end
             element, end = self._decoder.raw_decode(self._text, at)
             self._text[end]  # a number may go on in the next piece
             return [element], end
@@ -81,6 +89,21 @@ class ListReader:
         self._text[end]
         self.rest[key] = value
         return [], end
+
+    def _unwanted(self, at: int) -> int | None:
+        """Where the object at ``at`` ends if it need not be read. Its end is the first line that closes a brace as far
+        to the right as the object's begin: a string holds no bare line end. Raises ``IndexError``."""
+        if self._text[at] != "{" or self._text[at + 1] != "\n":
+            return None
+        line = self._text.rfind("\n", max(0, at - _DEEPEST), at)
+        margin = self._text[line:at]
+        if line < 0 or len(margin) < 2 or margin.strip():
+            return None
+        end = self._text.find(margin + "}", at)
+        if end < 0:
+            raise IndexError(at)
+        end += len(margin) + 1
+        return None if any(self._text.find(word, at, end) >= 0 for word in self._words) else end
 
     def _skip(self, at: int, characters: str) -> int:
         while self._text[at] in characters:

@@ -13,7 +13,7 @@ from actuators.slurm.client import PartitionFacts, ReservationFacts
 from actuators.slurm.commands import gres
 from actuators.slurm.job import JobRecord, JobSpec
 from actuators.slurm.preamble import warning_timer, with_lines
-from actuators.slurm.rest.family import Json, environment, names, text
+from actuators.slurm.rest.family import Json, environment, names, owner, text
 from actuators.slurm.states import state_of
 from actuators.slurm.texts import hosts, minutes_up, moment, number, output_path
 from actuators.slurm.waits import exit_of
@@ -55,7 +55,7 @@ class V38:
         return collection
 
     def job(self, raw: Json) -> JobRecord:
-        job_id, name, user = int(raw["job_id"]), str(raw["name"]), str(raw["user_name"])
+        job_id, name, user = int(raw["job_id"]), str(raw["name"]), owner(raw)
         state, flags = state_of([raw["job_state"]])
         nodes = hosts(text(raw["nodes"]))
         exit_code, exit_signal = exit_of(int(raw["exit_code"]), state)

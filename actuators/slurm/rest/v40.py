@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from actuators.slurm.client import PartitionFacts, ReservationFacts
 from actuators.slurm.job import JobRecord, JobSpec, JobState
-from actuators.slurm.rest.family import Json, environment, names, text
+from actuators.slurm.rest.family import Json, environment, names, owner, text
 from actuators.slurm.states import state_of
 from actuators.slurm.texts import hosts, minutes_up, moment, number, output_path
 from actuators.slurm.waits import ended
@@ -60,7 +60,7 @@ class V40:
         return collection if self._version < 41 else f"{collection}/"
 
     def job(self, raw: Json) -> JobRecord:
-        job_id, name, user = int(raw["job_id"]), str(raw["name"]), str(raw["user_name"])
+        job_id, name, user = int(raw["job_id"]), str(raw["name"]), owner(raw)
         state, flags = state_of(raw["job_state"])
         nodes = hosts(text(raw["nodes"]))
         exit_code, exit_signal = _exit(raw["exit_code"], state)

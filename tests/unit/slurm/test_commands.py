@@ -43,6 +43,12 @@ async def test_the_environment_goes_into_the_script_behind_its_comments() -> Non
     )
 
 
+def test_a_script_is_not_touched_but_for_the_lines_that_are_put_in() -> None:
+    """A program in it may hold characters that end lines elsewhere."""
+    job = JobSpec("tg-a", "tidegate:", "#!/bin/sh\n# note\ncat <<'E'\na\x0cb\u2028c\r\nE\nexit", "gpu", 60.0, "", "")
+    assert with_lines(job, ["true"]) == "#!/bin/sh\n# note\ntrue\ncat <<'E'\na\x0cb\u2028c\r\nE\nexit"
+
+
 @pytest.mark.parametrize("script", ["", "echo no first line\n", "#!/usr/bin/env python3\nprint(1)\n"])
 def test_a_script_of_no_shell_is_refused(script: str) -> None:
     job = JobSpec("tg-a", "tidegate:", script, "gpu", 60.0, "", "")

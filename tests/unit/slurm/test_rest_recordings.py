@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from actuators.slurm.client import SubmitUnclear
@@ -41,10 +42,12 @@ def folder(request: pytest.FixtureRequest) -> Path:
 class Asking:
     """A client of a recorded slurmrestd."""
 
-    def __init__(self, folder: Path, **answers: str) -> None:
+    def __init__(self, folder: Path, *, parser: str | None = None, **answers: str | httpx.Response) -> None:
         self.server = FakeSlurmrestd(folder, **answers)
         clock = FixedClock()
-        self.client = RestClient("http://login1:6820", Tokens(_token, clock), clock, transport=self.server)
+        self.client = RestClient(
+            "http://login1:6820", Tokens(_token, clock), clock, parser=parser, transport=self.server
+        )
 
     async def __aenter__(self) -> RestClient:
         return self.client
@@ -178,3 +181,40 @@ async def test_a_submission_answered_with_words_alone_is_no_job(folder: Path, re
         with pytest.raises((ActionRejected, TransientError)) as refused:
             await client.submit(JOB)
     assert not isinstance(refused.value, SubmitUnclear)
+
+
+def test_a_parser_that_is_not_ours_is_refused_by_name() -> None:
+    with pytest.raises(ActionRejected, match=r"v0\.0\.37.*v0\.0\.45.*v0\.0\.38"):
+        family_of("v0.0.37")
+
+
+async def test_a_slurmrestd_without_a_common_parser_is_told_with_what_to_start_it_with() -> None:
+    async with Asking(shared_path("slurm/recordings") / "22.05.8-v0.0.37") as client:
+        with pytest.raises(ActionRejected, match="slurmrestd -s"):
+            await client.jobs()
+
+
+async def test_a_named_parser_that_is_not_spoken_is_told() -> None:
+    async with Asking(shared_path("slurm/recordings") / "22.05.8-v0.0.38", parser="v0.0.45") as client:
+        with pytest.raises(ActionRejected, match=r"does not speak v0\.0\.45"):
+            await client.jobs()
+
+
+async def test_after_an_update_of_slurmrestd_a_parser_is_chosen_anew() -> None:
+    asking = Asking(shared_path("slurm/recordings") / "22.05.8-v0.0.38")
+    async with asking as client:
+        await client.jobs()
+        asking.server.become(shared_path("slurm/recordings") / "26.05.5-v0.0.45")
+        with pytest.raises(TransientError, match="chosen next"):
+            await client.jobs()
+        assert (await client.facts()).release == "26.05.5"
+
+
+async def test_a_job_without_its_users_name_is_not_overlooked() -> None:
+    """slurmrestd on a machine without the site's user database knows numbers only."""
+    folder = shared_path("slurm/recordings") / "22.05.8-v0.0.38"
+    listed = recorded(folder, "jobs")["body"]
+    nameless = {**listed, "jobs": [{**raw, "user_name": ""} for raw in listed["jobs"]]}
+    async with Asking(folder, jobs=httpx.Response(200, json=nameless)) as client:
+        with pytest.raises(TransientError, match="user database"):
+            await client.jobs()
