@@ -81,7 +81,8 @@ def test_replicas_are_jobs_that_are_succeeded_before_their_wall_time_and_no_stre
         assert len(player.outcomes) == 220
         with stack.client() as client:
             first = next(r for r in stack.replicas(client, "chat") if r["replica_id"] == "chat-0-g1")
-        assert (first["phase"], first["detail"], first["in_flight_at_stop"]) == ("gone", "expiry", 0)
+        assert (first["phase"], first["in_flight_at_stop"]) == ("gone", 0)
+        assert first["detail"] in ("expiry", "stopped_by_pool")  # Slurm's notice may be a minute early
         assert ready(stack) == ["chat-1-g2"]
         assert list(jobs(slurm).values()) == ["RUNNING"]
 
