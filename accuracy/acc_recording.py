@@ -14,7 +14,7 @@ import numpy as np
 from accuracy.base import REPOSITORY, Cell, Report, Table, Tell, percent, shared_path, skill
 from accuracy.intervals import BLOCK_S, RESAMPLES, middle_90, resampled, told, verdict
 from accuracy.plot import Line, Panel, svg
-from accuracy.recorded import DRAWS, FITTED_PHASES, OVERLOAD, Comparison, compare_recording, kind
+from accuracy.recorded import FITTED_PHASES, OVERLOAD, Comparison, compare_recording, kind
 from accuracy.recording_causes import causes
 from simulator.calibration.replay import Floats, Times
 
@@ -22,6 +22,7 @@ REQUESTS = "vllm/recording_v0.32.0_requests.jsonl.gz"
 METRICS = "vllm/recording_v0.32.0_metrics.jsonl.gz"
 FULL_PAGE = "vllm/metrics_v0.32.0.txt"
 PLOT = REPOSITORY / "build" / "accuracy" / "recording.svg"
+DRAWS = 40
 METRICS_OF: dict[str, Callable[[Times], Floats]] = {
     "TTFT": lambda times: times.ttft,
     "TPOT": lambda times: times.tpot,
@@ -36,7 +37,7 @@ def run(tell: Tell) -> Report:
     if requests is None or metrics is None or page is None:
         return Report("recording", skipped=f"needs the shared data sets {REQUESTS}, {METRICS} and {FULL_PAGE}")
     tell("recording: fitting idle, light and medium load")
-    found = compare_recording(requests, metrics, page, tell)
+    found = compare_recording(requests, metrics, page, DRAWS, tell)
     PLOT.parent.mkdir(parents=True, exist_ok=True)
     PLOT.write_text(_plot(found), encoding="utf-8")
     judged, differences = (_quantiles(found), _single_requests(found), _gauges(found)), _differences(found)
@@ -222,19 +223,21 @@ def _gauges(found: Comparison) -> Table:
                 errors = np.abs(value - truth)[inside]
                 null = np.abs(np.nanmedian(truth[previous]) - truth[inside])
                 mean_null = np.float64(np.nanmean(null))
+                less = middle_90(np.array([np.nanmean(errors[each] - null[each]) for each in resampled(at[inside])]))
                 rows.append((
                     phase.name, kind(number), int(inside.sum()), name, _short(np.nanmean(truth[inside])),
                     _short(np.nanmean(value[inside])), _short(np.nanmean(errors)), _short(np.nanmedian(errors)),
                     _short(np.nanpercentile(errors, 95)), _short(mean_null), _short(np.nanmedian(null)),
                     _short(np.nanpercentile(null, 95)),
                     round(skill(float(np.nanmean(errors)), float(mean_null)), 2) if mean_null else None,
+                    f"{less[0]:.3g} to {less[1]:.3g}", verdict(less),
                 ))  # fmt: skip
         previous = inside
     return Table(
         "recording_gauges",
         "Absolute errors of the gauges at each scrape, by phase",
         ("phase", "", "n", "gauge", "mean measured", "mean simulated", "mean error", "median error", "P95 of errors",
-         "null's mean", "null's median", "null's P95", "skill (means)"),
+         "null's mean", "null's median", "null's P95", "skill (means)", "difference of means, 90 %", "so"),
         tuple(rows),
         n=int((at > found.log.phases[0].end_s).sum()),
         free=len(found.fitted.relative_errors),

@@ -33,7 +33,6 @@ FITTED_PHASES = 3
 OVERLOAD = 4
 LEAST_REQUESTS = 10
 """A phase with fewer requests has no quantiles worth the name."""
-DRAWS = 40
 STEP_S = 0.1
 COUNTERS = (
     "vllm:generation_tokens_total",
@@ -68,7 +67,7 @@ class Noise:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The recording and what the simulated engine made of the same arrivals: once, and in ``DRAWS`` draws of what the
+    """The recording and what the simulated engine made of the same arrivals: once, and in several draws of what the
     fitted phases do not tell, each with an engine fitted to half of their blocks of time and a pace that wanders."""
 
     log: RequestLog
@@ -102,7 +101,7 @@ class Comparison:
         return min(known, key=lambda each: abs(math.log(each.rate_per_s / phase.rate_per_s)))
 
 
-def compare_recording(requests: Path, metrics: Path, page: Path, tell: Tell) -> Comparison:
+def compare_recording(requests: Path, metrics: Path, page: Path, draws: int, tell: Tell) -> Comparison:
     log = read_requests(requests, _text(requests))
     history = _text(metrics)
     samples, cache = read_metrics_history(metrics, history)
@@ -115,13 +114,13 @@ def compare_recording(requests: Path, metrics: Path, page: Path, tell: Tell) -> 
     measured = gauges_of(samples)
     simulated, gauges = replay(fitted.engine, log.requests, sample_at=measured.at.tolist())
     noise = _noise(log, simulated)
-    draws = []
-    for seed in range(DRAWS):
-        tell(f"recording: fitting to half of it and predicting under wandering pace, draw {seed + 1} of {DRAWS}")
+    drawn = []
+    for seed in range(draws):
+        tell(f"recording: fitting to half of it and predicting under wandering pace, draw {seed + 1} of {draws}")
         engine = fit_profile([_half(load, seed)], base, free=tuple(fitted.relative_errors)).engine
-        draws.append(_wandering(engine, log, noise, measured.at, seed))
+        drawn.append(_wandering(engine, log, noise, measured.at, seed))
     counters = _counters(history)
-    return Comparison(log, base, fitted, noise, counters, measured, simulated, gauges, tuple(draws))
+    return Comparison(log, base, fitted, noise, counters, measured, simulated, gauges, tuple(drawn))
 
 
 def _text(path: Path) -> str:

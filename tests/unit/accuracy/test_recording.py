@@ -13,7 +13,7 @@ from tests.support.shared_data import shared_path
 @pytest.mark.slow
 def test_the_overload_that_was_held_out_is_predicted_within_what_the_servers_pace_allows() -> None:
     paths = [shared_path(name) for name in (REQUESTS, METRICS, FULL_PAGE)]
-    found = compare_recording(paths[0], paths[1], paths[2], lambda words: None)
+    found = compare_recording(paths[0], paths[1], paths[2], 12, lambda words: None)
     assert (found.fitted.engine.block_size, found.fitted.engine.num_blocks, found.fitted.engine.max_num_seqs) == (
         128, 23, 4,
     )  # fmt: skip
