@@ -103,6 +103,13 @@ def fitted_job(launch: Launch, pool: PoolSpec, facts: SiteFacts, now: float, *, 
     return job_spec(launch, pool, token=token, time_limit_s=limit_s)
 
 
+def rehearsed_script(launch: Launch, pool: PoolSpec) -> str:
+    """The script of a launch for people to read: without its token, and without the agent's text. Raises as
+    ``job_spec`` does."""
+    script = job_spec(launch, pool, token=HIDDEN_TOKEN).script
+    return script.replace(_agent_source(), "(here stands the node agent)")
+
+
 def sbatch_options(spec: JobSpec) -> list[str]:
     """What ``sbatch`` reads of a script by itself: for submitting by hand, and for people who read it. slurmrestd reads
     none of it. Raises ``ConfigError`` for a value with a line's end or a quotation mark in it."""

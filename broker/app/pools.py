@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from broker.app.settings.slurm import SlurmPool
 from broker.model.agents import Agents
 from broker.model.errors import ConfigError, ConfigErrors
 from broker.model.identity import endpoint_key
+from broker.model.plan import Launch
 from broker.model.ports import Clock
 
 
@@ -94,6 +96,16 @@ def require_runnable(site: SiteSettings, path: Path) -> None:
 def pool_held(pool_id: str, pool: PoolSettings) -> AbstractContextManager[None]:
     """Raises ``LeadershipRefused`` if another process has it."""
     return _KINDS[pool.kind].held(pool_id, pool)
+
+
+def rehearsed(pool_id: str, pool: PoolSettings, launch: Launch) -> str:
+    """What ``start`` would begin, for a person to read. Touches nothing. Raises ``TidegateError`` for what it could
+    not."""
+    if pool.kind == "slurm":
+        from actuators.slurm.script import rehearsed_script
+
+        return rehearsed_script(launch, pool.to_spec(pool_id))
+    return shlex.join(launch.model.engine.command)
 
 
 def make_actuator(pool_id: str, pool: PoolSettings, parts: Parts) -> Actuator:

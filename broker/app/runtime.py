@@ -23,9 +23,9 @@ from broker.control.decide import Policies
 from broker.control.draft import PolicyFault
 from broker.control.listing import POOL_INTERVAL_S, ListingFilter, first_listing_at
 from broker.control.loop import Ran
-from broker.model.errors import ActuatorError, LeadershipRefused, LogError
+from broker.model.errors import ActuatorError, LeadershipRefused, LogError, TidegateError
 from broker.model.observation import Observation, Outcome, PoolSnapshot
-from broker.model.plan import Effect
+from broker.model.plan import Effect, Launch
 from broker.model.ports import Clock, Log, Runner
 from broker.model.replica import EndpointRecord
 from broker.model.signals import MetricSample, RequestSummary
@@ -52,12 +52,14 @@ class Runtime:
     """Owns the tasks. ``offer`` and ``observe`` may be called from any of them.
 
     ``restored`` is told the time of the last step on record, before anything runs: a clock that went back while no
-    broker ran must not make time stand still until it has caught up.
+    broker ran must not make time stand still until it has caught up. ``rehearsed`` gives the text of what a launch
+    would start, for the log of a broker that only observes.
     """
 
     def __init__(
         self, *, log: Log, policies: Policies, actuators: Mapping[str, Actuator], runner: Runner, clock: Clock,
         settings: RuntimeSettings | None = None, restored: Callable[[float], None] = lambda last_now: None,
+        rehearsed: Callable[[Launch], str] = lambda launch: " ".join(launch.model.engine.command),
     ) -> None:  # fmt: skip
         self.clock = clock
         self.core = BrokerCore(log, policies, self._dispatch, _window_failed)
@@ -68,6 +70,7 @@ class Runtime:
         self._actuators = actuators
         self._runner = runner
         self._restored = restored
+        self._rehearsed = rehearsed
         self._listeners: list[Listener] = []
         self._kick = asyncio.Event()
         self._effects: set[asyncio.Task[None]] = set()
@@ -227,11 +230,21 @@ class Runtime:
             for fault in ran.faults:  # with a decision, which says it once, and not each time that it fails again
                 if fault.model_id == decision.model_id:
                     _policy_failed(fault)
+        for launch in ran.plan.rehearsals:
+            self._tell_rehearsal(launch)
         for effect, problem in ran.held:
             logger.warning("effect_held_back", action_id=effect.action_id, problem=problem)
         if ran.registry:
             for listener in list(self._listeners):
                 self._tell_registry(listener, ran.registry)
+
+    def _tell_rehearsal(self, launch: Launch) -> None:
+        """The mode is observe: what would be started, as it would be."""
+        told = {"replica_id": launch.replica_id, "pool_id": launch.pool_id}
+        try:
+            logger.info("would_start", **told, text=self._rehearsed(launch))
+        except TidegateError as error:
+            logger.warning("could_not_start", **told, problem=str(error))
 
     def _tell_registry(self, listener: Listener, records: tuple[EndpointRecord, ...]) -> None:
         try:

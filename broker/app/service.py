@@ -21,7 +21,7 @@ from broker.app.explaining import Explainer
 from broker.app.faultpoints import FaultPoints, FaultyLog, FaultyRunner, fault_points
 from broker.app.feed import Feed
 from broker.app.outputs import EndpointsFile
-from broker.app.pools import Parts, make_actuator, pool_held, require_runnable
+from broker.app.pools import Parts, make_actuator, pool_held, rehearsed, require_runnable
 from broker.app.probing import ProbeLoop
 from broker.app.release import release
 from broker.app.reloading import warn_of_removed, watch_files
@@ -99,6 +99,7 @@ async def run_broker(files: ServiceFiles, stop: asyncio.Event, *, ready: Callabl
             clock=clock,
             settings=settings,
             restored=clock.not_before,
+            rehearsed=lambda launch: rehearsed(launch.pool_id, site.pools[launch.pool_id], launch),
         )
         declared = spec_changed(site.spec, models, clock.now())
         await stack.enter_async_context(runtime.running(holder))

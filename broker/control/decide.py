@@ -74,6 +74,9 @@ def decide(draft: Draft, model_id: str, policies: Policies) -> Decision | None:
         carry_out(draft, model, allocation)
     if quiet:
         return None
+    if observing:
+        for record in allocation.launches:
+            draft.rehearse(record)
     fixed = next(step for step in reversed(trail.steps) if step.stage not in ("allocate", "mode"))
     return Decision(
         model_id=model_id,

@@ -12,7 +12,7 @@ from broker.model.making import copy_with
 from broker.model.observation import PauseScope
 from broker.model.plan import Action, Launch, Publish, Stop, Withdraw
 from broker.model.replica import ENDED, ON_ITS_WAY, EndpointRecord, GatewaySessionKey, Replica, ReplicaPhase, StopMode
-from broker.model.spec import Limits, Mode, SiteSpec
+from broker.model.spec import Limits, Mode, ModelSpec, SiteSpec
 from broker.model.state import (
     BrokerState,
     Changes,
@@ -51,6 +51,7 @@ class Draft:
         self.starts: dict[str, StartTimes] = dict(state.starts)
         self.dirty: set[str] = set()
         self.actions: list[Action] = []
+        self.rehearsals: list[Launch] = []
         self.start_p95_s: dict[tuple[str, str, int], float] = {}
         self.faults: list[PolicyFault] = []
         self._base_replicas = state.replicas
@@ -214,21 +215,25 @@ class Draft:
         spec = self.models[replica.model_id].spec
         if spec.gpus != replica.gpus:  # declared anew since the intent was written: what was counted is what is asked
             spec = replace(spec, gpus=replica.gpus)
-        replica = replace(replica, retry_at=self.now + self.limits.effect_patience_s)
-        self.put_replica(replica)
+        self.put_replica(replace(replica, retry_at=self.now + self.limits.effect_patience_s))
+        self.actions.append(self._launch_of(replica, spec))
+
+    def rehearse(self, replica: Replica) -> None:
+        """Tell what would be launched, and do nothing."""
+        self.rehearsals.append(self._launch_of(replica, self.models[replica.model_id].spec))
+
+    def _launch_of(self, replica: Replica, spec: ModelSpec) -> Launch:
         cluster = self.site.cluster
         name = action_id("launch", cluster, replica.model_id, replica.ordinal, replica.generation)
-        self.actions.append(
-            Launch(
-                name,
-                cluster,
-                replica.replica_id,
-                spec,
-                replica.pool_id,
-                replica.ordinal,
-                replica.generation,
-                replica.tier,
-            )
+        return Launch(
+            name,
+            cluster,
+            replica.replica_id,
+            spec,
+            replica.pool_id,
+            replica.ordinal,
+            replica.generation,
+            replica.tier,
         )
 
     def stop(self, replica: Replica) -> None:

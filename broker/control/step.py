@@ -54,7 +54,7 @@ def step(state: BrokerState, observations: Sequence[Observation], policies: Poli
             decisions.append(decision)
     changes = draft.changes(state)
     wake_at = min((m.wake_at for m in draft.models.values() if m.wake_at is not None), default=None)
-    plan = Plan(now, tuple(draft.actions), tuple(decisions))
+    plan = Plan(now, tuple(draft.actions), tuple(decisions), tuple(draft.rehearsals))
     return StepResult(changes, plan, wake_at, state.with_changes(changes), tuple(draft.faults))
 
 

@@ -143,11 +143,12 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one step wants done, and why."""
+    """What one step wants done, and why. ``rehearsals`` would be among the actions, were the mode not ``observe``."""
 
     now: float
     actions: tuple[Action, ...] = ()
     decisions: tuple[Decision, ...] = ()
+    rehearsals: tuple[Launch, ...] = ()
 
     @property
     def effects(self) -> tuple[Effect, ...]:

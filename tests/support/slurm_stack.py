@@ -14,6 +14,7 @@ from tests.support.real_slurm import RealSlurm
 
 SITE = """\
 cluster: {cluster}
+mode: {mode}
 pools:
   shared:
     kind: slurm
@@ -54,11 +55,11 @@ models:
 @contextmanager
 def slurm_stack(
     slurm: RealSlurm, folder: Path, cluster: str, *, transport: str = "{kind: commands}", time_limit: str = "1h",
-    notice: str = "30s",
+    notice: str = "30s", mode: str = "act",
 ) -> Iterator[Stack]:  # fmt: skip
     """Both run on entry. On exit they end, and the jobs with the cluster."""
     site = SITE.format(
-        cluster=cluster, time_limit=time_limit, transport=transport, port=free_port(), folder=slurm.folder,
+        cluster=cluster, mode=mode, time_limit=time_limit, transport=transport, port=free_port(), folder=slurm.folder,
         python=sys.executable, root=ROOT, notice=notice,
     )  # fmt: skip
     environment = {"PYTHONPATH": str(ROOT), "SLURM_CONF": slurm.environment["SLURM_CONF"]}

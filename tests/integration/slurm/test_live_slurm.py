@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -87,6 +88,21 @@ def test_replicas_are_jobs_that_are_succeeded_before_their_wall_time_and_no_stre
         assert list(jobs(slurm).values()) == ["RUNNING"]
 
 
+def test_a_broker_that_observes_logs_the_script_that_it_would_submit_and_submits_nothing(
+    slurm: RealSlurm, tmp_path: Path
+) -> None:
+    def lines() -> list[str]:
+        return (tmp_path / "broker.log").read_text().splitlines()
+
+    with slurm_stack(slurm, tmp_path, f"observe-{os.getpid()}", mode="observe") as stack:
+        told = until(lambda: [line for line in lines() if "would_start" in line], "the rehearsal is in the log")
+        script = json.loads(told[0])["text"]
+        assert "#SBATCH --partition=gpu" in script
+        assert "simulator.emulator" in script
+        assert stack.secrets["TIDEGATE_SITE_SECRET"] not in script
+        assert (jobs(slurm), replicas(stack)) == ({}, {})
+
+
 @pytest.mark.parametrize("transport", ["commands", "slurmrestd"])
 def test_jobs_come_and_go_with_the_target_and_outlive_the_broker(
     slurm: RealSlurm, tmp_path: Path, transport: str
@@ -94,7 +110,9 @@ def test_jobs_come_and_go_with_the_target_and_outlive_the_broker(
     spoken = "{kind: commands}"
     if transport == "slurmrestd":
         spoken = f"{{kind: slurmrestd, url: {slurm.rest_url}}}"
-    slurm.command("sbatch", "--comment", FOREIGN, "--job-name", "foreign", "--wrap", "sleep 600")
+    slurm.command(
+        "sbatch", "--output", "/dev/null", "--comment", FOREIGN, "--job-name", "foreign", "--wrap", "sleep 600"
+    )
     try:
         with slurm_stack(slurm, tmp_path, f"{transport}-{os.getpid()}", transport=spoken) as stack:
             until(lambda: ready(stack), "one job serves", 60)

@@ -361,6 +361,14 @@ def test_observe_mode_tells_what_it_would_do_and_does_nothing() -> None:
     assert world.decision().trail[-1].code == "observe_mode"
 
 
+def test_observe_mode_rehearses_what_it_would_launch_once() -> None:
+    world = World(mode=Mode.OBSERVE, rate=2.0).begin()
+    assert world.result is not None
+    assert [launch.replica_id for launch in world.result.plan.rehearsals] == ["chat-0-g1", "chat-1-g2"]
+    assert world.launches() == []
+    assert world.after(1).see(world.snapshot()).plan.rehearsals == ()
+
+
 def test_observe_mode_does_not_tell_the_same_again() -> None:
     world = World(mode=Mode.OBSERVE, rate=2.0).begin()
     world.after(1).see(world.snapshot())
