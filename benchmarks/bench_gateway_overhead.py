@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from benchmarks.base import Measurement
 from broker.model.replica import EndpointRecord, ReplicaPhase, Tier
 from gateway.settings import SECRET_VARIABLE, TOKEN_VARIABLE
 from tests.support.fake_broker import GATEWAY_TOKEN, FakeBroker
+from tests.support.ports import free_port
 
 STREAMS = 300
 TOKENS = 60
@@ -175,7 +175,7 @@ def _cpu_s(process: psutil.Process) -> float:
 
 async def _measure() -> tuple[_Seen, _Seen, list[list[float]]]:
     """What was seen without and with the gateway, and in each round with it the shares of gateway, engine and users."""
-    engine_port, gateway_port = _free_port(), _free_port()
+    engine_port, gateway_port = free_port(), free_port()
     broker = FakeBroker(lease_every_s=1.0)
     await broker.start()
     url = f"http://127.0.0.1:{engine_port}"
@@ -224,13 +224,6 @@ def _process(command: list[str], environment: dict[str, str]) -> Iterator[subpro
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def run() -> list[Measurement]:

@@ -10,6 +10,7 @@ import aiohttp
 import structlog
 from aiohttp import web
 
+from broker import prometheus_text
 from broker.clock import SystemClock
 from broker.model.errors import ConfigError, TidegateError
 from broker.model.ports import Clock
@@ -237,7 +238,7 @@ class Gateway:
     async def _metrics(self, request: web.Request) -> web.Response:
         self._authenticate(request)
         text = metrics.render(self.table, self.tallies, self.registry, self.session, self.proxy)
-        return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+        return web.Response(text=text, headers={"Content-Type": prometheus_text.MEDIA_TYPE})
 
     def _authenticate(self, request: web.Request) -> str:
         user = self._users.user_of(request.headers.get("Authorization"))

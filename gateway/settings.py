@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from broker.model.addresses import is_loopback
 from broker.model.errors import ConfigError
 
 TOKEN_VARIABLE = "TIDEGATE_GATEWAY_TOKEN"
@@ -74,7 +74,7 @@ class GatewaySettings:
             raise ConfigError(problem, field="token")
         if not self.site_secret:
             raise ConfigError(f"no site secret; set {SECRET_VARIABLE} or name a file with it", field="site_secret")
-        if self.keys_file is None and not _is_loopback(self.host):
+        if self.keys_file is None and not is_loopback(self.host):
             problem = f"without a keys file everybody who reaches {self.host} could use the models; name one"
             raise ConfigError(problem, field="keys_file")
         if self.limits.attempts < 1:
@@ -94,10 +94,3 @@ def secret_from(environment: Mapping[str, str], secret_file: Path | None) -> byt
         return secret_file.read_bytes().strip()
     except OSError as error:
         raise ConfigError(f"cannot read the site's secret: {error.strerror}", path=os.fspath(secret_file)) from None
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -18,6 +18,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.security import HTTPBearer
 from pydantic import FiniteFloat
 
+from broker import prometheus_text
 from broker.app import metrics
 from broker.app.access import AgentAccess, Scope, Tokens
 from broker.app.agents import AgentTable, agents_router
@@ -275,7 +276,7 @@ def _reading(parts: ApiParts) -> APIRouter:
     )
     async def own_metrics() -> PlainTextResponse:
         """Scope: read."""
-        return PlainTextResponse(metrics.render(runtime), media_type=metrics.MEDIA_TYPE)
+        return PlainTextResponse(metrics.render(runtime), media_type=prometheus_text.MEDIA_TYPE)
 
     return router
 

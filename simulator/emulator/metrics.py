@@ -7,19 +7,9 @@ names cannot be vLLM's with vLLM's ``_created`` companions in vLLM's order. What
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-Labels = Mapping[str, str]
-
-
-def label_text(labels: Labels) -> str:
-    """``{a="x",b="y"}`` in alphabetical order, nothing for no labels."""
-    if not labels:
-        return ""
-    escaped = (
-        (name, labels[name].replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")) for name in sorted(labels)
-    )
-    return "{" + ",".join(f'{name}="{value}"' for name, value in escaped) + "}"
+from broker.prometheus_text import Labels, label_text
 
 
 class Scalar:

@@ -9,7 +9,8 @@ import sys
 
 import psutil
 
-from simulator.emulator.metrics import HistogramSamples, Labels, Scalar, label_text
+from broker.prometheus_text import Labels, label_text
+from simulator.emulator.metrics import HistogramSamples, Scalar
 
 _FINE_BOUNDS = (
     0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0,

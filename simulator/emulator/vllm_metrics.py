@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from simulator.emulator.metrics import Histogram, Labels, Scalar
+from broker.prometheus_text import Labels
+from simulator.emulator.metrics import Histogram, Scalar
 from simulator.engine.profile import EngineProfile
 from simulator.engine.requests import Engine, Finished, Iteration
 

@@ -19,6 +19,7 @@ from cli.output import Exit
 from tests.faults.cluster import Cluster, cluster, load, site_yaml
 from tests.faults.conftest import Note
 from tests.support.ports import free_port
+from tests.support.small_disk import small_disk_at
 from tests.support.waiting import until_answered
 
 
@@ -27,11 +28,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 2 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
-        pytest.skip("needs the right to mount a small file system")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with small_disk_at(folder, "2m"):
+        yield folder
 
 
 async def health(running: Cluster) -> dict[str, Any]:

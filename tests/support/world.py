@@ -244,3 +244,8 @@ class World:
     def _actions(self) -> tuple[object, ...]:
         assert self.result is not None
         return self.result.plan.actions
+
+
+def serving(count: int = 1, **spec: object) -> World:
+    """``count`` replicas of ``chat`` are ready, as many as its rate wants."""
+    return World(models=(model_spec(**spec),), rate=float(count)).begin().bring_up()

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.batch.swf import BatchJob
+from traces.lengths import normal_cdf
 
 WEEK_HOURS = 168
 EPOCH_MONDAY_S = 4 * 86_400.0
@@ -110,15 +111,11 @@ def _draw(
     for index, each in enumerate(profile.classes):
         rows = chosen == index
         used_score = each.correlation * score + math.sqrt(1 - each.correlation**2) * other_score
-        limits[rows] = each.limit_s.at(_normal_cdf(score[rows]))
-        used[rows] = each.used.at(_normal_cdf(used_score[rows]))
+        limits[rows] = each.limit_s.at(normal_cdf(score[rows]))
+        used[rows] = each.used.at(normal_cdf(used_score[rows]))
         edges = np.cumsum(each.weights) / sum(each.weights)
         processors[rows] = np.asarray(each.processors)[np.searchsorted(edges[:-1], by_size[rows], side="right")]
     return limits, used, processors
-
-
-def _normal_cdf(scores: Floats) -> Floats:
-    return np.array([0.5 * math.erfc(-score / math.sqrt(2.0)) for score in scores.tolist()])
 
 
 class _Clock:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from broker.app.settings.policies import (
 from broker.app.settings.secrets import as_seen_here, how_to_make, secret_files
 from broker.app.settings.site import MemoryLog, SiteSettings
 from broker.app.settings.words import fields_by_alias
+from broker.model.addresses import is_loopback
 from broker.model.errors import ConfigError, ConfigErrors
 from broker.model.replica import Tier
 from broker.model.spec import Mode
@@ -77,7 +77,7 @@ def _holds_policies(data: object) -> bool:
 
 
 def _of_site(site: SiteSettings) -> Warnings:
-    if not _is_loopback(site.api.host):
+    if not is_loopback(site.api.host):
         yield ("api", "host"), f"{site.api.host} can be reached by others, and tokens travel in the clear"
     if site.mode is Mode.ACT and isinstance(site.log, MemoryLog):
         yield ("log", "kind"), "after a restart the broker will not know what it started; use sqlite"
@@ -150,10 +150,3 @@ def _of_fit(model: ModelSettings, site: SiteSettings) -> Warnings:
     fitting = sum(pool.gpus // model.gpus for pool in pools)
     if model.maximum > fitting:
         yield ("max",), f"{model.maximum} replicas of {model.gpus} GPUs do not fit: its pools have room for {fitting}"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -85,6 +85,7 @@ async def test_a_chat_stream_has_vllms_chunks_and_the_same_text_as_the_whole_ans
     assert role["object"] == "chat.completion.chunk"
     assert role["choices"][0]["delta"] == {"role": "assistant", "content": ""}
     assert [chunk["choices"][0]["finish_reason"] for chunk in tokens] == [None, None, None, "length"]
+    assert ["stop_reason" in chunk["choices"][0] for chunk in tokens] == [False, False, False, True]
     assert used["choices"] == []
     assert used["usage"]["completion_tokens"] == 4
     assert used["usage"]["prompt_tokens"] == 3

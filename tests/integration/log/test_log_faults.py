@@ -18,6 +18,7 @@ from broker.log.sqlite import SqliteLog
 from broker.model.errors import LeadershipRefused, LogFull
 from tests.integration.log.worker import REPLICAS, marked_step
 from tests.support.shared_data import REPOSITORY
+from tests.support.small_disk import small_disk_at
 
 pytestmark = pytest.mark.integration
 
@@ -137,11 +138,8 @@ async def require_whole_steps(path: Path) -> int:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 1 MB. Where tests may not mount one, the size limit above stands for it."""
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
-        pytest.skip("needs the right to mount a small file system")
-    yield tmp_path
-    subprocess.run(["umount", str(tmp_path)], check=True)
+    with small_disk_at(tmp_path, "1m"):
+        yield tmp_path
 
 
 async def commit_until_it_fails(log: SqliteLog) -> None:

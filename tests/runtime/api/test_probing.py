@@ -122,3 +122,16 @@ async def test_a_replica_in_doubt_is_told_once() -> None:
         await asyncio.sleep(0.5)
         put(world, replace(served(0), unhealthy_since=1.0))
         assert await offered(world, prober, 3.0) == []
+
+
+async def test_a_replica_that_is_forgotten_while_it_is_looked_at_is_not_told_of() -> None:
+    prober = FakeProber(delay_s=0.2)
+    async with api_world(first=()) as world:
+        await asyncio.sleep(0.5)
+        put(world, served(0, ReplicaPhase.STARTING))
+        looking = asyncio.create_task(offered(world, prober, 0.5))
+        await asyncio.sleep(0.1)
+        loop = world.runtime.core.loop
+        loop.state = loop.state.with_changes({("replica", "other-0-g1"): None})
+        assert await looking == []
+    assert prober.looks == {"other-0-g1": 1}

@@ -10,13 +10,9 @@ from broker.model.observation import LeadershipTaken, Outcome, PoolSnapshot, Pro
 from broker.model.replica import ObservedReplica, ReplicaPhase, StopMode, Tier
 from broker.model.snapshot import ModelSnapshot
 from broker.model.spec import Mode, PolicySpec, PoolSpec
-from tests.support.world import World, model_spec
+from tests.support.world import World, model_spec, serving
 
 FIRST = "chat-0-g1"
-
-
-def serving(count: int = 1, **spec: object) -> World:
-    return World(models=(model_spec(**spec),), rate=float(count)).begin().bring_up()
 
 
 def empty_listing(world: World, pool_id: str = "local") -> PoolSnapshot:

@@ -14,13 +14,9 @@ from broker.model.signals import Signal
 from broker.model.snapshot import FleetSnapshot, ModelSnapshot
 from broker.model.spec import Mode, PolicySpec, PoolSpec, StabilisationSpec
 from broker.model.state import Memory
-from tests.support.world import FakePolicy, World, fake_policies, model_spec
+from tests.support.world import FakePolicy, World, fake_policies, model_spec, serving
 
 FIRST = "chat-0-g1"
-
-
-def serving(count: int = 1, **spec: object) -> World:
-    return World(models=(model_spec(**spec),), rate=float(count)).begin().bring_up()
 
 
 # -- a policy that raises

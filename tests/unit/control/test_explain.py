@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from broker.control.decide import Policies
 from broker.control.explain import Counterfactual, Explanation, Situation, explain, target_in, with_signal
 from broker.model.observation import Observation, Outcome, Override, PauseChanged, PauseScope, PoolSnapshot
+from broker.model.plan import Recommendation
 from broker.model.reading import ABSENT, Freshness, Reading, fresh, true_zero
 from broker.model.signals import Signal
-from broker.model.snapshot import ModelSnapshot, WindowReading
+from broker.model.snapshot import FleetSnapshot, ModelSnapshot, WindowReading
 from broker.model.spec import JsonValue, Mode, PolicySpec, StabilisationSpec
+from broker.model.state import Memory
 from policies import registry
-from tests.support.world import World, fake_policies, model_spec
+from tests.support.world import FakePolicy, World, fake_policies, model_spec
 
 QUEUE_RULE: dict[str, JsonValue] = {
     "name": "queue", "signal": "queue_age_s", "above": 2.5, "for_s": 30.0, "change": 1
@@ -298,3 +300,16 @@ def test_a_removed_model_is_explained_by_the_declaration() -> None:
     explanation = explain(situation, world.decision("code"), fake_policies)
     assert explanation.words[0] == "code went from 1 to 0 replicas: the model is no longer declared (retired)."
     assert explanation.words[-1].startswith("It is retired")
+
+
+class FakeFaultyPolicy(FakePolicy):
+    def recommend(self, snapshot: FleetSnapshot, memory: Memory) -> tuple[Recommendation, Memory]:
+        raise ZeroDivisionError("nobody asks")
+
+
+def test_a_policy_that_raised_is_explained_without_looking_for_a_change_that_would_help() -> None:
+    world = World(policies=lambda spec: FakeFaultyPolicy()).begin()
+    explanation, _ = explained(world.after(1), world.snapshot())
+    assert explanation.smallest is None
+    assert "ZeroDivisionError: nobody asks" in explanation.words[0]
+    assert explanation.words[-1].startswith("Its policy has a mistake")
