@@ -74,7 +74,7 @@ def gone(words: str) -> bool:
 
 def submit_refused(words: str, job: JobSpec, where: str) -> ActuatorError:
     """Why ``job`` was not taken, or may not have been. ``words`` are Slurm's, of one line or more."""
-    said = _line(words)
+    said = one_line(words)
     if (known := _unreachable(said, where)) is not None:
         return known
     if _has(said, BUSY):
@@ -93,7 +93,7 @@ def submit_refused(words: str, job: JobSpec, where: str) -> ActuatorError:
 
 def call_refused(words: str, what: str, where: str) -> ActuatorError:
     """Why ``what`` (``list the jobs``) was not done; nothing can be concluded from it about jobs."""
-    said = _line(words)
+    said = one_line(words)
     if (known := _unreachable(said, where)) is not None:
         return known
     if "permission denied" in said.lower():
@@ -120,7 +120,7 @@ def _has(words: str, needles: tuple[str, ...]) -> bool:
     return any(needle in lower for needle in needles)
 
 
-def _line(words: str) -> str:
+def one_line(words: str) -> str:
     """Slurm's words on one line, of bounded length, each said once."""
     lines = dict.fromkeys(line.strip() for line in words.splitlines() if line.strip())
     return "; ".join(lines)[:500] or "no reason given"

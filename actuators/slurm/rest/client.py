@@ -192,8 +192,9 @@ class RestClient:
         elif answer.perhaps_unauthorised:
             self._tokens.refused()
             raise TransientError(
-                f"{self._where} failed without a reason ({answer.words}), as Slurm 22.05 does for a token that it does "
-                "not accept; a new token is used next: see that it is of this cluster and that the clocks agree"
+                f"{self._where} failed without a reason ({answer.words}), as Slurm 22.05 does if slurmctld does not "
+                "answer, or does not accept the token: see that it runs; a new token is used next",
+                retry_after_s=5.0,
             )
 
     async def _ask(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import structlog
 
+from actuators.slurm.refusals import one_line
 from actuators.slurm.runner import Runner
 from broker.model.errors import ActionRejected, ActuatorError, TransientError
 from broker.model.ports import Clock
@@ -70,7 +71,7 @@ def from_command(runner: Runner, arguments: Sequence[str] = SCONTROL_TOKEN) -> S
         if done.status:
             raise TransientError(
                 f"no token for slurmrestd from `{arguments[0]} ...`: it ended with status {done.status} and said "
-                f"{done.errors.strip()[:300] or 'nothing'}; run it by hand as this user"
+                f"{one_line(done.errors)}; run it by hand as this user"
             )
         return done.output
 
