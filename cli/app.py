@@ -15,6 +15,7 @@ from cli import operate
 from cli.calibrate import calibrate
 from cli.compare import compare
 from cli.demo.command import demo
+from cli.doctor import doctor
 from cli.gateway import gateway
 from cli.init import init
 from cli.policy import policy
@@ -50,6 +51,7 @@ app.command()(operate.hold)
 app.command()(operate.pause)
 app.command()(operate.resume)
 app.add_typer(policy, name="policy")
+app.add_typer(doctor, name="doctor")
 app.add_typer(state, name="state")
 app.add_typer(trace, name="trace")
 

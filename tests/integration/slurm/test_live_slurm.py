@@ -15,6 +15,7 @@ import pytest
 from cli.demo.load import LoadPlayer
 from cli.demo.stack import Stack
 from simulator.report.summary import Outcome
+from tests.support.command_line import run
 from tests.support.real_slurm import RealSlurm, why_not
 from tests.support.slurm_stack import slurm_stack
 from tests.support.waiting import until
@@ -35,6 +36,11 @@ FOREIGN = "tidegate: cluster=other pool=shared model=chat ordinal=0 generation=1
 def slurm() -> Iterator[RealSlurm]:
     with RealSlurm(3, [PARTITION], QUICK, rest=True, gpus_per_node=2) as slurm:
         yield slurm
+
+
+def spoken(slurm: RealSlurm, transport: str) -> str:
+    """The section of ``site.yaml``."""
+    return f"{{kind: slurmrestd, url: {slurm.rest_url}}}" if transport == "slurmrestd" else "{kind: commands}"
 
 
 def jobs(slurm: RealSlurm) -> dict[str, str]:
@@ -88,6 +94,17 @@ def test_replicas_are_jobs_that_are_succeeded_before_their_wall_time_and_no_stre
         assert list(jobs(slurm).values()) == ["RUNNING"]
 
 
+@pytest.mark.parametrize("transport", ["commands", "slurmrestd"])
+def test_the_doctor_finds_nothing_to_mend_in_a_site_that_fits(slurm: RealSlurm, tmp_path: Path, transport: str) -> None:
+    with slurm_stack(slurm, tmp_path, f"doctor-{os.getpid()}", transport=spoken(slurm, transport), mode="observe"):
+        environment = {"SLURM_CONF": slurm.environment["SLURM_CONF"]}
+        status, out, err = run("doctor", "slurm", "--json", folder=tmp_path, environment=environment)
+    found = {finding["about"]: finding for finding in json.loads(out)["pools"]["shared"]}
+    assert (status, {finding["verdict"] for finding in found.values()} - {"look"}) == (0, {"fine"}), err
+    assert found["Slurm"]["words"].startswith("22.05")
+    assert "3 nodes" in found["partition"]["words"]
+
+
 def test_a_broker_that_observes_logs_the_script_that_it_would_submit_and_submits_nothing(
     slurm: RealSlurm, tmp_path: Path
 ) -> None:
@@ -107,14 +124,11 @@ def test_a_broker_that_observes_logs_the_script_that_it_would_submit_and_submits
 def test_jobs_come_and_go_with_the_target_and_outlive_the_broker(
     slurm: RealSlurm, tmp_path: Path, transport: str
 ) -> None:
-    spoken = "{kind: commands}"
-    if transport == "slurmrestd":
-        spoken = f"{{kind: slurmrestd, url: {slurm.rest_url}}}"
     slurm.command(
         "sbatch", "--output", "/dev/null", "--comment", FOREIGN, "--job-name", "foreign", "--wrap", "sleep 600"
     )
     try:
-        with slurm_stack(slurm, tmp_path, f"{transport}-{os.getpid()}", transport=spoken) as stack:
+        with slurm_stack(slurm, tmp_path, f"{transport}-{os.getpid()}", transport=spoken(slurm, transport)) as stack:
             until(lambda: ready(stack), "one job serves", 60)
             scale(stack, 2)
             until(lambda: len(ready(stack)) == 2, "two jobs serve", 60)
