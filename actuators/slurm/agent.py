@@ -1014,8 +1014,7 @@ class Agent:
     async def _watch(self, engine: Engine, upstream: Upstream) -> None:
         """Until it has proven itself, then whether it still answers. One failed look never ends it: the broker's
         probes decide who is withdrawn."""
-        started_at = time.monotonic()
-        deadline = started_at + self._settings.load_timeout_s
+        deadline = time.monotonic() + self._settings.load_timeout_s
         while not self._ready:
             if upstream.address.port and strangers_on(upstream.address.port, engine.members()):
                 if self._stop is None:
@@ -1032,7 +1031,7 @@ class Agent:
                 words = f"not ready within {self._settings.load_timeout_s:g} s: {problem}"
                 return self._ask_to_stop("unhealthy", words, GIVE_UP_GRACE_S)
             else:
-                self._status.detail = f"loading for {time.monotonic() - started_at:.0f} s; {problem}"
+                self._status.detail = problem
                 await asyncio.sleep(LOOK_EVERY_S)
         while True:
             await asyncio.sleep(HEARTBEAT_S)

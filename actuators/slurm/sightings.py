@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from actuators.slurm.job import CONFIGURING, JobRecord, JobState
 from actuators.slurm.marks import Mark
+from actuators.slurm.reasons import explain
 from broker.model.agents import AgentEnd, AgentPhase, AgentReport, EndCause
 from broker.model.replica import ObservedReplica, ReplicaPhase
 
@@ -35,7 +36,8 @@ def sighting(job: JobRecord, mark: Mark, report: AgentReport | None, *, told: bo
         phase = ReplicaPhase.GONE if wanted else ReplicaPhase.FAILED
         return _shown(job, mark, phase, end=end, detail=_end_words(job, end))
     if job.state is JobState.PENDING:
-        return _shown(job, mark, ReplicaPhase.STOPPING if told else ReplicaPhase.PENDING, detail=job.reason)
+        detail = f"{job.reason}: {explain(job.reason)}" if job.reason else ""
+        return _shown(job, mark, ReplicaPhase.STOPPING if told else ReplicaPhase.PENDING, detail=detail)
     leaving = told or end is not None or job.state not in (JobState.RUNNING, JobState.SUSPENDED)
     detail = "" if report is None else report.detail
     if report is not None and report.drain is not None and not told:

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ import actuators.slurm
 from broker.model.agents import AgentPhase, AgentReport
 from broker.model.identity import action_id, endpoint_key, metrics_key, registration_token
 from tests.support.api_world import SITE_SECRET, ApiWorld, api_world
+from tests.support.ports import free_port
 from tests.support.shared_data import REPOSITORY
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class ServedBroker:
     """A broker's API on a port of loopback, that can go away and another come in its place."""
 
     def __init__(self) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self._away: contextlib.AsyncExitStack | None = None
         self.world: ApiWorld
 
@@ -215,10 +215,3 @@ async def get(url: str, key: str | None = None) -> tuple[int, str]:
         session.get(url, headers=headers, timeout=aiohttp.ClientTimeout(total=20)) as answer,
     ):
         return answer.status, await answer.text()
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
