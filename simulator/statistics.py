@@ -14,9 +14,10 @@ seven days would be a fifth too narrow.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from statistics import NormalDist
 from typing import Protocol, TypeVar
 
@@ -276,24 +277,31 @@ def _resampled(metrics: Sequence[Metric], resampling: Resampling) -> Floats:
     """(metrics, resamples) values; all metrics see the same draws."""
     days = resampling.days
     parts = np.array([[by_block(metric.numerator, days), by_block(metric.denominator, days)] for metric in metrics])
-    sums = [parts @ times.T for times in _times(parts.shape[2], resampling)]
+    drawn = _times(parts.shape[2], resampling.resamples, resampling.seed)
+    sums = [parts @ times.T for times in drawn]
     return np.concatenate([_ratio(part[:, 0], part[:, 1]) for part in sums], axis=1)
 
 
 def _drawn(figure: Resampled, resampling: Resampling) -> Floats:
     """(resamples,) values; all figures of as many blocks see the same draws."""
-    days = resampling.days
-    if _block_count(figure, days) == 1:  # of which nothing is known
+    blocks = _block_count(figure, resampling.days)
+    if blocks == 1:  # of which nothing is known
         return np.zeros(0)
-    return np.concatenate([figure.resampled(times, days) for times in _times(_block_count(figure, days), resampling)])
+    drawn = _times(blocks, resampling.resamples, resampling.seed)
+    return np.concatenate([figure.resampled(times, resampling.days) for times in drawn])
 
 
-def _times(blocks: int, resampling: Resampling) -> Iterator[Floats]:
-    """How often each block is drawn: (resamples, blocks), some at a time."""
-    generator = np.random.default_rng(resampling.seed)
-    for begin in range(0, resampling.resamples, _CHUNK):
-        count = min(_CHUNK, resampling.resamples - begin)
-        yield generator.multinomial(blocks, np.full(blocks, 1 / blocks), size=count).astype(np.float64)
+@lru_cache(maxsize=1)
+def _times(blocks: int, resamples: int, seed: int) -> tuple[Floats, ...]:
+    """How often each block is drawn: (resamples, blocks), some at a time. The report of a month of many models has two
+    thousand figures of the same draws."""
+    generator = np.random.default_rng(seed)
+    drawn = []
+    for begin in range(0, resamples, _CHUNK):
+        count = min(_CHUNK, resamples - begin)
+        drawn.append(generator.multinomial(blocks, np.full(blocks, 1 / blocks), size=count).astype(np.float64))
+        drawn[-1].setflags(write=False)
+    return tuple(drawn)
 
 
 def by_block(values: Floats, days: Days) -> Floats:
@@ -332,6 +340,7 @@ def _estimate(
     return Estimate(value, low, high, len(figure.seeds), blocks, resampling, p)
 
 
+@lru_cache(maxsize=64)
 def expanded_tail(tail: float, blocks: int) -> float:
     """The percentile that gives ``blocks`` independent normal blocks a tail of ``tail`` (Hesterberg, see above)."""
     wide = math.sqrt(blocks / (blocks - 1)) * student_quantile(1 - tail, blocks - 1)
