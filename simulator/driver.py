@@ -122,7 +122,7 @@ class Driver:
             self._look_ahead()
 
     def _look_ahead(self) -> None:
-        """Find out when the core is due: asked only when that may have changed, as there are ten events to a step."""
+        """Find out when the core is due. Called when that may have changed, which most events do not do."""
         due = self.core.due_at()
         self._due_at = math.inf if due is None else max(due, self._not_before)
 

@@ -112,14 +112,13 @@ def _asked(
 
 def supply_of(draft: Draft, model: ModelState) -> Supply:
     records = draft.replicas_of(model.model_id).values()
-    phases = [record.phase for record in records]
-    ready = phases.count(ReplicaPhase.READY)
-    expiring = sum([r.expiring_since is not None and r.phase is ReplicaPhase.READY for r in records])
-    if ready == len(phases):  # nearly always
-        baseline = [record.tier for record in records].count(Tier.BASELINE)
+    serving = [record for record in records if record.phase is ReplicaPhase.READY]
+    ready, baseline = len(serving), [record.tier for record in serving].count(Tier.BASELINE)
+    expiring = ready - [record.expiring_since for record in serving].count(None)
+    if ready == len(records):  # nearly always
         return Supply(model.target, ready, 0, 0, baseline, expiring)
+    phases = [record.phase for record in records]
     on_its_way = sum([phase in ON_ITS_WAY for phase in phases])
-    baseline = sum([record.phase is ReplicaPhase.READY and record.tier is Tier.BASELINE for record in records])
     return Supply(model.target, ready, on_its_way, phases.count(ReplicaPhase.DRAINING), baseline, expiring)
 
 

@@ -183,9 +183,10 @@ def _says(observation: Observation) -> tuple[str, ...] | None:
 def _is_routine(state: BrokerState, observation: Observation) -> bool:
     """Whether nothing is decided by it: it says of somebody known that they are still there."""
     match observation:
-        case GatewayReport(closed=False, gateway_id=gateway_id, boot_id=boot_id):
-            known = gateway_entity_key(GatewaySessionKey(gateway_id, boot_id)) in state.gateways
-            return known and not any(model.draining for model in state.models.values())
+        case GatewayReport(closed=False):
+            session = GatewaySessionKey(observation.gateway_id, observation.boot_id)
+            known = gateway_entity_key(session) in state.gateways
+            return known and True not in [model.draining for model in state.models.values()]
         case PoolSnapshot(known=True, replicas=(), missing=(), pool_id=pool_id, gpus_total=gpus_total):
             pool, site = state.pools.get(pool_id), state.control.site
             if site is None or pool is None or pool.known_at is None or pool.unknown_since is not None:
