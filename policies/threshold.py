@@ -137,8 +137,10 @@ class ThresholdPolicy:
         return recommendation, self._remember(memory, outcome.disarms, snapshot.now)
 
     def _remember(self, memory: Memory, disarms: Sequence[Judgement], now: float) -> Memory:
-        names = {rule.name for rule in self.parameters.rules}
         known = memory.get("disarmed")
+        if not disarms and known == {}:
+            return memory
+        names = {rule.name for rule in self.parameters.rules}
         if not disarms and isinstance(known, dict) and known.keys() <= names:
             return memory
         kept = {name: entry for name, entry in _disarmed(memory).items() if name in names}
@@ -154,6 +156,9 @@ class _Outcome(NamedTuple):
     hold: bool = False
     disarms: Sequence[Judgement] = ()
     valid_until: float | None = None
+
+
+_NO_RULE_HOLDS = _Outcome("no_rule_holds", "no rule holds")
 
 
 def _input(judged: Judgement) -> Input:
@@ -203,6 +208,8 @@ def _disarmed(memory: Memory) -> Mapping[str, Disarmed]:
 
 
 def _decide(judgements: Sequence[Judgement], memory: Memory, now: float) -> _Outcome:
+    if not [judged for judged in judgements if judged.verdict is not Verdict.QUIET]:  # nearly always
+        return _NO_RULE_HOLDS
     increases = [judged for judged in judgements if judged.rule.change > 0]
     decreases = [judged for judged in judgements if judged.rule.change < 0]
     wanting = [judged for judged in increases if judged.verdict is Verdict.HOLDS]
@@ -224,7 +231,7 @@ def _decide(judgements: Sequence[Judgement], memory: Memory, now: float) -> _Out
             return _rearming(sparing, disarmed, now)
         winner = max(fired, key=lambda judged: judged.rule.change)
         return _Outcome("rule_scale_in", _fired_words(winner, fired), winner.rule.change, disarms=fired)
-    return _Outcome("no_rule_holds", "no rule holds")
+    return _NO_RULE_HOLDS
 
 
 def _armed(judged: Judgement, disarmed: Mapping[str, Disarmed], now: float) -> bool:

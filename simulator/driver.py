@@ -93,12 +93,14 @@ class Driver:
         self.failed: FailedSteps | None = None
         self.stopped = False
         self._not_before = -math.inf
+        self._due_at = math.inf
 
     def open(self, holder: str, *first: Observation) -> None:
         """Take leadership and begin listing the pools. A broker that restarts is a new driver on the same store."""
         drive(self.core.open(holder, self.now))
+        self._look_ahead()
         for observation in first:
-            self.core.offer(observation)
+            self.offer(observation)
         for index, actuator in enumerate(self._actuators.values()):
             look = functools.partial(self._list, actuator, ListingFilter())
             self.every(POOL_INTERVAL_S, look, first_at=first_listing_at(self.now, index))
@@ -112,10 +114,17 @@ class Driver:
         self._failure_listeners.append(listener)
 
     def offer(self, observation: Observation) -> None:
-        self.core.offer(observation)
+        if self.core.offer(observation):
+            self._look_ahead()
 
     def observe(self, sample: MetricSample | RequestSummary) -> None:
-        self.core.observe(sample)
+        if self.core.observe(sample):
+            self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        """Find out when the core is due. Called when that may have changed, which most events do not do."""
+        due = self.core.due_at()
+        self._due_at = math.inf if due is None else max(due, self._not_before)
 
     def at(self, when: float, happen: Callable[[], None], priority: Priority = Priority.TICK) -> None:
         self._scheduled += 1
@@ -136,19 +145,23 @@ class Driver:
 
     def run_until(self, end: float) -> None:
         """Let everything up to and including ``end`` happen."""
+        heap = self._heap
         while not self.stopped:
-            event_at = self._heap[0][0] if self._heap else math.inf
-            due = self.core.due_at()
-            core_at = math.inf if due is None else max(due, self.now, self._not_before)
-            if min(event_at, core_at) > end:
-                self.now = max(self.now, end)
-                break
-            if event_at <= core_at:
-                self.now, _, _, happen = heapq.heappop(self._heap)
+            event_at = heap[0][0] if heap else math.inf
+            if event_at <= self._due_at or event_at <= self.now:
+                if event_at > end:
+                    break
+                self.now, _, _, happen = heapq.heappop(heap)
                 happen()
             else:
-                self.now = core_at
+                if self._due_at > end:
+                    break
+                self.now = max(self._due_at, self.now)
                 self._run_core()
+                self._look_ahead()
+        else:
+            return
+        self.now = max(self.now, end)
 
     def _run_core(self) -> None:
         before = self.core.loop.state

@@ -79,7 +79,7 @@ class Ledger:
 
     def arrived_by(self, now: float) -> int:
         """How many had arrived at ``now``: the rows before that number."""
-        return int(np.searchsorted(self.arrival_at[: self._length], now, side="right"))
+        return int(self.arrival_at[: self._length].searchsorted(now, side="right"))
 
     def close(self, rows: Any, at: Any, status: int) -> None:
         self.ended_at[rows] = at

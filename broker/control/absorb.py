@@ -226,6 +226,8 @@ def _missing(draft: Draft, listing: PoolSnapshot) -> None:
 def _unlisted(draft: Draft, listing: PoolSnapshot) -> list[Replica]:
     """The records of all models that the listing does not show, whole or told by what it misses."""
     found: list[Replica] = []
+    if listing.missing == ():  # nearly always
+        return found
     listed = {observed.replica_id for observed in listing.replicas}
     for model_id in draft.models:
         records = draft.replicas_of(model_id)

@@ -40,6 +40,7 @@ class BrokerCore:
         self._specs: dict[str, tuple[ModelSpec, Limits]] = {}
         self._followed: dict[str, Mapping[str, Replica]] = {}
         self._interval_s = Limits().snapshot_interval_s
+        self._slots: dict[str, int] = {}
         self._snapshot_at: dict[str, float] = {}
         self._next_snapshot_at = math.inf
         self._urgent: set[str] = set()
@@ -82,9 +83,10 @@ class BrokerCore:
 
     async def run(self, now: float) -> Ran | None:
         """Emit the snapshots that are due, then step if something is pending. Raises ``LogError`` (nothing lost)."""
-        due = self.loop.due_at()
-        if not self._emit_snapshots(now) and (due is None or due > now):
-            return None
+        if not self._emit_snapshots(now):
+            due = self.loop.due_at()
+            if due is None or due > now:
+                return None
         ran = await self.loop.run(now)
         if ran.touched:
             self._follow_state(ran.touched, now)
@@ -104,7 +106,7 @@ class BrokerCore:
         pressing = [entry for entry in due if not entry[0] or entry[1] <= late]
         chosen = sorted(pressing)[:SNAPSHOTS_AT_ONCE] or sorted(due)[:ROUTINE_AT_ONCE]
         for model_id in sorted(model_id for _, _, model_id in chosen):
-            moment = _moment_after(model_id, now, self._interval_s)
+            moment = self._moment_after(model_id, now)
             # What is merely due is told as of its moment, where the window has looked already: a second look a few
             # milliseconds later would cost as much again.
             at = now if model_id in self._urgent else moment - self._interval_s
@@ -128,8 +130,10 @@ class BrokerCore:
                 self._windows.drop(model_id)
                 self._specs.pop(model_id, None)
                 self._followed.pop(model_id, None)
+                self._slots.pop(model_id, None)
                 self._snapshot_at.pop(model_id, None)
                 self._urgent.discard(model_id)
+                self._find_next_snapshot()
                 continue
             known = self._specs.get(model_id)
             if known is None or known[0] is not model.spec or known[1] is not limits:
@@ -140,12 +144,20 @@ class BrokerCore:
                 self._followed[model_id] = replicas
                 ready = [name for name, record in replicas.items() if record.phase is ReplicaPhase.READY]
                 self._windows.expect(model_id, ready, now)
-        self._find_next_snapshot()
 
     def _configure(self, spec: ModelSpec, limits: Limits, now: float) -> None:
         model_id = spec.model_id
-        self._windows.configure(model_id, self._needs(spec), limits.signal_patience_s, _phase(model_id))
-        self._snapshot_at.setdefault(model_id, _moment_after(model_id, now, self._interval_s))
+        slot = self._slots[model_id] = zlib.crc32(model_id.encode()) % SNAPSHOT_SLOTS
+        self._windows.configure(model_id, self._needs(spec), limits.signal_patience_s, _phase(slot))
+        self._snapshot_at.setdefault(model_id, self._moment_after(model_id, now))
+        self._find_next_snapshot()
+
+    def _moment_after(self, model_id: str, now: float) -> float:
+        """The model's next moment: of a second at which its window looks, and of an own one where the interval is
+        long."""
+        slot, interval_s = self._slots[model_id], self._interval_s
+        moment = _phase(slot) + slot % max(1, math.floor(interval_s))
+        return moment + interval_s * (math.floor((now - moment) / interval_s) + 1)
 
     def _needs(self, spec: ModelSpec) -> tuple[WindowNeed, ...]:
         needs: dict[WindowNeed, None] = {}
@@ -155,16 +167,6 @@ class BrokerCore:
         return tuple(needs)
 
 
-def _slot(model_id: str) -> int:
-    return zlib.crc32(model_id.encode()) % SNAPSHOT_SLOTS
-
-
-def _phase(model_id: str) -> float:
-    """The model's own moment of each second. Half a slot off the whole second, where listings and timers fall."""
-    return (_slot(model_id) + 0.5) / SNAPSHOT_SLOTS
-
-
-def _moment_after(model_id: str, now: float, interval_s: float) -> float:
-    """The model's next moment: of a second at which its window looks, and of an own one where the interval is long."""
-    moment = _phase(model_id) + _slot(model_id) % max(1, math.floor(interval_s))
-    return moment + interval_s * (math.floor((now - moment) / interval_s) + 1)
+def _phase(slot: int) -> float:
+    """The slot's own moment of each second. Half a slot off the whole second, where listings and timers fall."""
+    return (slot + 0.5) / SNAPSHOT_SLOTS

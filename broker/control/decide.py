@@ -37,10 +37,11 @@ def decide(draft: Draft, model_id: str, policies: Policies) -> Decision | None:
         supply = replace(supply, target=before)
     fleet = fleet_snapshot(draft, model, supply)
     recommendation, memory = _asked(draft, model, model.spec.policy, policies, fleet, model.memory)
-    trail, history, override = _shape(draft, model, recommendation, supply, before)
+    frozen = _frozen(draft, model)
+    trail, history, override = _shape(draft, model, recommendation, supply, before, frozen=frozen)
     shadows, shadow_memory = _shadows(draft, model, fleet, policies)
     target, baseline = trail.value, min(recommendation.baseline, trail.value)
-    allocation = allocate(draft, model, supply, target, baseline) if not _frozen(draft, model) else Allocation()
+    allocation = Allocation() if frozen else allocate(draft, model, supply, target, baseline)
     told = _actions_told(allocation, observing)
     reached = supply.lasting + supply.on_its_way + allocation.change
     if supply.expiring:
@@ -51,7 +52,7 @@ def decide(draft: Draft, model_id: str, policies: Policies) -> Decision | None:
         trail.steps.append(
             DecisionStep("mode", before, Reason.OBSERVE_MODE, "mode is observe: recorded, not carried out")
         )
-    codes = "/".join((*(step.code for step in trail.steps), *(told if observing else ())))
+    codes = "/".join([*[step.code for step in trail.steps], *(told if observing else ())])
     wake = [*trail.wake, *allocation.wake]
     if recommendation.valid_until is not None:
         wake.append(recommendation.valid_until)
@@ -67,7 +68,7 @@ def decide(draft: Draft, model_id: str, policies: Policies) -> Decision | None:
         history=history,
         override=override,
         last_code=codes,
-        wake_at=min((at for at in wake if at > draft.now), default=None),
+        wake_at=min([at for at in wake if at > draft.now], default=None),
     )
     draft.put_model(model)
     if not observing:
@@ -111,14 +112,13 @@ def _asked(
 
 def supply_of(draft: Draft, model: ModelState) -> Supply:
     records = draft.replicas_of(model.model_id).values()
-    phases = [record.phase for record in records]
-    ready = phases.count(ReplicaPhase.READY)
-    expiring = sum([r.expiring_since is not None and r.phase is ReplicaPhase.READY for r in records])
-    if ready == len(phases):  # nearly always
-        baseline = [record.tier for record in records].count(Tier.BASELINE)
+    serving = [record for record in records if record.phase is ReplicaPhase.READY]
+    ready, baseline = len(serving), [record.tier for record in serving].count(Tier.BASELINE)
+    expiring = ready - [record.expiring_since for record in serving].count(None)
+    if ready == len(records):  # nearly always
         return Supply(model.target, ready, 0, 0, baseline, expiring)
+    phases = [record.phase for record in records]
     on_its_way = sum([phase in ON_ITS_WAY for phase in phases])
-    baseline = sum([record.phase is ReplicaPhase.READY and record.tier is Tier.BASELINE for record in records])
     return Supply(model.target, ready, on_its_way, phases.count(ReplicaPhase.DRAINING), baseline, expiring)
 
 
@@ -150,7 +150,7 @@ def _doubted(snapshot: ModelSnapshot) -> ModelSnapshot:
 
 
 def _shape(
-    draft: Draft, model: ModelState, recommendation: Recommendation, supply: Supply, before: int
+    draft: Draft, model: ModelState, recommendation: Recommendation, supply: Supply, before: int, *, frozen: bool
 ) -> tuple[Trail, tuple[TimedTarget, ...], Override | None]:
     """From the raw desire to the target, clamp by clamp; the new history, and the override if it is in force."""
     trail = Trail(before)
@@ -165,10 +165,10 @@ def _shape(
         code = Reason.OVERRIDE_HOLD if override.target is None else Reason.OVERRIDE_TARGET
         trail.set("override", value, code, f"{override.author}: {override.because}")
         shaping.bound(trail, model.spec)
-    if _frozen(draft, model):
+    if frozen:
         waits = "" if override is None or trail.value == before else f"; an override to {trail.value} waits"
         trail.set("pause", before, Reason.PAUSED, _pause_words(draft, model) + waits)
-    if override is not None or _frozen(draft, model):
+    if override is not None or frozen:
         return trail, model.history, override
     shaping.credit_supply(trail, recommendation, supply)
     history = shaping.stabilise(trail, recommendation, before, model.spec, model.history, draft.now)

@@ -87,6 +87,10 @@ class Draft:
         session_s = self.limits.gateway_session_s
         return [gateway for gateway in self.gateways.values() if self.now < gateway.seen_at + session_s]
 
+    def silent_gateways(self) -> list[GatewayState]:
+        session_s = self.limits.gateway_session_s
+        return [gateway for gateway in self.gateways.values() if not self.now < gateway.seen_at + session_s]
+
     def paused(self, scope: PauseScope, name: str) -> bool:
         pauses = self.control.pauses
         return bool(pauses) and any(
@@ -267,7 +271,7 @@ class Draft:
     # -- leaving
 
     def changes(self, state: BrokerState) -> Changes:
-        if self.control != state.control:
+        if self.now != self.last_now or self.control != state.control:
             self._changes["control", ""] = self.control
         return self._changes
 

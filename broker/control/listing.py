@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from broker.model.making import copy_with
 from broker.model.observation import PoolSnapshot
 from broker.model.replica import ENDED, ObservedReplica, Replica, ReplicaPhase
-from broker.model.spec import Mode
+from broker.model.spec import Mode, SiteSpec
 from broker.model.state import BrokerState
 
 POOL_INTERVAL_S = 0.5
@@ -110,6 +111,8 @@ class ListingFilter:
         self._last: PoolSnapshot | None = None
         self._news: PoolSnapshot | None = None
         self._told_at = 0.0
+        self._records: Mapping[str, Mapping[str, Replica]] | None = None
+        self._site: SiteSpec | None = None
 
     def worth_telling(self, listing: PoolSnapshot, state: BrokerState) -> PoolSnapshot | None:
         """What of ``listing`` is worth an observation: always of the first, then news, and every five seconds that
@@ -118,13 +121,26 @@ class ListingFilter:
         last, before = self._last, self._news
         self._last = listing
         alive = before is not None and listing.received_at - self._told_at < _SIGN_OF_LIFE_S
-        if alive and last is not None and _content(last) == _content(listing):
+        same = last is not None and _content(last) == _content(listing)
+        if alive and same:
             return None
-        self._news = news = news_of(state, listing)
+        self._news = news = self._compared(listing, state, same)
         if alive and before is not None and (_content(before) == _content(news) or _only_less(before, news)):
             return None
         self._told_at = listing.received_at
         return news
+
+    def _compared(self, listing: PoolSnapshot, state: BrokerState, same: bool) -> PoolSnapshot:
+        """``news_of``. There is no news if there was none when the same was shown, and the records are the same. A
+        state shares what did not change, and to look through a thousand of them costs as much as some steps."""
+        before, site = self._news, state.control.site
+        same = same and state.replicas is self._records and site is self._site
+        if same and before is not None and not before.replicas and not before.missing:
+            return copy_with(before, observed_at=listing.observed_at, received_at=listing.received_at)
+        # What was seen before the phase on record began may be news once it is seen again.
+        settled = listing.observed_at >= state.control.last_now
+        self._records, self._site = (state.replicas, site) if settled else (None, None)
+        return news_of(state, listing)
 
 
 def _only_less(before: PoolSnapshot, news: PoolSnapshot) -> bool:

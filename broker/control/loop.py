@@ -12,6 +12,7 @@ from broker.control.decide import Policies
 from broker.control.draft import PolicyFault
 from broker.control.reconcile import Dispatch, Reconciler
 from broker.control.step import StepResult, step
+from broker.model.making import quickly_made
 from broker.model.observation import GatewayReport, LeadershipTaken, Observation, PoolSnapshot, Probe
 from broker.model.plan import Effect, Plan
 from broker.model.ports import Checkpoint, Epoch, Log, StepRecord
@@ -28,6 +29,7 @@ COALESCE_S = 0.02
 that all of it is waited for: it leaves room for the rest of the 50 ms from a sample to its action."""
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class Ran:
     """What one run did: the committed plan, the registry's changes, the models whose records changed, the effects
@@ -149,7 +151,7 @@ class ControlLoop:
         self._unsure = None
         self.state, self._wake_at, self._number = result.state, result.wake_at, record.number
         self._last_run_at = now
-        held = self._reconciler.carry_out(self.state, tuple(self._pending.values()), result.plan.effects)
+        held = self._reconciler.carry_out(self.state, tuple(self._pending.values()), record.effects)
         return Ran(result.plan, record.registry, _touched(result.changes), tuple(held), record, result.faults)
 
     async def _checkpoint_if_due(self, now: float) -> None:
@@ -181,9 +183,10 @@ def _says(observation: Observation) -> tuple[str, ...] | None:
 def _is_routine(state: BrokerState, observation: Observation) -> bool:
     """Whether nothing is decided by it: it says of somebody known that they are still there."""
     match observation:
-        case GatewayReport(closed=False, gateway_id=gateway_id, boot_id=boot_id):
-            known = gateway_entity_key(GatewaySessionKey(gateway_id, boot_id)) in state.gateways
-            return known and not any(model.draining for model in state.models.values())
+        case GatewayReport(closed=False):
+            session = GatewaySessionKey(observation.gateway_id, observation.boot_id)
+            known = gateway_entity_key(session) in state.gateways
+            return known and True not in [model.draining for model in state.models.values()]
         case PoolSnapshot(known=True, replicas=(), missing=(), pool_id=pool_id, gpus_total=gpus_total):
             pool, site = state.pools.get(pool_id), state.control.site
             if site is None or pool is None or pool.known_at is None or pool.unknown_since is not None:

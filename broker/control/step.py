@@ -18,13 +18,14 @@ from broker.control import lifecycle
 from broker.control.absorb import absorb
 from broker.control.decide import Policies, decide
 from broker.control.draft import Draft, PolicyFault
-from broker.model.making import copy_with
+from broker.model.making import copy_with, quickly_made
 from broker.model.observation import Observation
 from broker.model.plan import Decision, Plan
 from broker.model.replica import ReplicaPhase
 from broker.model.state import BrokerState, Changes
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class StepResult:
     """``changes`` are the changed entities, ``state`` the state with them, ``wake_at`` when time alone will act.
@@ -46,14 +47,14 @@ def step(state: BrokerState, observations: Sequence[Observation], policies: Poli
     draft = Draft(state, now)
     absorb(draft, observations)
     _drop_dead_gateways(draft)
-    draft.dirty.update(m.model_id for m in draft.models.values() if m.wake_at is not None and m.wake_at <= now)
+    draft.dirty.update([m.model_id for m in draft.models.values() if m.wake_at is not None and m.wake_at <= now])
     decisions: list[Decision] = []
     for model_id in sorted(draft.dirty & draft.models.keys()):
         decision = _advance_and_decide(draft, model_id, policies)
         if decision is not None:
             decisions.append(decision)
     changes = draft.changes(state)
-    wake_at = min((m.wake_at for m in draft.models.values() if m.wake_at is not None), default=None)
+    wake_at = min([m.wake_at for m in draft.models.values() if m.wake_at is not None], default=None)
     plan = Plan(now, tuple(draft.actions), tuple(decisions), tuple(draft.rehearsals))
     return StepResult(changes, plan, wake_at, state.with_changes(changes), tuple(draft.faults))
 
@@ -81,8 +82,6 @@ def _advance_and_decide(draft: Draft, model_id: str, policies: Policies) -> Deci
 
 def _drop_dead_gateways(draft: Draft) -> None:
     """A session that was silent for the time-out has ended; drains no longer wait for it."""
-    live = {gateway.key for gateway in draft.live_gateways()}
-    for gateway in list(draft.gateways.values()):
-        if gateway.key not in live:
-            draft.drop_gateway(gateway.key)
-            draft.dirty.update(model_id for model_id, model in draft.models.items() if model.draining)
+    for gateway in draft.silent_gateways():
+        draft.drop_gateway(gateway.key)
+        draft.dirty.update(model_id for model_id, model in draft.models.items() if model.draining)

@@ -141,6 +141,7 @@ class Decision:
     shadows: tuple[ShadowRecommendation, ...] = ()
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What one step wants done, and why. ``rehearsals`` would be among the actions, were the mode not ``observe``."""

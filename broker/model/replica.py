@@ -47,6 +47,7 @@ class StopMode(StrEnum):
     KILL = "kill"
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class GatewaySessionKey:
     """One run of one gateway: a restarted gateway has a new ``boot_id`` and must acknowledge anew."""

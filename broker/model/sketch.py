@@ -12,6 +12,8 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from broker.model.making import quickly_made
+
 BUCKETS_PER_DOUBLING = 8
 SMALLEST = 1e-4
 BUCKETS = 320
@@ -40,6 +42,7 @@ def bucket_value(bucket: int) -> float:
     return 0.0 if bucket == 0 else SMALLEST * 2.0 ** ((bucket - 0.5) / BUCKETS_PER_DOUBLING)
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class Sketch:
     """``packed`` holds (bucket: uint16, count: uint32) pairs, little-endian, by rising bucket.

@@ -309,7 +309,7 @@ class EngineFleet:
         yield until
 
     def _run_to(self, limit: int) -> None:
-        due = int(np.searchsorted(self._arrival_ticks, limit, side="right"))
+        due = int(self._arrival_ticks.searchsorted(limit, side="right"))
         last = False
         while not last:
             batch = self._arrivals[self._next_arrival : min(due, self._next_arrival + _BATCH)]

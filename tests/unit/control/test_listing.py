@@ -10,7 +10,7 @@ from broker.control.listing import ListingFilter, news_of
 from broker.control.step import StepResult, step
 from broker.model.observation import PoolSnapshot
 from broker.model.replica import ObservedReplica, ReplicaPhase
-from broker.model.state import BrokerState
+from broker.model.state import BrokerState, ControlState
 from tests.support.builders import START, replica
 from tests.support.world import fake_policies
 from tests.unit.control.test_invariants import POOLS, Chance, Event, events
@@ -61,6 +61,36 @@ def test_news_is_told_once_and_again_with_the_next_sign_of_life() -> None:
         if listings.worth_telling(listing(*names, at=START + 60 + 0.5 * index), SERVING) is not None
     ]
     assert told == [0, 2, 12]
+
+
+@given(events)
+def test_a_filter_tells_the_news_of_each_listing_that_it_tells(script: list[Event]) -> None:
+    chance, filters = Chance().begin(), {pool.pool_id: ListingFilter() for pool in POOLS}
+    for event in script:
+        chance.happen(event)
+        for pool in POOLS:
+            for age_s in (0.0, 6.0):  # the second is told as a sign of life
+                listed = chance.listing(pool.pool_id)
+                listed = replace(listed, received_at=listed.received_at + age_s)
+                told = filters[pool.pool_id].worth_telling(listed, chance.state)
+                assert told in (None, news_of(chance.state, listed))
+
+
+def test_what_was_listed_before_it_ended_on_record_is_news_once_it_is_listed_after() -> None:
+    listings, ended_at = ListingFilter(), START + 60
+    gone = replace(replica("chat-0-g1", at=ended_at), phase=ReplicaPhase.GONE)
+    state = BrokerState(ControlState(last_now=ended_at)).with_changes({("replica", gone.replica_id): gone})
+    before, after = listing("chat-0-g1", at=ended_at - 1), listing("chat-0-g1", at=ended_at + 5)
+    assert listings.worth_telling(before, state) == replace(before, replicas=(), missing=())
+    assert listings.worth_telling(after, state) == replace(after, missing=())
+
+
+def test_a_sign_of_life_tells_what_became_new_by_another_record() -> None:
+    listings = ListingFilter()
+    assert listings.worth_telling(listing("chat-0-g1", "chat-1-g2", at=START + 60), SERVING) is not None
+    ended = SERVING.with_changes({("replica", "chat-1-g2"): None})
+    told = listings.worth_telling(listing("chat-0-g1", "chat-1-g2", at=START + 70), ended)
+    assert told == replace(listing("chat-1-g2", at=START + 70), missing=())
 
 
 def test_a_failed_listing_is_told_as_it_is() -> None:
