@@ -5,10 +5,15 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
+from hypothesis import settings
 
 # looptime asks for the main thread's event loop before synchronous tests too. Unless told that there is none, Python
 # before 3.14 makes one then, which nobody closes: a warning, hence an error, when a later test is collected.
 asyncio.set_event_loop(None)
+
+# How long an example takes is the machine's affair: on one that does something else besides, good code failed.
+settings.register_profile("tidegate", deadline=None)
+settings.load_profile("tidegate")
 
 
 @pytest.fixture(autouse=True)

@@ -35,7 +35,7 @@ def nothing(number: int, plan: object) -> None:
     """A listener."""
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(workloads(), st.sampled_from([1, 2]))
 def test_everything_holds_at_every_step_and_to_ask_changes_nothing(requests: list[TraceRequest], minimum: int) -> None:
     model = replace(ELASTIC, minimum=minimum, drain_limit_s=2.0)

@@ -93,7 +93,7 @@ def test_a_delayed_report_is_seen_as_late_as_it_came_and_as_old_as_it_is() -> No
     assert max(late) < 2.0, "snapshots are of the present, whatever they know"
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(workloads(most=30), st.floats(0.0, 1.0), st.floats(0.0, 8.0), st.integers(0, 2**32))
 def test_whatever_is_lost_or_late_every_request_is_served_and_no_drain_cuts_one(
     requests: list[TraceRequest], loss: float, delay_s: float, seed: int

@@ -62,7 +62,7 @@ def perturbed(draw: st.DrawFn) -> tuple[list[TraceRequest], list[TraceRequest], 
     return requests, past + future, second
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(perturbed())
 def test_what_comes_after_t_changes_nothing_up_to_t(
     case: tuple[list[TraceRequest], list[TraceRequest], float],
@@ -74,7 +74,7 @@ def test_what_comes_after_t_changes_nothing_up_to_t(
     assert steps_until(whole, until) == steps_until(changed, until)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(workloads(most=40), st.floats(0.0, 1.0), st.integers(1, 500))
 def test_nobody_reads_how_long_an_unfinished_answer_will_be(
     requests: list[TraceRequest], share: float, more: int

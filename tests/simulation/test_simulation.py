@@ -44,7 +44,7 @@ def counted(summary: RunSummary) -> int:
     return requests.finished + requests.failed + requests.cut + requests.rejected + requests.unfinished
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(workloads())
 def test_requests_and_tokens_are_conserved_and_no_planned_drain_cuts_one(requests: list[TraceRequest]) -> None:
     run = SmallRun()

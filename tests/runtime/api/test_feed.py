@@ -106,7 +106,7 @@ async def test_models_declared_anew_come_as_another_snapshot() -> None:
         assert (kind, body["models"]) == ("snapshot", ["embed"])
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(st.tuples(st.integers(1, 4), st.booleans(), st.booleans()), max_size=12))
 def test_no_follower_misses_a_change_or_sees_revisions_fall(steps: list[tuple[int, bool, bool]]) -> None:
     """Each step is (changes, whether a new follower comes right before, whether everybody reads right after)."""

@@ -103,7 +103,7 @@ def test_a_long_job_waits_for_its_window_and_short_ones_overtake_it() -> None:
     assert started(model) == {"long": evening, "short": noon, "later": noon + 2 * HOUR_S}
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.floats(0, 9e5), st.integers(1, 4), st.integers(1, 14)), max_size=30))
 def test_no_job_starts_outside_its_window_or_runs_over_its_end(jobs: list[tuple[float, int, int]]) -> None:
     began_at = at("2024-03-28 00:00:00")

@@ -140,7 +140,7 @@ def requests(jobs: list[TextbookJob]) -> list[Arrival]:
     ]
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.randoms(use_true_random=False), st.integers(1, 60), st.integers(1, 12))
 def test_equal_nodes_taken_whole_are_scheduled_as_in_the_textbook(rng: random.Random, count: int, nodes: int) -> None:
     jobs = workload(rng, count, nodes)
@@ -202,7 +202,7 @@ def check_no_overbooking(events: list[JobEvent], model: SlurmModel) -> None:
     assert not any(used.values())
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(mixed)
 def test_no_node_is_overbooked_and_every_job_runs_after_its_submission(world: World) -> None:
     model, jobs = world
@@ -244,7 +244,7 @@ def rough_world(rng: random.Random) -> World:
     return SlurmModel(spec, starts_at=monday, background=jobs, failures=failures), jobs
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(seeded.map(rough_world))
 def test_in_a_rough_world_no_node_is_overbooked_and_every_job_ends_once(world: World) -> None:
     model, jobs = world
@@ -263,7 +263,7 @@ def test_in_a_rough_world_no_node_is_overbooked_and_every_job_ends_once(world: W
             assert record.ended_at == pytest.approx(record.started_at + (record.request.run_s or 0.0))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(seeded.map(lambda rng: mixed_world(rng, BATCH)))
 def test_the_head_of_the_queue_is_never_delayed_by_what_is_backfilled(world: World) -> None:
     """Its promised start only comes nearer, and it is kept."""
@@ -278,7 +278,7 @@ def test_the_head_of_the_queue_is_never_delayed_by_what_is_backfilled(world: Wor
             promised[job_id] = start_at
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(seeded.map(lambda rng: mixed_world(rng, BATCH)))
 def test_jobs_that_get_a_reservation_start_in_the_order_of_their_submission(world: World) -> None:
     model, _ = world
@@ -291,7 +291,7 @@ def test_jobs_that_get_a_reservation_start_in_the_order_of_their_submission(worl
     assert [job_id for job_id in started_in_order if job_id in heads] == heads
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(mixed, st.lists(st.floats(0.1, 30.0), max_size=40))
 def test_it_does_not_matter_in_which_steps_time_passes(world: World, steps: list[float]) -> None:
     model, jobs = world

@@ -156,7 +156,7 @@ def test_a_missing_signal_is_told_as_missing() -> None:
 signal_values = st.floats(0.0, 20.0)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.tuples(signal_values, signal_values, signal_values), st.floats(0.5, 10.0), st.integers(1, 4))
 def test_the_smallest_change_of_a_threshold_lies_at_its_bound(
     values: tuple[float, float, float], bound: float, serving: int
@@ -175,7 +175,7 @@ def test_the_smallest_change_of_a_threshold_lies_at_its_bound(
 # -- any policy
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.floats(0.0, 12.0), st.integers(1, 8), st.integers(0, 60), st.sampled_from([0.0, 20.0]),
     st.sampled_from(["plain", "override", "pause", "observe", "absent"]),

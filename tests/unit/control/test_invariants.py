@@ -233,7 +233,7 @@ class Chance:
         return GatewayReport(f"gw{pick % 2}", "boot", self.sequence, applied, self.now, self.now, busy, closed)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(events)
 def test_whatever_happens_the_invariants_hold(happenings: list[Event]) -> None:
     chance = Chance().begin()
@@ -248,7 +248,7 @@ def story(happenings: list[Event]) -> Chance:
     return chance
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(events)
 def test_the_same_observations_give_the_same_bytes(happenings: list[Event]) -> None:
     """From the same state object, and from one that was written down and read back after every step."""
@@ -261,7 +261,7 @@ def test_the_same_observations_give_the_same_bytes(happenings: list[Event]) -> N
         assert state == again.state
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(events)
 def test_a_state_in_another_order_gives_the_same_plan(happenings: list[Event]) -> None:
     """A restored state holds its entities in the log's order, not in that of their creation."""
@@ -283,7 +283,7 @@ def written(observations: tuple[Observation, ...], now: float, result: StepResul
     return wire.dumps(StepRecord(1, 1, now, observations, result.changes, plan.decisions, plan.effects))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(events)
 def test_a_step_changes_none_of_its_arguments(happenings: list[Event]) -> None:
     told = story(happenings)
@@ -295,7 +295,7 @@ def test_a_step_changes_none_of_its_arguments(happenings: list[Event]) -> None:
         state = result.state
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(events)
 def test_the_state_is_rebuilt_from_its_changes(happenings: list[Event]) -> None:
     told = story(happenings)
@@ -306,7 +306,7 @@ def test_the_state_is_rebuilt_from_its_changes(happenings: list[Event]) -> None:
     assert BrokerState().with_changes(told.state.entities()) == told.state
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(events)
 def test_time_alone_comes_to_rest(happenings: list[Event]) -> None:
     """Waking at ``wake_at`` again and again makes progress: nothing is asked for at the same time twice."""

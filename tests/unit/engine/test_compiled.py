@@ -98,7 +98,7 @@ def run(engine: Engine, drawn: list[Step], start: float) -> tuple[list[EngineEve
     return events, looks
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(profiles(), steps(), st.sampled_from([0.0, 1.7e9]))
 def test_compiled_equals_the_reference_in_every_event_and_gauge(
     profile: EngineProfile, drawn: list[Step], start: float
@@ -113,7 +113,7 @@ def test_the_drawn_cases_reach_preemption_chunked_prefill_and_shared_prefixes() 
     """A generator that never fills the cache would prove nothing about what happens when it is full."""
     preempted = chunked = found = 0
 
-    @settings(max_examples=150, deadline=None, database=None, derandomize=True)
+    @settings(max_examples=150, database=None, derandomize=True)
     @given(profiles(), steps())
     def count(profile: EngineProfile, drawn: list[Step]) -> None:
         nonlocal preempted, chunked, found
@@ -132,7 +132,7 @@ def test_the_drawn_cases_reach_preemption_chunked_prefill_and_shared_prefixes() 
     assert found >= 10
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(profiles(), steps(), st.sampled_from([ReferenceEngine, CompiledEngine]))
 def test_requests_tokens_memory_and_time_are_conserved(
     profile: EngineProfile, drawn: list[Step], kind: type[ReferenceEngine] | type[CompiledEngine]
@@ -153,7 +153,7 @@ def test_requests_tokens_memory_and_time_are_conserved(
     assert (engine.running, engine.waiting, engine.kv_use) == (0, 0, 0.0)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(profiles(), steps(), st.integers(0, 13))
 def test_what_happened_before_a_change_of_the_trace_does_not_change(
     profile: EngineProfile, drawn: list[Step], changed: int

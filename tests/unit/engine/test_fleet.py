@@ -104,7 +104,7 @@ def reference_gauges(fleet: ReferenceFleet) -> list[tuple[object, ...]]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(st.lists(profiles(), min_size=1, max_size=3), steps(), st.sampled_from(Routing))
 def test_a_fleet_gives_the_reference_times_whatever_is_preempted_chunked_cached_or_aborted(
     drawn_profiles: list[EngineProfile], drawn: list[Step], rule: Routing

@@ -244,7 +244,7 @@ json_values = st.recursive(
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     memories=st.dictionaries(names, st.dictionaries(st.text(), json_values, max_size=3), min_size=1, max_size=4),
     words=st.text(),

@@ -40,7 +40,7 @@ def test_the_committed_schemas_are_current(name: str) -> None:
 
 
 @pytest.mark.parametrize("hint", PUBLISHED, ids=schema_name)
-@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], deadline=None)
+@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(data=st.data())
 def test_what_is_written_fits_its_schema(hint: Any, data: st.DataObject) -> None:
     value = data.draw(values_of(hint))

@@ -30,7 +30,7 @@ SUMMARY = RequestSummary("chat", "gateway", "boot", 1, 1.0, 2.0, 1.0, queue_age=
 
 
 @pytest.mark.parametrize("cls", vocabulary(), ids=lambda cls: cls.__name__)
-@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], deadline=None)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(data=st.data())
 def test_every_type_of_the_vocabulary_comes_back_exactly(cls: type, data: st.DataObject) -> None:
     value = data.draw(values_of(cls))
@@ -40,7 +40,7 @@ def test_every_type_of_the_vocabulary_comes_back_exactly(cls: type, data: st.Dat
 @pytest.mark.parametrize(
     "union", [Observation, Action, Effect, Entity], ids=["observation", "action", "effect", "entity"]
 )
-@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], deadline=None)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(data=st.data())
 def test_a_union_comes_back_as_the_same_alternative(union: Any, data: st.DataObject) -> None:
     value = data.draw(values_of(union))

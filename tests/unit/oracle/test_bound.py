@@ -137,7 +137,7 @@ def served(draw: st.DrawFn) -> tuple[Lives, Demand, OraclePool]:
 
 
 @given(served(), st.sampled_from((0.0, 0.01, 0.2)))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_no_feasible_plan_costs_less(case: tuple[Lives, Demand, OraclePool], allowance: float) -> None:
     plan, wanted, given_pool = case
     bound = lower_bound(wanted, [given_pool], allowance=allowance)
@@ -145,7 +145,7 @@ def test_no_feasible_plan_costs_less(case: tuple[Lives, Demand, OraclePool], all
 
 
 @given(served(), st.floats(0, 0.5), st.floats(0, 0.5), st.floats(0, 5))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_more_allowance_and_more_capacity_never_cost_more(
     case: tuple[Lives, Demand, OraclePool], allowance: float, more_allowance: float, more_capacity: float
 ) -> None:
@@ -211,7 +211,7 @@ requests_of_one_engine = st.lists(
 
 
 @given(requests_of_one_engine)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_no_batching_does_requests_in_less_than_their_least_work(rows: list[tuple[float, int, int, int]]) -> None:
     """Preemption and chunks included: the cache holds some four of the larger requests."""
     profile = replace(SLOW_ENGINE, s_per_kv_token=1e-5, num_blocks=80)

@@ -34,7 +34,7 @@ def demand(*replicas: float) -> Demand:
 
 
 @given(needs, st.integers(0, 4))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_the_offline_optimum_is_the_cheapest_of_all_plans(needed: Any, start_steps: int) -> None:
     top = int(needed.max())
     every = itertools.product(*(range(int(least), top + 1) for least in needed))

@@ -6,7 +6,7 @@ import io
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -137,7 +137,6 @@ def test_a_comparison_keeps_its_table_beside_a_file_of_a_long_name() -> None:
     assert len(capture.get().splitlines()) < 30
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 1e9), max_size=200), st.integers(1, 80))
 def test_a_sparkline_fits_its_width_and_hides_no_peak(values: list[float], width: int) -> None:
     line = sparkline(values, width)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.model import wire
@@ -85,7 +85,6 @@ def test_latencies_are_over_those_who_got_that_far() -> None:
     assert (summary.prompt_tokens, summary.output_tokens) == (1500, 4)
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 1e6), min_size=1))
 def test_quantiles_are_exact(values: list[float]) -> None:
     latency = Latency.of(np.array(values))
@@ -93,7 +92,6 @@ def test_quantiles_are_exact(values: list[float]) -> None:
     assert latency.max_s == max(values)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1e6), st.integers(1, 5)), min_size=1))
 def test_figures_of_counted_values_are_those_of_the_values_repeated(pairs: list[tuple[float, int]]) -> None:
     values, counts = np.array([value for value, _ in pairs]), np.array([count for _, count in pairs])
@@ -121,7 +119,6 @@ def test_points_that_say_nothing_new_are_dropped_and_the_last_word_at_one_time_c
     assert compact(points) == (ReplicaPoint(0.0, {READY: 1}), ReplicaPoint(3.0, {LOADING: 1}))
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 100), st.integers(0, 5)), max_size=20))
 def test_compacting_points_changes_no_replica_second(steps: list[tuple[float, int]]) -> None:
     points = [ReplicaPoint.of(at, [READY] * count) for at, count in sorted(steps)]
@@ -133,7 +130,6 @@ def test_compacting_points_changes_no_replica_second(steps: list[tuple[float, in
 spans = st.lists(st.tuples(st.floats(0, 50), st.floats(0, 50)), max_size=30)
 
 
-@settings(deadline=None)
 @given(spans)
 def test_the_load_series_conserves_requests_and_their_time(times: list[tuple[float, float]]) -> None:
     outcomes = [RequestOutcome(at, 1, 1, Outcome.FINISHED, at, at + lasting) for at, lasting in times]

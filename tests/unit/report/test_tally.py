@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.model.sketch import BUCKETS, SMALLEST, Sketch
@@ -47,7 +47,6 @@ def counted(requests: list[Request], now: float) -> tuple[Ledger, Tally]:
     return ledger, tally
 
 
-@settings(deadline=None)
 @given(st.lists(REQUEST, max_size=30), AGES)
 def test_numbers_and_sketches_are_those_of_the_requests_one_by_one(requests: list[Request], age_s: float) -> None:
     now = ORIGIN + age_s

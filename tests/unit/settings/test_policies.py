@@ -397,9 +397,7 @@ def spoiled(draw: st.DrawFn) -> Any:
     return data
 
 
-@settings(
-    max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture], deadline=None
-)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(data=spoiled())
 def test_whatever_stands_in_the_file_it_is_read_or_refused_by_line(tmp_path: Path, data: Any) -> None:
     path = tmp_path / "spoiled.yaml"
@@ -459,7 +457,7 @@ POLICY_DATA = st.recursive(
 )
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 @given(policy=POLICY_DATA, bounds=st.sampled_from([(0, 0), (1, 1), (0, 3), (2, 5)]))
 def test_a_policy_that_the_file_may_hold_can_be_built(policy: Any, bounds: tuple[int, int]) -> None:
     data = {"engine": {"command": ["serve"]}, "min": bounds[0], "max": bounds[1], "policy": policy}

@@ -79,7 +79,7 @@ def facts(snapshot: ModelSnapshot) -> tuple[object, ...]:
     return snapshot.readings, snapshot.windows, snapshot.replicas
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(scrapes(), reports(), st.randoms(use_true_random=False), st.floats(130.0, 145.0))
 def test_the_order_of_arrival_makes_no_difference(
     first: list[MetricSample], second: list[RequestSummary], shuffler: random.Random, now: float
@@ -91,7 +91,7 @@ def test_the_order_of_arrival_makes_no_difference(
     assert facts(observed(in_time).snapshot(now, now)) == facts(observed([*samples, *again]).snapshot(now, now))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(scrapes(), reports(), st.randoms(use_true_random=False))
 def test_late_arrival_within_patience_makes_no_difference_in_the_end(
     first: list[MetricSample], second: list[RequestSummary], delayer: random.Random
@@ -112,7 +112,7 @@ def test_late_arrival_within_patience_makes_no_difference_in_the_end(
     assert facts(in_time.snapshot(159.5, 159.5)) == facts(late.snapshot(159.5, 159.5))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(scrapes(), reports(), st.sampled_from([1.0, 2.5, 7.0]))
 def test_views_that_are_kept_say_what_views_made_anew_would(
     first: list[MetricSample], second: list[RequestSummary], interval_s: float
@@ -130,7 +130,7 @@ def test_views_that_are_kept_say_what_views_made_anew_would(
         now += interval_s
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(scrapes(), reports(), st.floats(100.0, 150.0))
 def test_no_rate_age_or_latency_is_ever_negative(
     first: list[MetricSample], second: list[RequestSummary], now: float
@@ -140,7 +140,7 @@ def test_no_rate_age_or_latency_is_ever_negative(
         assert reading.value is None or reading.value >= 0.0, signal
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(scrapes(), st.integers(100, 140))
 def test_what_comes_after_a_time_does_not_change_what_was_said_of_it(samples: list[MetricSample], now: int) -> None:
     before = [sample for sample in samples if sample.observed_at <= now]

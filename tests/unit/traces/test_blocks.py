@@ -85,7 +85,7 @@ def test_reading_takes_the_same_memory_whatever_the_files_size(
     assert peak_bytes(long) < 24e6
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(
@@ -111,7 +111,7 @@ def test_by_column_and_by_row_a_file_reads_the_same(
     assert list(open_trace(written(folder, plain, "plain"))) == list(open_trace(written(folder, quoted, "quoted")))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(

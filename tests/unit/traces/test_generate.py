@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.model.errors import ConfigError, TraceError
@@ -58,7 +58,6 @@ def test_generated_load_depends_on_the_seed_alone() -> None:
     assert first != other
 
 
-@settings(deadline=None)
 @given(curves, st.integers())
 def test_generated_requests_come_in_order_within_the_curve(curve: RateCurve, seed: int) -> None:
     requests = list(generate(load_profile("azure2023_conv"), curve, seed))
@@ -67,7 +66,6 @@ def test_generated_requests_come_in_order_within_the_curve(curve: RateCurve, see
     assert all(request.prompt_tokens >= 1 and request.output_tokens >= 1 for request in requests)
 
 
-@settings(deadline=None)
 @given(curves, st.floats(0, 1))
 def test_the_time_of_an_expected_count_is_the_inverse_of_the_integral(curve: RateCurve, share: float) -> None:
     until = curve.expected_until()
@@ -107,7 +105,6 @@ def test_tokens_can_be_made_longer_or_shorter() -> None:
     assert short.prompt == profile.prompt
 
 
-@settings(deadline=None)
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_quantiles_rise_with_their_probability(first: float, second: float) -> None:
     quantiles = TokenQuantiles((0.0, 0.5, 1.0), (2.0, 2.0, 400.0))

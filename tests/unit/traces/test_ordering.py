@@ -46,7 +46,7 @@ def test_a_clock_set_back_for_good_is_told_where_it_happened(tmp_path: Path) -> 
         list(open_trace(written(tmp_path, burstgpt_at(timestamps))))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32), st.lists(st.integers(0, 20_000), max_size=5))
 def test_what_is_left_out_does_not_depend_on_how_rows_are_divided(seed: int, cuts: list[int]) -> None:
     random = np.random.default_rng(seed)

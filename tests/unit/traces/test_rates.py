@@ -28,7 +28,7 @@ def gaps_of(requests: Requests) -> tuple[float, float]:
     return len(at), float(gaps.std() / gaps.mean())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.floats(0.3, 2.5), st.floats(0.2, 6.0), st.integers(0, 2**32))
 def test_scaling_a_generated_rate_keeps_its_burstiness(cv: float, factor: float, seed: int) -> None:
     curve = steady(2.0, 4000.0).scaled(factor)
@@ -39,7 +39,7 @@ def test_scaling_a_generated_rate_keeps_its_burstiness(cv: float, factor: float,
     assert gaps.std() / gaps.mean() == pytest.approx(cv, rel=0.25 * max(1.0, cv) * math.sqrt(1600 / expected) + 0.02)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.floats(0.2, 0.9), st.floats(1.2, 5.0), st.integers(0, 2**32))
 def test_the_mean_rate_is_scaled_whatever_the_method(down: float, up: float, seed: int) -> None:
     requests = generate(load_profile("azure2023_conv"), steady(5.0, 1200.0), seed)
@@ -50,7 +50,7 @@ def test_the_mean_rate_is_scaled_whatever_the_method(down: float, up: float, see
             assert abs(scaled - factor * count) < 5 * math.sqrt(factor * count)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(2, 8), st.integers(0, 2**32))
 def test_correlated_users_keep_the_variance_of_minutes_and_copies_even_it_out(factor: int, seed: int) -> None:
     """Counts of whole seconds: their coefficient of variation stays for perfectly correlated users, and falls with the

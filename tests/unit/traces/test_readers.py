@@ -251,7 +251,7 @@ def test_a_row_too_far_out_of_order_is_refused_with_how_far(tmp_path: Path) -> N
     assert lenient.statistics.bad == 1
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=60))
 def test_whatever_the_order_of_rows_requests_come_in_order_and_all_of_them(
     tmp_path_factory: pytest.TempPathFactory, timestamps: list[float]
@@ -262,7 +262,7 @@ def test_whatever_the_order_of_rows_requests_come_in_order_and_all_of_them(
     assert sorted(request.prompt_tokens for request in requests) == list(range(len(timestamps)))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=400), st.booleans())
 def test_no_bytes_raise_anything_but_a_trace_error(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, skip_bad: bool

@@ -74,7 +74,7 @@ def test_tenants_have_their_shares_and_keep_their_sessions() -> None:
     assert np.mean([found == {"a"} for found in owners.values()]) == pytest.approx(0.75, abs=0.03)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32), st.lists(st.sampled_from(Ending), min_size=1), st.floats(0, 100))
 def test_whatever_the_answers_the_same_questions_are_asked(seed: int, endings: list[Ending], late_s: float) -> None:
     """Common random numbers: a policy changes when and how often a question comes, never what it is."""

@@ -75,7 +75,7 @@ def test_the_rate_is_what_was_asked_for(factor: float, method: ScaleMethod) -> N
     assert abs(count - 1000 * factor) <= 5 * math.sqrt(1000 * part * (1 - part))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(traces, st.floats(0.05, 5), st.integers(0, 2**32), st.sampled_from(ScaleMethod))
 def test_scaled_requests_keep_order_and_depend_on_the_seed_alone(
     trace: list[TraceRequest], factor: float, seed: int, method: ScaleMethod
@@ -88,7 +88,6 @@ def test_scaled_requests_keep_order_and_depend_on_the_seed_alone(
     assert math.floor(factor) * len(trace) <= len(requests) <= math.ceil(factor) * len(trace)
 
 
-@settings(deadline=None)
 @given(traces, st.integers(1, 4), st.integers())
 def test_whole_repeats_stay_within_the_jitter(trace: list[TraceRequest], factor: int, seed: int) -> None:
     by_prompt: dict[int, list[float]] = {}

@@ -10,7 +10,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.model.errors import TraceError
@@ -158,7 +158,6 @@ def test_memory_does_not_grow_with_the_log(tmp_path: Path) -> None:
     assert peaks[1] < 1.3 * peaks[0] < 12e6
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(max_size=80), max_size=5))
 def test_whatever_the_file_holds_it_is_read_or_refused_in_words(lines: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
