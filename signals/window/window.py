@@ -192,7 +192,7 @@ class SignalWindow:
         self._gateways.reconfigure(patience_s)
         self._latest = self._told = None
         if _seconds(needs) != self._timeline.seconds:
-            self._timeline = self._timeline.resized(_seconds(needs))
+            self._timeline.resize(_seconds(needs))
 
     @property
     def phase_s(self) -> float:
