@@ -36,8 +36,6 @@ _MARGIN_S = 1e-3
 
 Entry = tuple[int, int]
 """(bucket, count) of a sketch."""
-Counts = tuple[dict[int, int], dict[int, int]]
-"""By bucket, of TTFT and INTER_TOKEN."""
 Report = tuple[float, str, int, float, float, float, float]
 """Of one report: when observed, boot id, sequence; when the next is due, age of the oldest waiting when observed
 (-infinity for none), waiting, in flight. The first three tell reports of one time apart and give them a fixed order.
@@ -109,8 +107,8 @@ class Seen:
 @dataclass(slots=True)
 class Second:
     """What all gateways' reports of one second come to, and which gateways those were. ``latencies`` are entries
-    (bucket, count) of TTFT and INTER_TOKEN sketches. Of prompt and output tokens, asked for only where engines do not
-    tell, ``unread`` holds the sketches that ``tokens`` (thousandths) does not contain yet."""
+    (bucket, count) of TTFT and INTER_TOKEN sketches, by rising bucket. Of prompt and output tokens, asked for only
+    where engines do not tell, ``unread`` holds the sketches that ``tokens`` (thousandths) does not contain yet."""
 
     gateways: set[str] = field(default_factory=set)
     arrived: int = 0
@@ -125,15 +123,12 @@ class Second:
         self.arrived += sum([summary.arrived for summary in summaries])
         self.failed += sum([summary.failed for summary in summaries])
         self.microseconds += round(sum([summary.interval_s for summary in summaries]) * 1e6)
-        self.latencies[TTFT].extend(_entries([summary.time_to_first_token.packed for summary in summaries]))
-        self.latencies[INTER_TOKEN].extend(_entries([summary.inter_token.packed for summary in summaries]))
+        _add_entries(self.latencies[TTFT], [summary.time_to_first_token.packed for summary in summaries])
+        _add_entries(self.latencies[INTER_TOKEN], [summary.inter_token.packed for summary in summaries])
         self.unread[0] += b"".join([summary.prompt_tokens.packed for summary in summaries])
         self.unread[1] += b"".join([summary.output_tokens.packed for summary in summaries])
         if len(self.unread[0]) + len(self.unread[1]) > _MOST_UNREAD:
             self.read()
-        for entries in self.latencies:
-            if len(entries) > 2 * BUCKETS:
-                entries[:] = _merged(entries)
 
     def read(self) -> list[int]:
         """``tokens``, of all."""
@@ -143,6 +138,38 @@ class Second:
                 self.tokens[which] += int((_MILLI_VALUES[entries["bucket"]] * entries["count"]).sum())
                 self.unread[which] = b""
         return self.tokens
+
+
+class Counts:
+    """How many values each bucket of a sketch has, and their quantiles. Whole numbers: what was added can be taken away
+    again, exactly. A list by bucket, since adding to one takes half as long as adding to a dictionary."""
+
+    def __init__(self) -> None:
+        self._by_bucket = [0] * BUCKETS
+        self._low, self._high = BUCKETS, 0
+        self._cumulative: list[int] | None = None
+
+    def add(self, entries: list[Entry]) -> None:
+        """Entries by rising bucket."""
+        if entries:
+            by_bucket = self._by_bucket
+            for bucket, count in entries:
+                by_bucket[bucket] += count
+            self._low, self._high = min(self._low, entries[0][0]), max(self._high, entries[-1][0])
+            self._cumulative = None
+
+    def take_away(self, entries: list[Entry]) -> None:
+        """What was added before."""
+        by_bucket = self._by_bucket
+        for bucket, count in entries:
+            by_bucket[bucket] -= count
+        self._cumulative = None
+
+    def quantile(self, q: float) -> float | None:
+        """None if there is no value."""
+        if self._cumulative is None:
+            self._cumulative = list(accumulate(self._by_bucket[self._low : self._high + 1]))
+        return sketch_quantile(q, self._low, self._cumulative)
 
 
 class Gateways:
@@ -156,7 +183,7 @@ class Gateways:
         self.known: dict[str, Gateway] = {}
         self._ordered: list[Gateway] = []
         self._seconds: dict[int, Second] = {}
-        self._counts = _no_counts()
+        self._counts = Counts(), Counts()
         self._counted_to: int | None = None
         self._pending: list[RequestSummary] = []
         self._pending_at: list[float] = []
@@ -257,13 +284,12 @@ class Gateways:
         oldest, next_due = max(ages), min(due_at)
         age = oldest if t <= next_due else max([age + max(t - due, 0.0) for age, due in zip(ages, due_at, strict=True)])
         last = self._second_of(t)
-        ticks = range(last - self._seconds_back + 1, last + 1)
-        seconds = {tick: self._seconds[tick] for tick in ticks if tick in self._seconds}
-        until = self._same_second_until(last, min(seconds, default=None))
+        ticks = sorted([tick for tick in self._seconds if last - self._seconds_back < tick <= last])
+        until = self._same_second_until(last, ticks[0] if ticks else None)
         until = min([until, min(observed_at) + self.patience_s - _MARGIN_S, *[g.next_after(t) for g in later]])
         if oldest > _NOBODY:
             until = min(until, next_due)
-        used = list(seconds.values())
+        used = [self._seconds[tick] for tick in ticks]
         return GatewayView(
             t=t,
             until=max(t, until),
@@ -286,19 +312,23 @@ class Gateways:
         comes = [tick - 1 for tick in self._seconds if tick > last]
         return min([*leaves, *comes]) + self._phase_s if leaves or comes else math.inf
 
-    def _counts_to(self, last: int, seconds: list[Second]) -> Counts:
+    def _counts_to(self, last: int, seconds: list[Second]) -> tuple[Counts, Counts]:
         """The counts of ``seconds``, those that end with tick ``last``. From one second to the next only the first
-        and the last of them change; whole numbers, so that this is exact."""
-        counts = self._counts
+        and the last of them change."""
         if self._counted_to is not None and last == self._counted_to + 1:
-            _add_to(counts, self._seconds.get(last), 1)
-            _add_to(counts, self._seconds.get(last - self._seconds_back), -1)
+            comes, leaves = self._seconds.get(last), self._seconds.get(last - self._seconds_back)
+            for which, counts in enumerate(self._counts):
+                if comes is not None:
+                    counts.add(comes.latencies[which])
+                if leaves is not None:
+                    counts.take_away(leaves.latencies[which])
         elif last != self._counted_to:
-            counts = self._counts = _no_counts()
-            for second in seconds:
-                _add_to(counts, second, 1)
+            self._counts = Counts(), Counts()
+            for which, counts in enumerate(self._counts):
+                for second in seconds:
+                    counts.add(second.latencies[which])
         self._counted_to = last
-        return counts
+        return self._counts
 
 
 @dataclass(slots=True)
@@ -313,8 +343,7 @@ class GatewayView:
     waiting: float
     in_flight: float
     seconds: list[Second]
-    counts: Counts
-    _cumulative: dict[int, tuple[list[int], list[int]]] = field(default_factory=dict)
+    counts: tuple[Counts, Counts]
 
     @property
     def _span_s(self) -> float:
@@ -342,38 +371,26 @@ class GatewayView:
 
     def quantile(self, which: int, q: float) -> float | None:
         """Of TTFT or INTER_TOKEN; None if nothing was observed."""
-        known = self._cumulative.get(which)
-        if known is None:
-            counts = self.counts[which]
-            buckets = sorted(counts)
-            known = self._cumulative[which] = buckets, list(accumulate([counts[bucket] for bucket in buckets]))
-        return sketch_quantile(q, *known)
+        return self.counts[which].quantile(q)
 
 
-def _no_counts() -> Counts:
-    return {}, {}
-
-
-def _add_to(counts: Counts, second: Second | None, sign: int) -> None:
-    if second is not None:
-        for total, entries in zip(counts, second.latencies, strict=True):
-            for bucket, count in entries:
-                total[bucket] = total.get(bucket, 0) + sign * count
-
-
-def _entries(sketches: list[bytes]) -> list[Entry]:
-    """All entries of the sketches; merged if they are many."""
+def _add_entries(known: list[Entry], sketches: list[bytes]) -> None:
+    """Add those of some packed sketches to ``known``, which stays in the order of buckets."""
     packed = b"".join(sketches)
-    if len(packed) <= _MANY * SKETCH_ENTRY.itemsize:
-        return list(_UNPACK(packed))
-    entries = np.frombuffer(packed, SKETCH_ENTRY)
-    counts = np.bincount(entries["bucket"], entries["count"])
-    filled = np.flatnonzero(counts)
-    return list(zip(filled.tolist(), counts[filled].astype(np.int64).tolist(), strict=True))
+    if len(packed) > _MANY * SKETCH_ENTRY.itemsize:
+        entries = np.frombuffer(packed, SKETCH_ENTRY)
+        summed = np.bincount(entries["bucket"], entries["count"])
+        filled = np.flatnonzero(summed)
+        new = list(zip(filled.tolist(), summed[filled].astype(np.int64).tolist(), strict=True))
+    else:
+        new = list(_UNPACK(packed))
+        if len(sketches) > 1:
+            new = _merged(new)
+    known[:] = _merged(known + new) if known else new
 
 
 def _merged(entries: list[Entry]) -> list[Entry]:
     counts: dict[int, int] = {}
     for bucket, count in entries:
         counts[bucket] = counts.get(bucket, 0) + count
-    return list(counts.items())
+    return sorted(counts.items())

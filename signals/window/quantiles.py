@@ -41,13 +41,13 @@ def prometheus_quantile(q: float, bounds: Sequence[float], counts: Sequence[floa
     return lower + (bounds[index] - lower) * (rank - below) / (counts[index] - below)
 
 
-def sketch_quantile(q: float, buckets: Sequence[int], cumulative: Sequence[int]) -> float | None:
-    """The value at rank ceil(q * n) of cumulative counts by rising sketch buckets, as ``Sketch.quantile``; None if
-    there are none."""
+def sketch_quantile(q: float, lowest: int, cumulative: Sequence[int]) -> float | None:
+    """The value at rank ceil(q * n) of the cumulative counts of sketch buckets from ``lowest`` on, as
+    ``Sketch.quantile``; None if there are none."""
     observed = cumulative[-1] if cumulative else 0
     if observed <= 0:
         return None
-    return _VALUES[buckets[bisect_left(cumulative, max(1, math.ceil(q * observed - 1e-9)))]]
+    return _VALUES[lowest + bisect_left(cumulative, max(1, math.ceil(q * observed - 1e-9)))]
 
 
 Cumulative = tuple[Sequence[float], list[float], float]

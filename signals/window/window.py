@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import compress
 
 from broker.model.reading import Freshness, Reading, fresh, true_zero
 from broker.model.signals import MetricSample, RequestSummary, Signal
 from broker.model.snapshot import ModelSnapshot, WindowNeed
-from signals.window.engines import Engines, EngineView
+from signals.window.engines import RUNNING, Engines, EngineView
 from signals.window.gateways import INTER_TOKEN, TTFT, Gateways, GatewayView
 from signals.window.timeline import SIGNALS, Timeline
 
@@ -89,10 +90,10 @@ class SignalWindow:
     **Windows** look at the signal at each tick, ``phase_s`` after each whole second; see ``WindowReading``. A signal
     that changes back between two ticks goes unseen. A snapshot at a tick costs one look, one between ticks mostly two.
 
-    **Memory.** Each replica keeps one row of at most 76 doubles (0.7 KB) for each scrape of the retention (twice the
-    patience and the smoothing, at least 60 s); each gateway 0.3 KB for each report of it; the model mostly 3 KB
-    (70 at most) for each second of patience and smoothing in which gateways reported, and 224 bytes for each second of
-    the longest need. Replicas and gateways that have been silent for the retention are
+    **Memory.** Each replica keeps one row of 9 numbers and at most 68 doubles of histograms (0.9 KB) for each scrape of
+    the retention (twice the patience and the smoothing, at least 60 s); each gateway 0.3 KB for each report of it; the
+    model mostly 3 KB (70 at most) for each second of patience and smoothing in which gateways reported, and at most 240
+    bytes for each second of the longest need. Replicas and gateways that have been silent for the retention are
     dropped.
     """
 
@@ -131,35 +132,30 @@ class SignalWindow:
         at, delay_s = sample.observed_at, sample.received_at - sample.observed_at
         if delay_s < 0.0:
             at = sample.received_at
-        late = at <= self._settled_at
-        kept = False
+        in_time = at > self._settled_at
         if isinstance(sample, MetricSample):
-            source, waiting = sample.replica_id, bool(sample.requests_waiting)
+            source, waits = sample.replica_id, bool(sample.requests_waiting)
             appeared = source not in self._engines.known
-            if not late:
-                kept = self._engines.observe(sample, at)
+            kept = in_time and self._engines.observe(sample, at)
         else:
-            source, waiting = sample.gateway_id, sample.waiting > 0
+            source, waits = sample.gateway_id, sample.waiting > 0
             appeared = source not in self._gateways.known
-            if not late:
-                kept = self._gateways.observe(sample, at)
+            kept = in_time and self._gateways.observe(sample, at)
         if not -SKEW_TOLERANCE_S <= delay_s <= SKEW_TOLERANCE_S:
             self._skew_s[source] = delay_s
         elif self._skew_s:
             self._skew_s.pop(source, None)
         if not kept:
-            self.late += late
+            self.late += not in_time
             return False
-        latest = self._latest
-        if latest is not None and at <= latest.until:
+        if self._latest is not None and at <= self._latest.until:
             self._latest = None
         if at <= self._looked_to:
             self._look_again(at)
-        if not waiting:
-            if self._waiting:
-                self._waiting.discard(source)
+        if waits is (source in self._waiting):
             return appeared
-        if source in self._waiting:
+        if not waits:
+            self._waiting.discard(source)
             return appeared
         self._waiting.add(source)
         return appeared or len(self._waiting) == 1
@@ -192,7 +188,7 @@ class SignalWindow:
         self._gateways.reconfigure(patience_s)
         self._latest = self._told = None
         if _seconds(needs) != self._timeline.seconds:
-            self._timeline = self._timeline.resized(_seconds(needs))
+            self._timeline.resize(_seconds(needs))
 
     @property
     def phase_s(self) -> float:
@@ -295,29 +291,30 @@ class SignalWindow:
 
     def _of_engines(self, view: EngineView, expected: Expected | None, alone: bool, t: float) -> EnginesTold:
         """The signals by the engines' own metrics; none if one is missing that should report."""
-        gauges = view.gauges()
+        ids, gauges = view.ids, view.gauges
         missing = bool(view.silent)
         until = math.inf
         if expected is not None:
-            if not gauges.keys() <= expected.keys():
-                gauges = {replica_id: values for replica_id, values in gauges.items() if replica_id in expected}
-            if len(gauges) == len(expected):
+            if ids != list(expected):
+                counts = [replica_id in expected for replica_id in ids]
+                ids, gauges = list(compress(ids, counts)), [list(compress(column, counts)) for column in gauges]
+            if len(ids) == len(expected):
                 missing = False
             else:
-                absent = {replica_id: since for replica_id, since in expected.items() if replica_id not in gauges}
+                absent = {name: expected[name] for name in expected.keys() - set(ids)}
                 missing = any(t - since > self._patience_s or name in view.silent for name, since in absent.items())
                 if not missing:
                     until = min(absent.values()) + self._patience_s - _MARGIN_S
-        if missing or not gauges:
+        if missing or not ids:
             return EnginesTold(view, expected, alone, t, until, {})
         at = view.oldest_at
-        _, running, waiting, kv = map(sum, zip(*gauges.values(), strict=True))
+        running, waiting, kv = map(sum, gauges[RUNNING:])
         numbers = {
             Signal.REQUESTS_RUNNING: running,
             Signal.REQUESTS_WAITING: waiting,
-            Signal.REQUESTS_PER_REPLICA: (running + waiting) / len(gauges),
-            Signal.KV_CACHE_USE: kv / len(gauges),
-            Signal.QUEUE_AGE: view.queue_age_s(gauges) if waiting else waiting,
+            Signal.REQUESTS_PER_REPLICA: (running + waiting) / len(ids),
+            Signal.KV_CACHE_USE: kv / len(ids),
+            Signal.QUEUE_AGE: view.queue_age_s(expected) if waiting else waiting,
             **view.rates(),
         }
         usable = {signal: Reading(Freshness.FRESH, value, at) for signal, value in numbers.items() if value == value}
