@@ -77,12 +77,8 @@ def learn(draft: Draft, record: Replica) -> None:
 
 def start_time_s(draft: Draft, model_id: str) -> float | None:
     """The median of the model's latest starts from intent to ready, in whichever pool; None before the first."""
-    times = [
-        start.queue_s + start.load_s
-        for starts in draft.starts.values()
-        if starts.model_id == model_id
-        for start in starts.latest
-    ]
+    known = (draft.starts.get(starts_entity_key(model_id, pool.pool_id)) for pool in draft.site.pools)
+    times = [start.queue_s + start.load_s for starts in known if starts is not None for start in starts.latest]
     return sorted(times)[len(times) // 2] if times else None
 
 
