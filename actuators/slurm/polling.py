@@ -26,6 +26,7 @@ class Listings:
         self._client = client
         self._clock = clock
         self._poll_s = poll_s
+        self._asked = 0
         self._next_at = -math.inf
         self._rest_s = poll_s
         self._failure: ActuatorError | None = None
@@ -40,10 +41,11 @@ class Listings:
                 raise self._failure
 
     async def fresh(self) -> None:
-        """A listing that was asked for after this call. Raises ``ActuatorError``."""
-        wanted_at = self._clock.now()
+        """A listing that was asked for after this call. Raises ``ActuatorError``. Told by counting: a clock may not have
+        moved since the last one, and what was submitted in between would be submitted again."""
+        asked = self._asked
         async with self._asking:
-            if self.asked_at < wanted_at or self._failure is not None:
+            if self._asked == asked or self._failure is not None:
                 await self._ask()
             if self._failure is not None:
                 raise self._failure
@@ -53,6 +55,7 @@ class Listings:
         self._next_at = min(self._next_at, self._clock.monotonic() + SHORTEST_S)
 
     async def _ask(self) -> None:
+        self._asked += 1
         asked_at, began = self._clock.now(), self._clock.monotonic()
         self._failure = TransientError("Slurm has not answered in time")  # if this is cut off by who asked
         try:

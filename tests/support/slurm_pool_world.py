@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from actuators.slurm.actuator import SlurmActuator
@@ -83,9 +84,12 @@ class SlurmJobsWorld:
         self.renew()
 
     def renew(self) -> None:
-        self.actuator = SlurmActuator(
+        self.actuator = self.make()
+
+    def make(self, checkpoint: Callable[[str], None] = lambda name: None) -> SlurmActuator:
+        return SlurmActuator(
             PoolSpec("pool", "slurm", gpus=2), self.slurm, self.agents, self.render,
-            cluster=self.cluster, clock=self.clock, poll_s=POLL_S,
+            cluster=self.cluster, clock=self.clock, poll_s=POLL_S, checkpoint=checkpoint,
         )  # fmt: skip
 
     def render(self, launch: Launch, facts: SiteFacts, now: float) -> JobSpec:

@@ -1,0 +1,166 @@
+"""A pool of Slurm jobs beyond the common contract: deaths between two calls, lost answers, and what is not ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from actuators.slurm.client import SubmitUnclear
+from actuators.slurm.job import JobSpec
+from broker.model.errors import ActionRejected, TransientError
+from broker.model.observation import Outcome
+from broker.model.plan import Launch
+from broker.model.replica import ObservedReplica, ReplicaPhase, StopMode
+from tests.support.actuator_worlds import launch_of, seen, stop_of, until_listening, until_phase
+from tests.support.slurm_pool_world import POLL_S, SlurmJobsWorld
+
+CHAT = "chat-0-g1"
+
+
+@pytest.fixture
+def world() -> SlurmJobsWorld:
+    return SlurmJobsWorld()
+
+
+async def running(world: SlurmJobsWorld) -> Launch:
+    launch = launch_of(world.cluster)
+    await world.actuator.start(launch)
+    await until_listening(world, launch.replica_id)
+    return launch
+
+
+async def shown(world: SlurmJobsWorld) -> ObservedReplica:
+    """Once the next listing is due."""
+    world.clock.at += POLL_S
+    replica = await seen(world, CHAT)
+    assert replica is not None
+    return replica
+
+
+class Died(BaseException):
+    """The broker is killed here."""
+
+
+def dies_at(point: str) -> Callable[[str], None]:
+    def checkpoint(name: str) -> None:
+        if name == point:
+            raise Died
+
+    return checkpoint
+
+
+@pytest.mark.parametrize("point", ["submitting", "submitted"])
+async def test_a_broker_that_dies_around_a_submission_has_one_job_by_the_next(
+    world: SlurmJobsWorld, point: str
+) -> None:
+    launch = launch_of(world.cluster)
+    with pytest.raises(Died):
+        await world.make(dies_at(point)).start(launch)
+    world.renew()
+    assert (await world.actuator.start(launch)).outcome is Outcome.ACCEPTED
+    await until_listening(world, CHAT)
+    assert world.runs(CHAT) == 1
+
+
+async def test_a_submission_whose_answer_was_lost_is_looked_up_and_not_repeated(world: SlurmJobsWorld) -> None:
+    """Pitfall 4."""
+    launch = launch_of(world.cluster)
+    world.slurm.lose_next_answer()
+    with pytest.raises(SubmitUnclear):
+        await world.actuator.start(launch)
+    assert (await world.actuator.start(launch)).outcome is Outcome.ACCEPTED
+    assert world.runs(CHAT) == 1
+
+
+async def test_nothing_is_submitted_while_nobody_can_say_what_is_there(world: SlurmJobsWorld) -> None:
+    """Pitfall 3."""
+    world.slurm.fail_next("jobs", TransientError("slurmctld does not answer"))
+    with pytest.raises(TransientError):
+        await world.actuator.start(launch_of(world.cluster))
+    assert world.slurm.submitted == []
+
+
+async def test_slurm_is_listed_once_a_poll_however_often_the_pool_is_observed(world: SlurmJobsWorld) -> None:
+    await running(world)
+    world.clock.at += POLL_S
+    await world.actuator.observe()
+    world.slurm.fail_next("jobs", TransientError("asked again"))
+    for _ in range(20):
+        assert (await world.actuator.observe()).known
+
+
+async def test_a_slurm_that_fails_is_asked_less_and_less_often(world: SlurmJobsWorld) -> None:
+    asked = []
+    for second in range(120):
+        world.clock.at += 1.0
+        world.slurm.fail_next("jobs", TransientError(f"at {second}"))
+        asked.append((await world.actuator.observe()).error)
+    assert len(set(asked)) <= 6
+
+
+async def test_a_job_that_was_requeued_is_cancelled_and_its_replica_has_failed(world: SlurmJobsWorld) -> None:
+    """Pitfalls 10 and 11: it keeps its id and its name, and would be a second engine of one action."""
+    await running(world)
+    world.slurm.requeue(world.job_id(CHAT))
+    replica = await shown(world)
+    assert (replica.phase, "requeued" in replica.detail) == (ReplicaPhase.FAILED, True)
+    assert world.slurm.cancelled == [world.job_id(CHAT)]
+
+
+async def test_a_life_that_slurm_shortens_is_told_as_it_is(world: SlurmJobsWorld) -> None:
+    """Pitfalls 9 and 10."""
+    await running(world)
+    world.slurm.move_end(world.job_id(CHAT), world.clock.at + 60.0)
+    assert (await shown(world)).not_after == world.clock.at - POLL_S + 60.0
+
+
+@pytest.mark.parametrize(
+    "comment",
+    [
+        pytest.param(
+            "tidegate: cluster=other pool=pool model=chat ordinal=0 generation=1 gpus=1", id="another cluster"
+        ),
+        pytest.param("tidegate: cluster=test pool=other model=chat ordinal=0 generation=1 gpus=1", id="another pool"),
+        pytest.param("my own work", id="a job of our user's own"),
+    ],
+)
+async def test_what_is_not_ours_is_neither_shown_nor_touched(world: SlurmJobsWorld, comment: str) -> None:
+    launch = launch_of(world.cluster)
+    foreign = JobSpec(launch.action_id, comment, "#!/bin/sh\n", "gpu", 600.0, "/dev/null", "/")
+    world.slurm.run_foreign(foreign, "tide")
+    world.clock.at += POLL_S
+    assert (await world.actuator.observe()).replicas == ()
+    for mode in StopMode:
+        await world.actuator.stop(stop_of(launch, mode))
+    assert (world.slurm.cancelled, world.slurm.signals) == ([], [])
+
+
+async def test_a_job_whose_agent_is_silent_is_told_to_exit_by_a_signal_once() -> None:
+    world = SlurmJobsWorld(silent=True)
+    launch = launch_of(world.cluster)
+    await world.actuator.start(launch)
+    await until_phase(world, CHAT, ReplicaPhase.STARTING)
+    for _ in range(3):
+        await world.actuator.stop(stop_of(launch))
+    assert world.slurm.signals == [(world.job_id(CHAT), "TERM")]
+    assert (await until_phase(world, CHAT, ReplicaPhase.GONE)).exit_code == 0
+
+
+async def test_an_end_is_remembered_when_slurm_has_forgotten_the_job(world: SlurmJobsWorld) -> None:
+    """Pitfall 8."""
+    launch = await running(world)
+    world.crash(CHAT)
+    await until_phase(world, CHAT, ReplicaPhase.FAILED)
+    world.clock.at += 600.0
+    assert (await shown(world)).phase is ReplicaPhase.FAILED
+    assert (await world.actuator.start(launch)).outcome is Outcome.ACCEPTED
+    assert world.runs(CHAT) == 1
+
+
+async def test_orders_for_another_pool_or_cluster_are_refused(world: SlurmJobsWorld) -> None:
+    launch = launch_of("elsewhere")
+    with pytest.raises(ActionRejected, match="belongs to pool pool of elsewhere"):
+        await world.actuator.start(launch)
+    with pytest.raises(ActionRejected, match="belongs to pool pool of elsewhere"):
+        await world.actuator.stop(stop_of(launch))
