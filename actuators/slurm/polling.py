@@ -41,8 +41,11 @@ class Listings:
                 raise self._failure
 
     async def fresh(self) -> None:
-        """A listing that was asked for after this call. Raises ``ActuatorError``. Told by counting: a clock may not have
-        moved since the last one, and what was submitted in between would be submitted again."""
+        """A listing that was asked for after this call. Raises ``ActuatorError``.
+
+        Told by counting: a clock may not have moved since the last one, and what was submitted in between would be
+        submitted again.
+        """
         asked = self._asked
         async with self._asking:
             if self._asked == asked or self._failure is not None:
