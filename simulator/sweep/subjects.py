@@ -55,8 +55,12 @@ def _of_group(group: Sequence[tuple[str, RunReport]]) -> Subject:
         there = [(seed, row) for seed, row in rows if row is not None]
         title = f"{figure.name} of {figure.model_id}" if figure.model_id else figure.name
         measures[title] = Measure(_stacked(there, days), figure.unit, figure.better)
+    several = len({row.model_id for row in first.latencies}) > 1
     for row in first.latencies:
-        measures |= _quantiles(row.what, row.model_id, reports, days)
+        of = (
+            f" of {row.model_id}" if several and row.model_id else ""
+        )  # where one was asked, figures have no name either
+        measures |= _quantiles(row.what, row.model_id, of, reports, days)
     worst = [row.value for report in reports for row in report.attainment if row.kind == "worst hour"]
     return Subject(
         " + ".join(names),
@@ -102,8 +106,8 @@ def _stacked(rows: Sequence[tuple[int, Figure]], days: int) -> Metric:
     )
 
 
-def _quantiles(what: str, model_id: str, reports: Sequence[RunReport], days: int) -> dict[str, Measure]:
-    """None where a report has no counts by day."""
+def _quantiles(what: str, model_id: str, of: str, reports: Sequence[RunReport], days: int) -> dict[str, Measure]:
+    """None where a report has no counts by day. ``of`` ends their names."""
     rows = [
         row
         for report in reports
@@ -114,7 +118,6 @@ def _quantiles(what: str, model_id: str, reports: Sequence[RunReport], days: int
         return {}
     seeds = tuple(report.run.seed for report in reports)
     latencies, by_day = [row.latency for row in rows], [_folded(row.by_day, days) for row in rows]
-    of = f" of {model_id}" if model_id else ""
     return {
         f"{what}_{name.removesuffix('_s')}{of}": Measure(quantile_of(latencies, by_day, name, seeds), "s", "lower")
         for name in QUANTILES
