@@ -53,7 +53,11 @@ FULL = "/dev/full"
         pytest.param(["--help"], FULL, Exit.FAILED, "the output: No space left on device", id="help, full"),
         pytest.param(["policy", "schema"], "closed", Exit.FAILED, "the output: Bad file descriptor", id="closed"),
         pytest.param(
-            ["state", "replay", "--log", "none"], "closed", Exit.USAGE, "there is no log none", id="failed, and closed"
+            ["state", "replay", "--log", "none"],
+            "closed",
+            Exit.USAGE,
+            "none cannot be reached",
+            id="failed, and closed",
         ),
         pytest.param(["policy", "schema"], "unread", Exit.OK, "", id="nobody reads"),
         pytest.param(["--help"], "unread", Exit.OK, "", id="nobody reads the help"),

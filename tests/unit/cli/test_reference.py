@@ -15,8 +15,8 @@ from tests.support.command_line import ROOT, tidegate
 
 COMMANDS = [
     "demo", "init", "run", "gateway", "simulate", "sweep", "compare", "calibrate", "explain", "decisions", "models",
-    "endpoints", "replicas", "replicas logs", "scale", "hold", "pause", "resume", "policy", "policy lint",
-    "policy schema", "state", "state export", "state import", "state replay", "trace", "trace fit", "trace info",
+    "endpoints", "replicas", "replicas logs", "replicas render", "scale", "hold", "pause", "resume", "policy",
+    "policy lint", "policy schema", "doctor", "doctor slurm", "state", "state export", "state import", "state replay", "trace", "trace fit", "trace info",
 ]  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def test_no_command_is_missing_here() -> None:
     assert found == {command.split()[0] for command in COMMANDS}
 
 
-@pytest.mark.parametrize("command", ["", "policy", "state", "trace"])
+@pytest.mark.parametrize("command", ["", "doctor", "policy", "state", "trace"])
 def test_a_bare_group_shows_its_help(command: str) -> None:
     assert "Usage" in tidegate(*command.split()).output
 
@@ -49,7 +49,7 @@ def test_the_committed_page_is_current() -> None:
 def test_the_page_tells_every_command_every_option_and_every_status() -> None:
     page = reference()
     for command in COMMANDS:
-        if command not in ("policy", "state", "trace"):
+        if command not in ("doctor", "policy", "state", "trace"):
             assert f"## `tidegate {command}`" in page
     for option in ("--site", "--json", "--for", "--address-file", "--skip-bad", "--release"):
         assert option in page

@@ -126,10 +126,10 @@ def test_options_that_make_no_sense_together(given: list[str], message: str) -> 
     assert message in " ".join(result.stderr.split())
 
 
-def test_run_says_that_slurm_pools_are_only_simulated(files: Path) -> None:
+def test_run_says_what_a_slurm_pool_lacks_that_says_enough_to_be_simulated(files: Path) -> None:
     status, _, told = run("run", "--site", "site-slurm.yaml", "--policies", "policies-slurm.yaml", folder=files)
     assert status == int(Exit.USAGE)
-    assert "pools.shared.kind: this release simulates slurm pools" in " ".join(told.split())
+    assert "pools.shared.job: is missing" in " ".join(told.split())
 
 
 def test_rows_that_skip_bad_leaves_out_of_a_log_are_told(files: Path) -> None:
