@@ -31,7 +31,7 @@ def simulate(
     span: Annotated[str | None, typer.Option("--window", help="Part of the trace, such as 10m..1h.")] = None,
     rate_scale: Annotated[float, typer.Option("--rate-scale", min=1e-6, max=LARGEST_RATE_SCALE, help="Times the trace's rate.")] = 1.0,
     scale_method: Annotated[ScaleMethod, typer.Option("--scale-method", help="How a rate is raised.")] = ScaleMethod.SUPERPOSE,
-    tail: Annotated[float, typer.Option("--tail", min=0, max=LONGEST_TAIL_S, help="Seconds to run on after the last arrival.")] = 60.0,
+    tail: Annotated[float, typer.Option("--tail", min=0, max=LONGEST_TAIL_S, help="Seconds to run on after the last arrival; longer while requests are open.")] = 60.0,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Count malformed rows instead of stopping.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn.")] = 1,
     routing: Annotated[Routing, typer.Option("--routing", help="How the gateway chooses a replica.")] = Routing.LEAST_LOADED,

@@ -68,8 +68,7 @@ class Quantile:
     def _of(self, counts: Floats, times: Floats) -> Floats:
         """For each row of ``times``, which says how often each row of ``counts`` is taken. Only those buckets matter
         in which some row's own quantile lies: that of any mixture is among them."""
-        up_to = np.cumsum(counts, axis=1)
-        totals = up_to[:, -1]
+        up_to, totals = np.cumsum(counts, axis=1), counts.sum(axis=1)
         some = totals > 0
         if not some.any():
             return np.full(len(times), np.nan)

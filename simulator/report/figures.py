@@ -201,7 +201,8 @@ class Figures:
                 there = rows & ~np.isnan(values)
                 latency, counts = Latency.of(values[there]), self._counts(values, there)
                 intervals = {
-                    name: self._interval(quantile_of([latency], [counts], name, (self._seed,))) for name in QUANTILES
+                    name: self._interval(quantile_of([latency], [counts], name, (self._seed,)))
+                    for name in (QUANTILES if there.any() else ())
                 }
                 kept += sum(len(day.counts) for day in counts)
                 by_day = counts if not model_id or len(facts.asked) == 1 or kept <= _MOST_COUNTS else ()

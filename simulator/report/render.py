@@ -60,8 +60,10 @@ def partial_words(partial: Partial) -> str:
     reached = format_duration(round(partial.reached_s, 1))
     if not partial.span_s:
         return f"ended at {reached}"
-    share = min(1.0, partial.reached_s / partial.span_s)
-    return f"ended at {reached} of {format_duration(round(partial.span_s, 1))} ({share:.1%})"
+    span = format_duration(round(partial.span_s, 1))
+    if partial.reached_s > partial.span_s:
+        return f"ended at {reached}, when all of {span} had been replayed and requests were still open"
+    return f"ended at {reached} of {span} ({partial.reached_s / partial.span_s:.1%})"
 
 
 def render_comparison(comparison: Comparison, console: Console) -> None:

@@ -121,7 +121,9 @@ class SlurmPool(Pool):
     partition: str = Field(description="The partition that jobs are submitted to.")
     time_limit_s: Annotated[Duration, Field(ge=1)] = Field(description="The wall time that each job asks for.")
     gpus_per_node: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="GPUs of one node; a larger replica takes several. None: the cluster says."
+        default=None,
+        description="GPUs of one node. A larger replica takes several in a simulation, and cannot be run yet. None: "
+        "the cluster says.",
     )
     gpu_type: str | None = Field(default=None, description="The GRES type, as `a100` in `gpu:a100:4`.")
     account: str | None = Field(default=None, description="The account that jobs are charged to.")

@@ -16,7 +16,8 @@ from tests.support.command_line import ROOT, tidegate
 COMMANDS = [
     "demo", "init", "run", "gateway", "simulate", "sweep", "compare", "calibrate", "explain", "decisions", "models",
     "endpoints", "replicas", "replicas logs", "replicas render", "scale", "hold", "pause", "resume", "policy",
-    "policy lint", "policy schema", "doctor", "doctor slurm", "state", "state export", "state import", "state replay", "trace", "trace fit", "trace info",
+    "policy lint", "policy schema", "doctor", "doctor slurm", "state", "state export", "state import", "state replay",
+    "trace", "trace fit", "trace info",
 ]  # fmt: skip
 
 

@@ -58,6 +58,26 @@ def test_a_model_that_fits_no_pool_is_told_with_what_it_needs() -> None:
     )
 
 
+NEVER = """\
+models:
+  chat:
+    engine: {command: [serve]}
+    min: 0
+    max: 1
+    policy: {kind: schedule, time_zone: UTC, default: {floor: 0, ceiling: 0}}
+"""
+
+
+def test_a_run_that_served_nobody_has_its_report(tmp_path: Path) -> None:
+    """Quantiles of nothing ended it in a traceback, after all the work."""
+    (tmp_path / "never.yaml").write_text(NEVER)
+    words = ["simulate", "--trace", trace(tmp_path, 0, 1), "--policies", tmp_path / "never.yaml", "--tail", "1"]
+    result = tidegate(*words, "--out", tmp_path / "report")
+    assert (result.exit_code, "no request was served" in result.stderr) == (Exit.FAILED, True), result.output
+    latencies = json.loads((tmp_path / "report" / "report.json").read_text())["data"]["latencies"]
+    assert {(row["latency"]["count"], len(row["intervals"])) for row in latencies} == {(0, 0)}
+
+
 def test_a_long_gap_is_told(tmp_path: Path) -> None:
     """Two months of nothing were simulated for hours, without a word."""
     path = trace(tmp_path, 0, 60, 60 + 3 * 86_400, 70 + 3 * 86_400)

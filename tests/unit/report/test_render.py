@@ -12,8 +12,8 @@ from rich.console import Console
 
 from broker.model.replica import ReplicaPhase
 from simulator.report.compare import compare
-from simulator.report.render import render, render_comparison, sparkline
-from simulator.report.summary import Outcomes, RunSummary, summarise
+from simulator.report.render import partial_words, render, render_comparison, sparkline
+from simulator.report.summary import Outcomes, Partial, RunSummary, summarise
 from tests.unit.report.test_summary import decision, summary_of
 
 
@@ -152,3 +152,17 @@ def test_models_that_nobody_asked_are_named_and_a_run_that_went_on_says_why() ->
     assert "code: 2 replicas, not asked: not counted here" in text
     assert "ran on for 16m: requests were still open" in text
     assert "ran on" not in printed(summary_of())
+
+
+@pytest.mark.parametrize(
+    ("partial", "words"),
+    [
+        (Partial("simulating", -1.0, 600.0), "ended while warming up; nothing was replayed"),
+        (Partial("simulating", 150.0, 600.0), "ended at 2m30s of 10m (25.0%)"),
+        (Partial("simulating", 150.0, 0.0), "ended at 2m30s"),
+        (Partial("simulating", 660.0, 600.0), "ended at 11m, when all of 10m had been replayed and requests were still open"),
+    ],
+    ids=["in the warm-up", "in the middle", "of an endless load", "after its last arrival"],
+)  # fmt: skip
+def test_how_far_a_run_came_is_told(partial: Partial, words: str) -> None:
+    assert partial_words(partial) == words
