@@ -71,10 +71,10 @@ models:
 def test_a_run_that_served_nobody_has_its_report(tmp_path: Path) -> None:
     """Quantiles of nothing ended it in a traceback, after all the work."""
     (tmp_path / "never.yaml").write_text(NEVER)
-    words = ["simulate", "--trace", trace(tmp_path, 0, 1), "--policies", tmp_path / "never.yaml", "--tail", "1"]
-    result = tidegate(*words, "--out", tmp_path / "report")
+    policies, out = tmp_path / "never.yaml", tmp_path / "report"
+    result = tidegate("simulate", "--trace", trace(tmp_path, 0, 1), "--policies", policies, "--tail", "1", "--out", out)
     assert (result.exit_code, "no request was served" in result.stderr) == (Exit.FAILED, True), result.output
-    latencies = json.loads((tmp_path / "report" / "report.json").read_text())["data"]["latencies"]
+    latencies = json.loads((out / "report.json").read_text())["data"]["latencies"]
     assert {(row["latency"]["count"], len(row["intervals"])) for row in latencies} == {(0, 0)}
 
 

@@ -160,7 +160,10 @@ def test_models_that_nobody_asked_are_named_and_a_run_that_went_on_says_why() ->
         (Partial("simulating", -1.0, 600.0), "ended while warming up; nothing was replayed"),
         (Partial("simulating", 150.0, 600.0), "ended at 2m30s of 10m (25.0%)"),
         (Partial("simulating", 150.0, 0.0), "ended at 2m30s"),
-        (Partial("simulating", 660.0, 600.0), "ended at 11m, when all of 10m had been replayed and requests were still open"),
+        (
+            Partial("simulating", 660.0, 600.0),
+            "ended at 11m, when all of 10m had been replayed and requests were still open",
+        ),
     ],
     ids=["in the warm-up", "in the middle", "of an endless load", "after its last arrival"],
 )  # fmt: skip
