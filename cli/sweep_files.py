@@ -73,11 +73,12 @@ def cell_rows(found: SweepDocument) -> tuple[list[str], list[list[Any]]]:
     rows: list[list[Any]] = []
     for result in found.cells:
         cell, run, hours = result.cell, result.figures, sum(result.figures.gpu_hours, GpuHours())
+        hour, minutes = run.worst_hour, run.worst_five_minutes
         values = {setting.path: setting.value for setting in cell.candidate.settings}
         rows.append([
             cell.candidate.policy, *(values.get(path) for path in paths), cell.demand, cell.seed, int(sum(run.arrived)),
             int(sum(run.kept)), run.finished, run.output_tokens, hours.total, *astuple(hours), sum(run.days),
-            run.worst_hour.share, run.worst_hour.begin_s, run.worst_five_minutes.share, run.first_token.p50_s,
+            hour and hour.share, hour and hour.begin_s, minutes and minutes.share, run.first_token.p50_s,
             run.first_token.p95_s, run.first_token.p99_s, run.inter_token.p50_s, run.inter_token.p95_s,
             run.end_to_end.p50_s, run.end_to_end.p95_s, run.peak_ready, run.target_changes, cell.key,
         ])  # fmt: skip

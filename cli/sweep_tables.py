@@ -72,7 +72,7 @@ def _standing(standing: StandingRow) -> list[object]:
     return [
         f"{format_number(standing.cost)} {_range(standing.cost_interval)}".strip(),
         f"{standing.attainment:.2%} {_range(standing.attainment_interval, percent=True)}".strip(),
-        f"{standing.worst_hour:.1%}",
+        "" if standing.worst_hour is None else f"{standing.worst_hour:.1%}",
     ]
 
 
@@ -93,6 +93,8 @@ def _how(found: SweepDocument, interval: Interval) -> str:
         f"Goal: {goal.attainment:.4g} in time overall and {goal.worst_hour:.4g} in the worst hour of any run. "
         f"In time: {_objectives_words(found.objectives)}."
     )
+    if all(row.standing.worst_hour is None for row in found.ranking):
+        words += " No run lasts an hour: none has a worst hour, and that part of the goal cannot be judged."
     words += _run_words(found.run)
     if idle := sorted({name for result in found.cells for name in result.figures.not_asked}):
         words += f" GPU-hours are of the models that were asked; not asked, and not counted: {', '.join(idle)}."

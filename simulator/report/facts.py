@@ -15,7 +15,7 @@ from broker.model.replica import Tier
 from broker.model.spec import ModelSpec
 from simulator.report.gpu_hours import Holding, PhaseInterval, weight_of
 from simulator.report.recorder import DAY_S, Recorded
-from simulator.report.slo import Booleans, RequestTable, ServiceLevel, kept_in_time
+from simulator.report.slo import Booleans, RequestTable, ServiceLevel, WorstWindow, kept_in_time, worst_window
 from simulator.report.summary import OUTCOMES, BatchFigures, Cut, Floats, Outcome, Outcomes, QueueFigures
 
 NO_TENANT = "(none)"
@@ -101,6 +101,12 @@ class Facts:
             level=out.model.astype(np.int64),
             tenant=out.tenant.astype(np.int64) + 1,
         )
+
+    def worst_window(self, length_s: float) -> WorstWindow | None:
+        """None of a run that is shorter, whose worst is the whole, or that nobody asked."""
+        if self.duration_s < length_s:
+            return None
+        return worst_window(self.outcomes.arrival_s, self.kept, length_s)
 
     @property
     def tenant_names(self) -> tuple[str, ...]:

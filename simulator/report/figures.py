@@ -23,7 +23,7 @@ from simulator.report.document import (
 from simulator.report.facts import Facts
 from simulator.report.gpu_hours import GpuHours, daily_gpu_hours, gpu_hours
 from simulator.report.recorder import DAY_S
-from simulator.report.slo import FIVE_MINUTES_S, HOUR_S, Booleans, ServiceLevel, WorstWindow, worst_window
+from simulator.report.slo import FIVE_MINUTES_S, HOUR_S, Booleans, ServiceLevel, WorstWindow
 from simulator.report.summary import Floats, Latency
 from simulator.statistics import Metric, Resampled, Resampling, estimate
 
@@ -142,9 +142,7 @@ class Figures:
             rows += self._by_prompt_length(model_id)
         rows += self._by_tenant()
         for words, length_s in (("worst hour", HOUR_S), ("worst five minutes", FIVE_MINUTES_S)):
-            if facts.duration_s < length_s:  # the worst of one is the whole
-                continue
-            worst = worst_window(facts.outcomes.arrival_s, facts.kept, length_s)
+            worst = facts.worst_window(length_s)
             rows += [_worst(words, worst)] if worst is not None else []
         return tuple(rows)
 

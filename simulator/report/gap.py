@@ -18,7 +18,7 @@ from simulator.report.costs import asked_hours, model_hours
 from simulator.report.document import Clairvoyant, Oracle
 from simulator.report.facts import Facts
 from simulator.report.gpu_hours import weight_of
-from simulator.report.slo import HOUR_S, worst_window
+from simulator.report.slo import HOUR_S
 from simulator.report.timeline import grid_of
 
 HEADROOMS = (1.0, 1.5, 2.0, 3.0, 4.0)
@@ -202,8 +202,7 @@ def _told(found: Facts, plans: Mapping[str, ReplicaTimetable], cost: float, want
     """Costs are compared at equal service only: a plan that attained less has no gap."""
     attained = float(found.kept.mean())
     total = model_hours(found, found.asked).total
-    whole = found.duration_s >= HOUR_S
-    worst = worst_window(found.outcomes.arrival_s, found.kept, HOUR_S) if whole else None
+    worst = found.worst_window(HOUR_S)
     return Clairvoyant(
         gpu_hours=total,
         attainment=attained,

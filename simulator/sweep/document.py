@@ -51,13 +51,14 @@ class Resampled:
 
 @dataclass(frozen=True, slots=True)
 class StandingRow:
-    """GPU-hours a day, share in time, the worst hour's share and the mean of the runs' P95 of the first token."""
+    """GPU-hours a day, share in time, the worst hour's share (None where no run lasts an hour) and the mean of the
+    runs' P95 of the first token."""
 
     cost: float
     cost_interval: Interval
     attainment: float
     attainment_interval: Interval
-    worst_hour: float
+    worst_hour: float | None
     first_token_p95_s: float | None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from simulator.report.costs import daily_asked_hours
 from simulator.report.facts import Facts
 from simulator.report.gpu_hours import GpuHours
 from simulator.report.recorder import DAY_S
-from simulator.report.slo import FIVE_MINUTES_S, HOUR_S, WorstWindow, worst_window
+from simulator.report.slo import FIVE_MINUTES_S, HOUR_S, WorstWindow
 from simulator.report.summary import Latency, RunSummary
 
 
@@ -33,14 +34,14 @@ class RunFigures:
     """One run. ``kept``, ``arrived``, ``gpu_hours`` and ``days`` have one entry for each day of the demand. ``days``
     are the days' lengths, the last one with the tail: the same for all runs of a demand, so that a policy that is late
     does not spread its cost over the longer run. ``gpu_hours`` are those of the models that were asked, from second 0
-    on; ``not_asked`` names the others. ``notes``: what else is to be known of it, as ``RunSummary`` has them."""
+    on; ``not_asked`` names the others. A run that is shorter has no worst hour and no worst five minutes. ``notes``: what else is to be known of it, as ``RunSummary`` has them."""
 
     kept: tuple[float, ...]
     arrived: tuple[float, ...]
     gpu_hours: tuple[GpuHours, ...]
     days: tuple[float, ...]
-    worst_hour: Worst
-    worst_five_minutes: Worst
+    worst_hour: Worst | None
+    worst_five_minutes: Worst | None
     first_token: Latency
     inter_token: Latency
     end_to_end: Latency
@@ -54,15 +55,15 @@ class RunFigures:
 
 def run_figures(facts: Facts, summary: RunSummary, *, tail_s: float) -> RunFigures:
     """The figures of a run to which at least one request came, over all its models."""
-    arrival_s, kept, day = facts.outcomes.arrival_s, facts.kept, facts.day_of_arrival
+    kept, day = facts.kept, facts.day_of_arrival
     in_time, arrived = (np.bincount(day[rows], minlength=facts.days) for rows in (kept, slice(None)))
     return RunFigures(
         kept=tuple(in_time.astype(float).tolist()),
         arrived=tuple(arrived.astype(float).tolist()),
         gpu_hours=daily_asked_hours(facts),
         days=(*(1.0 for _ in range(facts.days - 1)), (facts.last_arrival_s + tail_s) / DAY_S - (facts.days - 1)),
-        worst_hour=_worst(worst_window(arrival_s, kept, HOUR_S)),
-        worst_five_minutes=_worst(worst_window(arrival_s, kept, FIVE_MINUTES_S)),
+        worst_hour=_worst(facts.worst_window(HOUR_S)),
+        worst_five_minutes=_worst(facts.worst_window(FIVE_MINUTES_S)),
         first_token=summary.time_to_first_token,
         inter_token=summary.inter_token,
         end_to_end=summary.end_to_end,
@@ -75,6 +76,10 @@ def run_figures(facts: Facts, summary: RunSummary, *, tail_s: float) -> RunFigur
     )
 
 
-def _worst(window: WorstWindow | None) -> Worst:
-    assert window is not None, "a run with requests has a worst window"
-    return Worst(window.begin_s, window.share.kept, window.share.arrivals)
+def _worst(window: WorstWindow | None) -> Worst | None:
+    return None if window is None else Worst(window.begin_s, window.share.kept, window.share.arrivals)
+
+
+def worst_hour_of(runs: Iterable[RunFigures]) -> float | None:
+    """The least share in time of any run's worst hour; None where none lasts an hour."""
+    return min((run.worst_hour.share for run in runs if run.worst_hour is not None), default=None)

@@ -12,7 +12,7 @@ import numpy as np
 from simulator.statistics import CostAt, Estimate, Metric, Resampling, SweepPoint, cost_at, estimates
 from simulator.sweep.cells import Candidate, CellResult
 from simulator.sweep.design import Settings
-from simulator.sweep.figures import RunFigures
+from simulator.sweep.figures import RunFigures, worst_hour_of
 
 EQUAL_ATTAINMENTS = (0.95, 0.99, 0.999)
 
@@ -28,7 +28,7 @@ class RankBy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What must be kept: the share in time of all arrivals, and that of the worst hour of any run."""
+    """What must be kept: the share in time of all arrivals, and that of the worst hour of any run that lasts an hour."""
 
     attainment: float
     worst_hour: float
@@ -36,15 +36,17 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A candidate on some demands: GPU-hours a day, the share in time over all runs, and the worst of their hours."""
+    """A candidate on some demands: GPU-hours a day, the share in time over all runs, and the worst of their hours (None
+    where no run lasts one, so that it is neither kept nor missed)."""
 
     cost: Estimate
     attainment: Estimate
-    worst_hour: float
+    worst_hour: float | None
     first_token_p95_s: float
 
     def keeps(self, goal: Goal) -> bool:
-        return self.attainment.value >= goal.attainment and self.worst_hour >= goal.worst_hour
+        kept_hour = self.worst_hour is None or self.worst_hour >= goal.worst_hour
+        return self.attainment.value >= goal.attainment and kept_hour
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +188,7 @@ def _standings(results: Results, demands: Sequence[str], resampling: Resampling)
             standings[one] = Standing(
                 cost,
                 attained,
-                worst_hour=min(run.worst_hour.share for run in runs),
+                worst_hour=worst_hour_of(runs),
                 first_token_p95_s=sum(first) / len(first) if first else math.inf,
             )
     return {one: standings[one] for one in metrics}
@@ -199,7 +201,7 @@ def _order(row: Ranked, by: RankBy) -> tuple[object, ...]:
     figures = {
         RankBy.COST: standing.cost.value,
         RankBy.ATTAINMENT: -standing.attainment.value,
-        RankBy.WORST_HOUR: -standing.worst_hour,
+        RankBy.WORST_HOUR: math.inf if standing.worst_hour is None else -standing.worst_hour,
         RankBy.FIRST_TOKEN: standing.first_token_p95_s,
     }
     if not row.keeps and by is RankBy.COST:

@@ -69,8 +69,8 @@ def _require_run(run: RunFigures, field: str) -> None:
     _require_window(run.worst_five_minutes, f"{field}.worst_five_minutes")
 
 
-def _require_window(worst: Worst, field: str) -> None:
-    if not 0 <= worst.kept <= worst.arrivals or not worst.arrivals:
+def _require_window(worst: Worst | None, field: str) -> None:
+    if worst is not None and (not 0 <= worst.kept <= worst.arrivals or not worst.arrivals):
         raise WireError(f"{worst.kept} in time of {worst.arrivals} that arrived", field=field)
 
 

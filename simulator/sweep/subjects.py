@@ -15,7 +15,7 @@ from simulator.statistics import Metric
 from simulator.sweep.cells import Candidate, settings_words
 from simulator.sweep.comparing import Measure, Subject
 from simulator.sweep.document import SweepDocument
-from simulator.sweep.figures import RunFigures
+from simulator.sweep.figures import RunFigures, worst_hour_of
 from simulator.sweep.ranking import families
 
 ATTAINMENT, COST = "attainment", "gpu_hours_a_day"
@@ -177,7 +177,7 @@ def _of_candidate(name: str, found: SweepDocument, candidate: Candidate, demands
         asked,
         {ATTAINMENT: Measure(metrics[0], "share", "higher"), COST: Measure(metrics[1], "GPU-hours", "lower")},
         recorded=any(used[demand].recorded for demand in demands),
-        worst_hour=min(run.worst_hour.share for run in results.runs(candidate, demands)),
+        worst_hour=worst_hour_of(results.runs(candidate, demands)),
         not_asked=not_asked_of(results.runs(candidate, demands)),
     )
 

@@ -204,7 +204,9 @@ class Goal(Section):
     """What a policy must keep; those that miss it rank below all that keep it."""
 
     attainment: Share = Field(default=0.99, description="Share of all arrivals that are in time.")
-    worst_hour: Share = Field(default=0.95, description="The same within the worst hour.")
+    worst_hour: Share = Field(
+        default=0.95, description="The same within the worst hour; not judged where no run lasts an hour."
+    )
 
 
 class ResamplingSettings(Section):

@@ -60,6 +60,15 @@ def task(source: FakeSource, model: ModelSpec = ELASTIC, seed: int = 1) -> CellT
     return CellTask(cell, SITE, (model,), "chat", source, 60.0, settings)
 
 
+def test_a_run_has_a_worst_hour_where_it_lasts_one_as_in_its_report() -> None:
+    short, long = (run_cell(task(FakeSource(apart_s=apart_s))) for apart_s in (0.5, 200.0))
+    assert isinstance(short, CellResult)
+    assert isinstance(long, CellResult)
+    assert (short.figures.worst_hour, short.figures.worst_five_minutes) == (None, None)
+    assert long.figures.worst_hour is not None
+    assert long.figures.worst_five_minutes is not None
+
+
 def cause(task: CellTask) -> str:
     answer = run_cell(task)
     assert isinstance(answer, CellFailure)

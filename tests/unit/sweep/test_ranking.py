@@ -47,6 +47,16 @@ def test_the_worst_hour_is_a_constraint_and_not_a_footnote() -> None:
     assert not row.keeps
 
 
+def test_where_no_run_lasts_an_hour_the_goals_worst_hour_is_not_judged() -> None:
+    short = result(candidate("short"), seed=1, kept=[99.0], worst=None)
+    [row] = ranked([short])
+    assert row.standing.worst_hour is None
+    assert row.keeps
+    assert [row.candidate.policy for row in ranked([short, CHEAP], RankBy.WORST_HOUR)] == ["cheap", "short"]
+    [missed] = ranked([result(candidate("short"), kept=[94.0], worst=None)])
+    assert not missed.keeps, "the share of all arrivals is judged all the same"
+
+
 def test_what_costs_less_in_another_world_beats_nothing() -> None:
     """A run whose prompts are cached by half is cheaper whatever it does."""
 

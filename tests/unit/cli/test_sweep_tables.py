@@ -1,0 +1,35 @@
+"""What a sweep says below its table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from cli.sweep_tables import tell_sweep
+from simulator.statistics import Resampling
+from simulator.sweep.cells import CellResult
+from simulator.sweep.document import DemandUsed, Resampled, SweepDocument, ranked_row
+from simulator.sweep.ranking import Goal, Results, rank
+from tests.unit.sweep.runs import candidate, result
+
+GOAL = Goal(0.9, 0.9)
+FEW = Resampling(resamples=200)
+
+
+def told(runs: Sequence[CellResult], capsys: pytest.CaptureFixture[str]) -> str:
+    """On one line."""
+    seeds = tuple(dict.fromkeys(run.cell.seed for run in runs))
+    ranking = rank(Results(runs, seeds), ["calm"], [], GOAL, FEW)
+    demand = DemandUsed("calm", "all", "trace", "digest", True)
+    rows = tuple(ranked_row(number, row) for number, row in enumerate(ranking, 1))
+    tell_sweep(SweepDocument(seeds, (demand,), {}, 0.0, GOAL, Resampled.of(FEW), tuple(runs), (), rows, ()), 20)
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_where_no_run_lasts_an_hour_it_says_that_this_part_of_the_goal_cannot_be_judged(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = "No run lasts an hour: none has a worst hour, and that part of the goal cannot be judged."
+    assert words in told([result(candidate("short"), worst=None)], capsys)
+    assert words not in told([result(candidate("long"))], capsys)
