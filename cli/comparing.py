@@ -9,7 +9,7 @@ from typing import TypeVar
 from broker.model.errors import ConfigError, WireError
 from broker.model.units import format_number
 from cli.output import table, tell
-from cli.sweep_tables import BLOCK_WORDS
+from cli.sweep_tables import BLOCK_WORDS, more_blocks, same_run_words
 from simulator.report import document as reports
 from simulator.report.document import RunReport
 from simulator.sweep import document as sweeps
@@ -145,10 +145,11 @@ def _how(found: SideBySide) -> str:
     )
     if len(found.subjects) > 2:
         words += f" p is Holm's, over the {len(found.subjects) - 1} sides that are compared with A in each figure."
+    run = len(found.seeds) + len(found.same_run)
+    words += same_run_words(run, len(found.seeds))
     if interval.blocks == 1:
-        words += (
-            " With one block nothing is known of the spread, and no difference is certain: give more seeds or days."
-        )
+        more = more_blocks(run, len(found.seeds))
+        words += f" With one block nothing is known of the spread, and no difference is certain: give {more}."
     return words
 
 

@@ -65,7 +65,8 @@ class Plan:
         """How intervals of these results are made."""
         chosen = self.settings.resampling
         recorded = any(demand.recorded for demand in self.demands)
-        days = blocks_for(recorded=recorded, days=results.days(self.ranked_on), seeds=len(self.settings.seeds))
+        apart = results.told_apart(self.ranked_on)
+        days = blocks_for(recorded=recorded, days=results.days(self.ranked_on), seeds=len(apart.seeds))
         return Resampling(
             days if chosen.blocks == "auto" else Days(chosen.blocks), chosen.level, chosen.resamples, chosen.seed
         )

@@ -87,8 +87,9 @@ def _range(interval: Interval, *, percent: bool = False) -> str:
 
 def _how(found: SweepDocument, interval: Interval) -> str:
     kind, goal = found.resampling, found.goal
+    apart = found.results.told_apart(found.ranked_on).seeds
     words = (
-        f"n = {interval.n} seeds ({', '.join(map(str, found.seeds))}), {interval.blocks} blocks ({BLOCK_WORDS[kind.days]}); "
+        f"n = {interval.n} seeds ({', '.join(map(str, apart))}), {interval.blocks} blocks ({BLOCK_WORDS[kind.days]}); "
         f"{kind.level:.0%} intervals of {kind.resamples:,} resamples, seed {kind.seed}. "
         f"Goal: {goal.attainment:.4g} in time overall and {goal.worst_hour:.4g} in the worst hour of any run. "
         f"In time: {_objectives_words(found.objectives)}."
@@ -98,9 +99,24 @@ def _how(found: SweepDocument, interval: Interval) -> str:
     words += _run_words(found.run)
     if idle := sorted({name for result in found.cells for name in result.figures.not_asked}):
         words += f" GPU-hours are of the models that were asked; not asked, and not counted: {', '.join(idle)}."
+    words += same_run_words(len(found.seeds), len(apart))
     if interval.blocks == 1:
-        words += " With one block nothing is known of the spread: give more seeds or days."
+        words += f" With one block nothing is known of the spread: give {more_blocks(len(found.seeds), len(apart))}."
     return words
+
+
+def same_run_words(seeds: int, apart: int) -> str:
+    """What is said where only ``apart`` of the seeds gave runs of their own."""
+    if apart == seeds:
+        return ""
+    if apart == 1:
+        return " The seeds gave the same run: nothing in it is drawn, and they count as one."
+    return f" Of {seeds} seeds {seeds - apart} gave the same run as another, and those count as one."
+
+
+def more_blocks(seeds: int, apart: int) -> str:
+    """What would tell more of the spread: no further seed where nothing is drawn."""
+    return "more seeds or days" if seeds == apart else "more days; a further seed changes nothing"
 
 
 def _run_words(run: RunUsed | None) -> str:

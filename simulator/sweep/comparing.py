@@ -6,7 +6,7 @@ Only what was asked the same and judged alike is compared; ``reasons_against`` s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from simulator.statistics import (
     estimate,
     holm,
 )
-from simulator.sweep.ranking import EQUAL_ATTAINMENTS
+from simulator.sweep.ranking import EQUAL_ATTAINMENTS, stand_ins
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Subject:
     """One side of a comparison. ``asked``: what must be the same on all sides, in words by what it is. ``recorded``: a
     recorded trace was replayed. ``worst_hour``: the least share in time of any run's worst hour. ``curve``: the
     settings of its knob, if it was swept. ``not_asked``: models that ran and that nobody asked; no measure counts their
-    GPUs."""
+    GPUs. ``outcomes``: by seed all that came of its runs; equal where two seeds gave the same run."""
 
     name: str
     asked: Mapping[str, str]
@@ -50,6 +50,7 @@ class Subject:
     worst_hour: float | None = None
     curve: tuple[SweepPoint, ...] = ()
     not_asked: tuple[str, ...] = ()
+    outcomes: Mapping[int, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,8 @@ class EqualRow:
 
 @dataclass(frozen=True, slots=True)
 class SideBySide:
-    """``seeds`` are those that all have. ``days``: what was resampled. ``not_asked``: each side's idle models."""
+    """``seeds`` are those that all have, without those in ``same_run``, which on every side gave the same run as one of
+    them. ``days``: what was resampled. ``not_asked``: each side's idle models."""
 
     subjects: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -106,6 +108,7 @@ class SideBySide:
     worst_hours: tuple[float | None, ...]
     equal: tuple[EqualRow, ...]
     not_asked: tuple[tuple[str, ...], ...]
+    same_run: tuple[int, ...] = ()
 
 
 def reasons_against(subjects: Sequence[Subject]) -> list[str]:
@@ -129,7 +132,7 @@ def reasons_against(subjects: Sequence[Subject]) -> list[str]:
 
 def blocks_for(*, recorded: bool, days: int, seeds: int) -> Days:
     """What to resample where nobody said: recorded days over all seeds, but whole seeds where there is one day only;
-    each seed's own days where demand is generated."""
+    each seed's own days where demand is generated. ``seeds`` are those that gave runs of their own."""
     if not recorded:
         return Days.OWN
     return Days.SEEDS if days == 1 and seeds > 1 else Days.SHARED
@@ -138,7 +141,8 @@ def blocks_for(*, recorded: bool, days: int, seeds: int) -> Days:
 def side_by_side(subjects: Sequence[Subject], resampling: Resampling, days: Days | None = None) -> SideBySide:
     """All figures that all have. ``days`` None: as ``blocks_for``. Raises ``ValueError`` for what ``reasons_against``
     names."""
-    seeds = tuple(sorted(set.intersection(*map(_seeds, subjects))))
+    common = sorted(set.intersection(*map(_seeds, subjects)))
+    seeds = tuple(dict.fromkeys(stand_ins(common, lambda one, other: _same_run(subjects, one, other)).values()))
     names = [name for name in subjects[0].measures if all(name in subject.measures for subject in subjects)]
     count = subjects[0].measures[names[0]].metric.days
     recorded = any(subject.recorded for subject in subjects)
@@ -156,7 +160,14 @@ def side_by_side(subjects: Sequence[Subject], resampling: Resampling, days: Days
         worst_hours=tuple(subject.worst_hour for subject in subjects),
         equal=_equal(subjects, seeds, resampling) if all(subject.curve for subject in subjects) else (),
         not_asked=tuple(subject.not_asked for subject in subjects),
+        same_run=tuple(seed for seed in common if seed not in seeds),
     )
+
+
+def _same_run(subjects: Sequence[Subject], one: int, other: int) -> bool:
+    """Whether on no side anything was drawn that tells these seeds apart: as blocks they would agree for certain."""
+    known = [subject.outcomes for subject in subjects]
+    return all(one in of and other in of and of[one] == of[other] for of in known)
 
 
 def _figure(name: str, subjects: Sequence[Subject], seeds: Sequence[int], resampling: Resampling) -> FigureRow:

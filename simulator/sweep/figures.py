@@ -34,7 +34,8 @@ class RunFigures:
     """One run. ``kept``, ``arrived``, ``gpu_hours`` and ``days`` have one entry for each day of the demand. ``days``
     are the days' lengths, the last one with the tail: the same for all runs of a demand, so that a policy that is late
     does not spread its cost over the longer run. ``gpu_hours`` are those of the models that were asked, from second 0
-    on; ``not_asked`` names the others. A run that is shorter has no worst hour and no worst five minutes. ``notes``: what else is to be known of it, as ``RunSummary`` has them."""
+    on; ``not_asked`` names the others. ``worst_hour`` and ``worst_five_minutes``: None of a run that is shorter.
+    ``notes``: what else is to be known of it, as ``RunSummary`` has them."""
 
     kept: tuple[float, ...]
     arrived: tuple[float, ...]

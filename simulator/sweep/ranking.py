@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -28,7 +28,7 @@ class RankBy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What must be kept: the share in time of all arrivals, and that of the worst hour of any run that lasts an hour."""
+    """What must be kept: the share in time of all arrivals, and that of the worst hour of any run that lasts one."""
 
     attainment: float
     worst_hour: float
@@ -79,11 +79,12 @@ class Results:
 
     def __init__(self, results: Sequence[CellResult], seeds: Sequence[int]) -> None:
         self.seeds = tuple(seeds)
+        self._results = tuple(results)
         self.candidates = tuple(dict.fromkeys(result.cell.candidate for result in results))
         self._figures: dict[Candidate, dict[tuple[str, int], RunFigures]] = {}
         for result in results:
             known = self._figures.setdefault(result.cell.candidate, {})
-            known[result.cell.demand, result.cell.seed] = result.figures
+            known.setdefault((result.cell.demand, result.cell.seed), result.figures)
 
     def whole_seeds(self, candidate: Candidate, demands: Sequence[str]) -> tuple[int, ...]:
         """Those for which the candidate was run on all demands."""
@@ -91,8 +92,13 @@ class Results:
         return tuple(seed for seed in self.seeds if all((demand, seed) in known for demand in demands))
 
     def runs(self, candidate: Candidate, demands: Sequence[str]) -> list[RunFigures]:
+        return [run for runs in self.by_seed(candidate, demands).values() for run in runs]
+
+    def by_seed(self, candidate: Candidate, demands: Sequence[str]) -> dict[int, tuple[RunFigures, ...]]:
+        """Of the whole seeds, one run for each demand."""
         known = self._figures[candidate]
-        return [known[demand, seed] for seed in self.whole_seeds(candidate, demands) for demand in demands]
+        seeds = self.whole_seeds(candidate, demands)
+        return {seed: tuple(known[demand, seed] for demand in demands) for seed in seeds}
 
     def days(self, demands: Sequence[str]) -> int:
         """Of all demands together; those of which no run is there count for nothing."""
@@ -113,6 +119,27 @@ class Results:
             Metric(seeds, rows(lambda run: [day.total for day in run.gpu_hours]), rows(lambda run: run.days)),
         )
 
+    def told_apart(self, demands: Sequence[str]) -> Results:
+        """The same with the first seed alone of those of which all runs on these demands are alike: where nothing is
+        drawn a second seed is the same run again, and says no more of the spread."""
+        first = stand_ins(self.seeds, lambda one, other: self._alike(one, other, demands))
+        if all(seed == one for seed, one in first.items()):
+            return self
+        named = [
+            replace(one, cell=replace(one.cell, seed=first.get(one.cell.seed, one.cell.seed))) for one in self._results
+        ]
+        return Results(named, tuple(dict.fromkeys(first.values())))
+
+    def _alike(self, one: int, other: int, demands: Sequence[str]) -> bool:
+        """Whether these seeds' runs are the same, as far as both have them."""
+        both = [
+            (known, demand)
+            for known in self._figures.values()
+            for demand in demands
+            if (demand, one) in known and (demand, other) in known
+        ]
+        return bool(both) and all(known[demand, one] == known[demand, other] for known, demand in both)
+
     def point(self, candidate: Candidate, demands: Sequence[str]) -> SweepPoint | None:
         metrics = self.metrics(candidate, demands)
         return None if metrics is None else SweepPoint(0.0, *metrics)
@@ -123,8 +150,8 @@ def rank(
     by: RankBy = RankBy.COST,
 ) -> list[Ranked]:  # fmt: skip
     """All candidates of which at least one seed is whole, the best first; only ``demands`` count for the order."""
-    standings = _standings(results, demands, resampling)
-    beside = _standings(results, held_out, resampling) if held_out else {}
+    standings = _standings(results.told_apart(demands), demands, resampling)
+    beside = _standings(results.told_apart(held_out), held_out, resampling) if held_out else {}
     points = {one: (s.cost.value, s.attainment.value) for one, s in standings.items()}
     worlds = {one.world for one in points}
     front = {best for world in worlds for best in pareto_front({o: at for o, at in points.items() if o.world == world})}
@@ -143,6 +170,14 @@ def rank(
     return sorted(ranked, key=lambda row: _order(row, by))
 
 
+def stand_ins(seeds: Sequence[int], alike: Callable[[int, int], bool]) -> dict[int, int]:
+    """For each seed the first whose runs are like its own."""
+    first: dict[int, int] = {}
+    for seed in seeds:
+        first[seed] = next((one for one in dict.fromkeys(first.values()) if alike(one, seed)), seed)
+    return first
+
+
 def pareto_front(points: Mapping[Candidate, tuple[float, float]]) -> set[Candidate]:
     """Those of (cost, attainment) that no other beats in one and equals in the other."""
     front: set[Candidate] = set()
@@ -157,7 +192,7 @@ def pareto_front(points: Mapping[Candidate, tuple[float, float]]) -> set[Candida
 
 def curves(results: Results, demands: Sequence[str], resampling: Resampling) -> list[Curve]:
     """One for each family of candidates whose knob was tried at two settings or more."""
-    found = []
+    found, results = [], results.told_apart(demands)
     for family, members in families(results).items():
         points = [point for one in members if (point := results.point(one, demands)) is not None]
         if len(points) > 1:

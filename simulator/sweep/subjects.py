@@ -69,6 +69,15 @@ def _of_group(group: Sequence[tuple[str, RunReport]]) -> Subject:
         recorded=first.run.trace is not None,
         worst_hour=min((value for value in worst if value is not None), default=None),
         not_asked=tuple(model.model_id for model in first.run.models if not model.requests),
+        outcomes={report.run.seed: _outcome(report) for report in reports},
+    )
+
+
+def _outcome(report: RunReport) -> object:
+    """Equal for runs that nothing tells apart but their seeds."""
+    return (
+        [(one.name, one.model_id, one.numerator, one.denominator) for one in report.figures],
+        [(row.what, row.model_id, row.latency, row.by_day) for row in report.latencies],
     )
 
 
@@ -146,11 +155,14 @@ def of_sweep(name: str, found: SweepDocument) -> list[Subject]:
         sides.setdefault(candidate.family if candidate.knob is not None else candidate.policy, candidate)
     subjects = []
     for candidate in sides.values():
-        points = [results.point(one, demands) for one in members.get(candidate.family, ())]
+        family = members.get(candidate.family, ())
+        points = [results.point(one, demands) for one in family]
         curve = tuple(point for point in points if point is not None)
         subject = _of_candidate(name, found, candidate, demands)
         if subject is not None:
-            subjects.append(replace(subject, curve=curve if len(curve) > 1 else ()))
+            runs = [results.by_seed(one, demands) for one in family or (candidate,)]
+            outcomes = {seed: [by_seed.get(seed) for by_seed in runs] for seed in subject.outcomes}
+            subjects.append(replace(subject, curve=curve if len(curve) > 1 else (), outcomes=outcomes))
     return subjects
 
 
@@ -179,6 +191,7 @@ def _of_candidate(name: str, found: SweepDocument, candidate: Candidate, demands
         recorded=any(used[demand].recorded for demand in demands),
         worst_hour=worst_hour_of(results.runs(candidate, demands)),
         not_asked=not_asked_of(results.runs(candidate, demands)),
+        outcomes=results.by_seed(candidate, demands),
     )
 
 

@@ -215,7 +215,8 @@ class ResamplingSettings(Section):
     blocks: Literal["auto", "shared", "own", "seeds"] = Field(
         default="auto",
         description="What is resampled: `shared` days over all seeds, each seed's `own` days, or whole `seeds`; "
-        "`auto` takes shared where a recorded trace is replayed, else own.",
+        "`auto` takes own where requests are generated, shared where a recorded trace is replayed for days, and seeds "
+        "where it is replayed for a day and the seeds gave runs that differ.",
     )
     level: Share = Field(default=0.95, description="The intervals' level.")
     resamples: Annotated[int, Field(ge=100, le=1_000_000)] = Field(default=4000, description="How many resamples.")

@@ -60,6 +60,25 @@ def test_reports_of_several_seeds_are_one_side_each(reports: Path) -> None:
     assert "gpu hours a day" in result.output
 
 
+def test_seeds_of_a_replay_in_which_nothing_is_drawn_are_one(reports: Path) -> None:
+    """Two copies of a run were told to differ from two of another at p = 1e-16."""
+    names = []
+    for policies, seed in (("policies", 1), ("policies", 2), ("eager", 1), ("eager", 2)):
+        names.append(f"plain-{policies}-seed{seed}")
+        status, _, errors = run(
+            "simulate", "--trace", "trace.csv", "--policies", f"{policies}.yaml", "--seed", str(seed), "--tail", "0",
+            "--oracle", "never", "--out", names[-1], folder=reports,
+        )  # fmt: skip
+        assert status == 0, errors
+    result = tidegate("compare", *(reports / name for name in names))
+    assert result.exit_code == 0, result.output
+    assert "n = 1 seeds (1), 1 blocks (days over all seeds), paired; 95% intervals" in result.output
+    assert "The seeds gave the same run: nothing in it is drawn" in result.output
+    found = json.loads(tidegate("compare", *(reports / name for name in names), "--json").stdout)
+    assert (found["seeds"], found["same_run"]) == ([1], [2])
+    assert {change["p"] for row in found["figures"] for change in row["changes"] if change} == {1.0}
+
+
 def test_as_json_each_difference_comes_with_its_interval(reports: Path) -> None:
     result = tidegate("compare", reports / "quiet-seed1", reports / "eager-seed1", "--json")
     found = json.loads(result.stdout)

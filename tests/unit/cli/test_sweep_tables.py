@@ -33,3 +33,14 @@ def test_where_no_run_lasts_an_hour_it_says_that_this_part_of_the_goal_cannot_be
     words = "No run lasts an hour: none has a worst hour, and that part of the goal cannot be judged."
     assert words in told([result(candidate("short"), worst=None)], capsys)
     assert words not in told([result(candidate("long"))], capsys)
+
+
+def test_seeds_that_gave_the_same_run_are_told_to_be_one(capsys: pytest.CaptureFixture[str]) -> None:
+    same = [result(candidate("replayed"), seed=seed) for seed in (1, 2)]
+    words = told(same, capsys)
+    assert "n = 1 seeds (1), 1 blocks" in words
+    assert "The seeds gave the same run: nothing in it is drawn, and they count as one." in words
+    assert "give more days; a further seed changes nothing." in words
+    drawn = told([same[0], result(candidate("replayed"), seed=2, cost=11.0)], capsys)
+    assert "n = 2 seeds (1, 2)" in drawn
+    assert "the same run" not in drawn

@@ -45,6 +45,27 @@ def test_with_one_run_on_each_side_nothing_is_certain() -> None:
     assert (change.interval.low, change.interval.high, change.p) == (None, None, 1.0)
 
 
+@pytest.mark.parametrize("blocks", [None, Days.SEEDS, Days.OWN])
+def test_seeds_that_gave_the_same_run_are_one_block(blocks: Days | None) -> None:
+    """A replay without a cluster: p was 1e-16 for two copies of one run."""
+    same = dict.fromkeys((1, 2, 3), "all that came of it")
+    one, other = (
+        replace(subject(name, [[cost]] * 3, recorded=True), outcomes=same) for name, cost in (("a", 1.0), ("b", 2.0))
+    )
+    found = side_by_side([one, other], FEW, blocks)
+    assert (found.seeds, found.same_run) == ((1,), (2, 3))
+    [change] = found.figures[0].changes
+    assert change is not None
+    assert (change.value, change.interval.low, change.interval.high, change.p) == (1.0, None, None, 1.0)
+
+
+def test_seeds_that_one_side_tells_apart_are_blocks_of_their_own() -> None:
+    same = replace(CHEAP, outcomes=dict.fromkeys((1, 2, 3), "the same"))
+    drawn = replace(DEAR, outcomes={1: "this", 2: "that", 3: "this"})
+    found = side_by_side([same, drawn], FEW)
+    assert (found.seeds, found.same_run) == ((1, 2), (3,))
+
+
 def test_only_seeds_that_all_have_are_paired() -> None:
     fewer = subject("fewer", [[2.0, 3.0], [2.2, 3.2]], seeds=(1, 3))
     found = side_by_side([CHEAP, fewer], FEW)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.statistics import Resampling
+from simulator.statistics import Days, Resampling
 from simulator.sweep.cells import Candidate, CellResult
 from simulator.sweep.design import Setting
 from simulator.sweep.ranking import Goal, RankBy, Ranked, Results, curves, families, pareto_front, rank
@@ -97,6 +99,18 @@ def test_a_seed_counts_only_if_all_demands_were_run() -> None:
     results = Results([result(who, seed=1), result(who, seed=1, demand="bursts"), result(who, seed=2)], [1, 2])
     assert results.whole_seeds(who, ["calm", "bursts"]) == (1,)
     assert rank(Results([result(who)], [1]), ["calm", "bursts"], [], GOAL, FEW) == []
+
+
+def test_seeds_that_gave_the_same_run_are_one_block() -> None:
+    """A replay without a cluster: every interval had no width."""
+    who, other = candidate("replayed"), candidate("other")
+    runs = [result(one, seed=seed) for one in (who, other) for seed in (1, 2, 3) if (one, seed) != (other, 1)]
+    whole_seeds = replace(FEW, days=Days.SEEDS)
+    for row in rank(Results(runs, (1, 2, 3)), ["calm"], [], GOAL, whole_seeds):
+        assert (row.standing.cost.n, row.standing.cost.blocks, row.standing.cost.low) == (1, 1, -math.inf)
+        assert row.missing == (row.candidate == other)
+    drawn = [*runs, result(candidate("drawn"), seed=1), result(candidate("drawn"), seed=2, cost=11.0)]
+    assert Results(drawn, (1, 2, 3)).told_apart(["calm"]).seeds == (1, 2)
 
 
 def test_days_of_several_demands_stand_side_by_side() -> None:
