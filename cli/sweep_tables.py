@@ -9,7 +9,7 @@ from broker.model.units import format_duration, format_number
 from cli.output import table, tell
 from simulator.engine.routing import Routing
 from simulator.report.document import Interval
-from simulator.sweep.cells import settings_words
+from simulator.sweep.cells import CACHED_SHARE, settings_words
 from simulator.sweep.document import CurvePoint, RankedRow, RunUsed, StandingRow, SweepDocument
 
 BLOCK_WORDS = {"shared": "days over all seeds", "own": "each seed's days", "seeds": "whole seeds"}
@@ -99,6 +99,11 @@ def _how(found: SweepDocument, interval: Interval) -> str:
     words += _run_words(found.run)
     if idle := sorted({name for result in found.cells for name in result.figures.not_asked}):
         words += f" GPU-hours are of the models that were asked; not asked, and not counted: {', '.join(idle)}."
+    if unmoved := found.results.unmoved_by(CACHED_SHARE):
+        words += (
+            f" {CACHED_SHARE} changed no run of {', '.join(unmoved)}: where requests tell themselves who shares prompts "
+            "(sessions, prefix groups), it has no effect."
+        )
     words += same_run_words(len(found.seeds), len(apart))
     if interval.blocks == 1:
         words += f" With one block nothing is known of the spread: give {more_blocks(len(found.seeds), len(apart))}."

@@ -15,7 +15,9 @@ RESULT_VERSION = 2
 """Of what a cell leaves. Results of another version are not taken up again."""
 
 
-WORLD = frozenset({"run.cached_share", "run.metric_loss", "run.metric_delay"})
+CACHED_SHARE = "run.cached_share"
+
+WORLD = frozenset({CACHED_SHARE, "run.metric_loss", "run.metric_delay"})
 """Paths of settings that say what a run finds, and not what it does about it."""
 
 

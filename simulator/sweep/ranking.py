@@ -140,6 +140,18 @@ class Results:
         ]
         return bool(both) and all(known[demand, one] == known[demand, other] for known, demand in both)
 
+    def unmoved_by(self, path: str) -> tuple[str, ...]:
+        """The demands of which no run changed where this setting alone did; none where it was tried at one value."""
+        groups: dict[tuple[str, int, str, Settings], list[RunFigures]] = {}
+        for candidate, known in self._figures.items():
+            rest = tuple(setting for setting in candidate.settings if setting.path != path)
+            if len(rest) < len(candidate.settings):
+                for (demand, seed), run in known.items():
+                    groups.setdefault((demand, seed, candidate.policy, rest), []).append(run)
+        tried = {key: runs for key, runs in groups.items() if len(runs) > 1}
+        moved = {demand for (demand, *_), runs in tried.items() if any(run != runs[0] for run in runs)}
+        return tuple(dict.fromkeys(demand for demand, *_ in tried if demand not in moved))
+
     def point(self, candidate: Candidate, demands: Sequence[str]) -> SweepPoint | None:
         metrics = self.metrics(candidate, demands)
         return None if metrics is None else SweepPoint(0.0, *metrics)

@@ -8,7 +8,8 @@ import pytest
 
 from cli.sweep_tables import tell_sweep
 from simulator.statistics import Resampling
-from simulator.sweep.cells import CellResult
+from simulator.sweep.cells import Candidate, CellResult
+from simulator.sweep.design import Setting
 from simulator.sweep.document import DemandUsed, Resampled, SweepDocument, ranked_row
 from simulator.sweep.ranking import Goal, Results, rank
 from tests.unit.sweep.runs import candidate, result
@@ -33,6 +34,17 @@ def test_where_no_run_lasts_an_hour_it_says_that_this_part_of_the_goal_cannot_be
     words = "No run lasts an hour: none has a worst hour, and that part of the goal cannot be judged."
     assert words in told([result(candidate("short"), worst=None)], capsys)
     assert words not in told([result(candidate("long"))], capsys)
+
+
+def test_a_cached_share_that_changed_no_run_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    def runs(*costs: float) -> list[CellResult]:
+        tried = [Candidate("rules", (Setting("run.cached_share", share),)) for share in (0.0, 0.5)]
+        return [result(one, cost=cost) for one, cost in zip(tried, costs, strict=True)]
+
+    words = "run.cached_share changed no run of calm: where requests tell themselves who shares prompts"
+    assert words in told(runs(10.0, 10.0), capsys)
+    assert words not in told(runs(10.0, 9.0), capsys)
+    assert words not in told(runs(10.0, 10.0)[:1], capsys)
 
 
 def test_seeds_that_gave_the_same_run_are_told_to_be_one(capsys: pytest.CaptureFixture[str]) -> None:
