@@ -32,7 +32,7 @@ def compare(
 
     The last are told where sweeps have a knob.
 
-    Reports that differ in their seed only are one side. Runs that were not asked the same, or are judged by different
+    Reports that differ in their seed only are one side, and so are cells of a sweep. Runs that were not asked the same, or are judged by different
     limits, are refused.
     """
     from broker.model import wire
@@ -43,7 +43,11 @@ def compare(
     with told_errors():
         subjects = read_subjects(inputs)
     if len(subjects) < 2:
-        raise fail(f"{subjects[0].name} is alone; name another folder to compare it with", Exit.USAGE)
+        raise fail(
+            f"{subjects[0].name} is alone; name another folder to compare it with. A sweep has one side for each of its "
+            "policies: name cells for settings of one policy (cells.csv has their keys)",
+            Exit.USAGE,
+        )
     if reasons := reasons_against(subjects):
         raise fail("these runs cannot be compared:\n" + "\n".join(reasons))
     days = None if blocks is Blocks.AUTO else Days(blocks.value)

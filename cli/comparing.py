@@ -13,11 +13,12 @@ from cli.sweep_tables import BLOCK_WORDS, more_blocks, same_run_words
 from simulator.report import document as reports
 from simulator.report.document import RunReport
 from simulator.sweep import document as sweeps
+from simulator.sweep.cells import Cell
 from simulator.sweep.comparing import Change, SideBySide, Subject, Value
 from simulator.sweep.document import SweepDocument
 from simulator.sweep.sound import require_sound_report, require_sound_sweep
 from simulator.sweep.store import CELLS, SUMMARY
-from simulator.sweep.subjects import of_cell, of_reports, of_sweep
+from simulator.sweep.subjects import of_cells, of_reports, of_sweep
 
 REPORT = "report.json"
 
@@ -25,7 +26,7 @@ Document = TypeVar("Document", RunReport, SweepDocument)
 
 
 def read_subjects(inputs: Sequence[Path]) -> list[Subject]:
-    """The sides of a comparison, in the order given. Raises ``ConfigError`` for what is neither report nor sweep, or
+    """The sides of a comparison, in the order given, cells of one sweep together. Raises ``ConfigError`` for what is neither report nor sweep, or
     for both at once."""
     folders = [_folder_of(path) for path in inputs]
     for path, folder in zip(inputs, folders, strict=True):
@@ -37,20 +38,27 @@ def read_subjects(inputs: Sequence[Path]) -> list[Subject]:
         names = _names(folders)
         return of_reports([(name, _read_report(path / REPORT)) for name, path in zip(names, folders, strict=True)])
     subjects: list[Subject] = []
+    taken: set[Path] = set()
     for name, path, folder in zip(_names(folders), inputs, folders, strict=True):
         if (folder / REPORT).exists():
             raise ConfigError("is a report, and others are sweeps; compare like with like", path=str(path))
-        found = _read_sweep(folder / SUMMARY)
         if path.is_dir():
-            subjects += of_sweep(name, found)
-            continue
-        cell = of_cell(f"{name}/{path.stem[:8]}", found, path.stem)
-        if cell is None:
-            raise ConfigError(f"is no cell of {folder / SUMMARY}; run the sweep again", path=str(path))
-        subjects.append(cell)
+            subjects += of_sweep(name, _read_sweep(folder / SUMMARY))
+        elif folder not in taken:
+            taken.add(folder)
+            found = _read_sweep(folder / SUMMARY)
+            files = [one for one, at in zip(inputs, folders, strict=True) if at == folder and one.is_file()]
+            subjects += of_cells(name, found, [_cell(one, found, folder) for one in files])
     if not subjects:
         raise ConfigError("no run of this sweep succeeded; there is nothing to compare", path=str(inputs[0]))
     return subjects
+
+
+def _cell(path: Path, found: SweepDocument, folder: Path) -> Cell:
+    for result in found.cells:
+        if result.cell.key == path.stem:
+            return result.cell
+    raise ConfigError(f"is no cell of {folder / SUMMARY}; run the sweep again", path=str(path))
 
 
 def _folder_of(path: Path) -> Path:

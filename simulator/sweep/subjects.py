@@ -12,7 +12,7 @@ from broker.model import wire
 from broker.model.spec import ServiceObjective
 from simulator.report.document import QUANTILES, DayCounts, Figure, RunReport, quantile_of
 from simulator.statistics import Metric
-from simulator.sweep.cells import Candidate, settings_words
+from simulator.sweep.cells import Candidate, Cell, settings_words
 from simulator.sweep.comparing import Measure, Subject
 from simulator.sweep.document import SweepDocument
 from simulator.sweep.figures import RunFigures, worst_hour_of
@@ -166,13 +166,20 @@ def of_sweep(name: str, found: SweepDocument) -> list[Subject]:
     return subjects
 
 
-def of_cell(name: str, found: SweepDocument, key: str) -> Subject | None:
-    """One run of a sweep; None if the sweep has no such cell."""
-    cell = next((result.cell for result in found.cells if result.cell.key == key), None)
-    if cell is None:
-        return None
-    only = replace(found, cells=tuple(result for result in found.cells if result.cell.key == key))
-    return _of_candidate(name, only, cell.candidate, (cell.demand,))
+def of_cells(name: str, found: SweepDocument, cells: Sequence[Cell]) -> list[Subject]:
+    """Runs of a sweep; those that differ in their seed only are one side of several seeds, as with reports. A run that
+    is named twice is a side of its own the second time."""
+    groups: dict[tuple[Candidate, str, int], list[Cell]] = {}
+    for cell in cells:
+        times = sum(cell in group for group in groups.values())
+        groups.setdefault((cell.candidate, cell.demand, times), []).append(cell)
+    subjects = []
+    for (candidate, demand, _), group in groups.items():
+        only = replace(found, cells=tuple(result for result in found.cells if result.cell in group))
+        short = " + ".join(cell.key[:8] for cell in group)
+        subject = _of_candidate(f"{name}/{short}", only, candidate, (demand,))
+        subjects += [] if subject is None else [subject]
+    return subjects
 
 
 def _of_candidate(name: str, found: SweepDocument, candidate: Candidate, demands: Sequence[str]) -> Subject | None:

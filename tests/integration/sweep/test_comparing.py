@@ -124,6 +124,18 @@ def test_cells_of_a_sweep_are_compared(swept: Path) -> None:
     assert "Side by side" in result.output
 
 
+def test_cells_that_differ_in_their_seed_only_are_one_side(swept: Path) -> None:
+    """Two settings of one policy, each with two seeds; as sides of one seed each none could be paired."""
+    found = json.loads((swept / "sweep.json").read_text())["data"]["cells"]
+    keys = [cell["cell"]["key"] for cell in found if cell["cell"]["demand"] == "calm"]
+    assert len(keys) == 4
+    result = tidegate("compare", *(swept / "cells" / f"{key}.json" for key in keys), "--json")
+    assert result.exit_code == 0, result.output
+    compared = json.loads(result.stdout)
+    assert compared["seeds"] == [1, 2]
+    assert len(compared["subjects"]) == 2
+
+
 @pytest.mark.parametrize(
     ("inputs", "status", "words"),
     [
