@@ -18,8 +18,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from actuators.slurm.client import SiteFacts
 from actuators.slurm.job import JobSpec, WarningSignal
 from actuators.slurm.marks import mark_of_launch
@@ -216,6 +214,10 @@ def _agent_source() -> str:
 
 def _rendered(name: str, values: Mapping[str, Any], field: str) -> str:
     """A shipped template by its name, or a site's own by its path, which may extend a shipped one."""
+    try:
+        import jinja2
+    except ImportError:
+        raise ConfigError("the scripts of Slurm jobs need Jinja2: pip install 'tidegate[slurm]'") from None
     shipped = "/" not in name
     folders = [str(TEMPLATES)] if shipped else [str(Path(name).parent), str(TEMPLATES)]
     environment = jinja2.Environment(

@@ -13,9 +13,11 @@ from actuators.base import Actuator
 from actuators.local.actuator import LocalActuator
 from actuators.local.census import require_own_records
 from actuators.local.lock import records_locked
+from actuators.slurm.script import rehearsed_script
 from broker.app.settings import SiteSettings
 from broker.app.settings.site import LocalPool, PoolSettings
 from broker.app.settings.slurm import SlurmPool
+from broker.app.slurm_pool import slurm_actuator
 from broker.model.agents import Agents
 from broker.model.errors import ConfigError, ConfigErrors
 from broker.model.identity import endpoint_key
@@ -59,14 +61,6 @@ def _local(pool_id: str, pool: LocalPool, parts: Parts) -> Actuator:
 
 
 def _slurm(pool_id: str, pool: SlurmPool, parts: Parts) -> Actuator:
-    """Raises ``ConfigError`` without the extra that it needs."""
-    try:
-        from broker.app.slurm_pool import slurm_actuator
-    except ImportError as error:
-        raise ConfigError(
-            f"Slurm pools need the extra of that name ({error.name} is not installed): pip install 'tidegate[slurm]'",
-            field=f"pools.{pool_id}.kind",
-        ) from error
     return slurm_actuator(
         pool_id, pool, cluster=parts.cluster, secret=parts.secret, agents=parts.agents, clock=parts.clock
     )
@@ -102,8 +96,6 @@ def rehearsed(pool_id: str, pool: PoolSettings, launch: Launch) -> str:
     """What ``start`` would begin, for a person to read. Touches nothing. Raises ``TidegateError`` for what it could
     not."""
     if pool.kind == "slurm":
-        from actuators.slurm.script import rehearsed_script
-
         return rehearsed_script(launch, pool.to_spec(pool_id))
     return shlex.join(launch.model.engine.command)
 

@@ -1,4 +1,4 @@
-"""Slurm pools put together from their settings. Needs the extra ``slurm``, so it is imported where it is used."""
+"""Slurm pools put together from their settings."""
 
 from __future__ import annotations
 
