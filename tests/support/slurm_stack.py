@@ -11,6 +11,7 @@ from cli.demo.stack import Stack
 from tests.support.command_line import ROOT
 from tests.support.ports import free_port
 from tests.support.real_slurm import RealSlurm
+from tests.support.waiting import until
 
 SITE = """\
 cluster: {cluster}
@@ -57,7 +58,7 @@ def slurm_stack(
     slurm: RealSlurm, folder: Path, cluster: str, *, transport: str = "{kind: commands}", time_limit: str = "1h",
     notice: str = "30s", mode: str = "act",
 ) -> Iterator[Stack]:  # fmt: skip
-    """Both run on entry. On exit they end, and the jobs with the cluster."""
+    """Both run on entry. On exit they end, and their jobs."""
     site = SITE.format(
         cluster=cluster, mode=mode, time_limit=time_limit, transport=transport, port=free_port(), folder=slurm.folder,
         python=sys.executable, root=ROOT, notice=notice,
@@ -71,3 +72,14 @@ def slurm_stack(
         yield stack
     finally:
         stack.stop()
+        _cancel_jobs(slurm, cluster)
+
+
+def _cancel_jobs(slurm: RealSlurm, cluster: str) -> None:
+    """Jobs outlive their broker: the next test on the same Slurm would find them."""
+    ours = [
+        line.split()[0] for line in slurm.command("squeue", "-h", "-o", "%i %k").splitlines() if f"={cluster} " in line
+    ]
+    if ours:
+        slurm.command("scancel", *ours)
+    until(lambda: not set(ours) & set(slurm.command("squeue", "-h", "-o", "%i").split()), "its jobs are gone")
