@@ -37,7 +37,6 @@ class _Ended:
     """A replica that ended: Slurm forgets its job after minutes, and may never have had accounting."""
 
     shown: ObservedReplica
-    job_name: str
     at: float
 
 
@@ -125,7 +124,7 @@ class SlurmActuator:
             return before.shown
         shown = sighting(job, mark, self._agents.latest(job.name), told=job.name in self._told)
         if shown.phase in ENDED:
-            self._ended[job.name] = _Ended(shown, job.name, self._clock.now())
+            self._ended[job.name] = _Ended(shown, self._clock.now())
             log.info("job_ended", job_id=job.job_id, replica_id=shown.replica_id, detail=shown.detail)
         return shown
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from actuators.slurm.client import PartitionFacts, ReservationFacts
-from actuators.slurm.job import JobRecord, JobSpec
+from actuators.slurm.job import JobRecord, JobSpec, JobState
+from actuators.slurm.states import state_of
+from actuators.slurm.texts import hosts, moment, number, output_path
 
 Json = Mapping[str, Any]
+Exit = tuple[int | None, int | None]
+"""The batch script's exit code and the signal that ended it."""
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
 """Of a job whose environment names none. slurmrestd gives a job nothing but what it is told, and refuses it with an
@@ -60,3 +64,31 @@ def names(value: object) -> tuple[str, ...]:
 
 def environment(job: JobSpec) -> dict[str, str]:
     return {"PATH": PATH, **job.environment}
+
+
+def job_record(raw: Json, states: Iterable[str], exit_in: Callable[[JobState], Exit], restarts: int) -> JobRecord:
+    """What all parsers name alike, with what they do not: the state's names, how it exited in that state, restarts."""
+    job_id, name, user = int(raw["job_id"]), str(raw["name"]), owner(raw)
+    state, flags = state_of(states)
+    nodes = hosts(text(raw["nodes"]))
+    exit_code, exit_signal = exit_in(state)
+    minutes = number(raw["time_limit"])
+    return JobRecord(
+        job_id=job_id,
+        name=name,
+        user=user,
+        comment=text(raw["comment"]),
+        partition=str(raw["partition"]),
+        state=state,
+        flags=flags,
+        reason=text(raw["state_reason"]),
+        nodes=nodes,
+        restarts=restarts,
+        submitted_at=moment(raw["submit_time"]),
+        started_at=moment(raw["start_time"]),
+        end_at=moment(raw["end_time"]),
+        time_limit_s=None if minutes is None else minutes * 60,
+        exit_code=exit_code,
+        exit_signal=exit_signal,
+        output=output_path(text(raw["standard_output"]), job_id, name, user, nodes[0] if nodes else ""),
+    )

@@ -13,9 +13,8 @@ from actuators.slurm.client import PartitionFacts, ReservationFacts
 from actuators.slurm.commands import gres
 from actuators.slurm.job import JobRecord, JobSpec
 from actuators.slurm.preamble import warning_timer, with_lines
-from actuators.slurm.rest.family import Json, environment, names, owner, text
-from actuators.slurm.states import state_of
-from actuators.slurm.texts import hosts, minutes_up, moment, number, output_path
+from actuators.slurm.rest.family import Json, environment, job_record, names, text
+from actuators.slurm.texts import hosts, minutes_up, moment, number
 from actuators.slurm.waits import exit_of
 
 
@@ -55,30 +54,8 @@ class V38:
         return collection
 
     def job(self, raw: Json) -> JobRecord:
-        job_id, name, user = int(raw["job_id"]), str(raw["name"]), owner(raw)
-        state, flags = state_of([raw["job_state"]])
-        nodes = hosts(text(raw["nodes"]))
-        exit_code, exit_signal = exit_of(int(raw["exit_code"]), state)
-        minutes = number(raw["time_limit"])
-        return JobRecord(
-            job_id=job_id,
-            name=name,
-            user=user,
-            comment=text(raw["comment"]),
-            partition=str(raw["partition"]),
-            state=state,
-            flags=flags,
-            reason=text(raw["state_reason"]),
-            nodes=nodes,
-            restarts=int(raw["restart_cnt"]),
-            submitted_at=moment(raw["submit_time"]),
-            started_at=moment(raw["start_time"]),
-            end_at=moment(raw["end_time"]),
-            time_limit_s=None if minutes is None else minutes * 60,
-            exit_code=exit_code,
-            exit_signal=exit_signal,
-            output=output_path(text(raw["standard_output"]), job_id, name, user, nodes[0] if nodes else ""),
-        )
+        restarts = int(raw["restart_cnt"])
+        return job_record(raw, [raw["job_state"]], lambda state: exit_of(int(raw["exit_code"]), state), restarts)
 
     def partition(self, raw: Json) -> PartitionFacts:
         longest, default = number(raw["max_time_limit"]), number(raw["default_time_limit"])

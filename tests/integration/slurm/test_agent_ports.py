@@ -108,9 +108,23 @@ sys.exit(1)  # as an engine that finds its port taken
 """
 
 
-async def test_pitfall_2_an_engine_whose_port_was_taken_between_is_started_on_another(tmp_path: Path) -> None:
-    program, marker = tmp_path / "steals.py", tmp_path / "marker"
-    program.write_text(STEALS_ONCE)
+SHARES = STEALS_ONCE.replace("s.bind(", "s.setsockopt(1, 15, 1); s.bind(").replace(
+    "sys.exit(1)  # as an engine that finds its port taken",
+    "s = socket.socket(); s.setsockopt(1, 15, 1); s.bind(('127.0.0.1', port)); s.listen(); import time; time.sleep(30)",
+)
+"""Older vLLM sets SO_REUSEPORT: two engines on one port answered each other's requests, without any error."""
+
+
+@pytest.mark.parametrize(
+    "first_engine",
+    [
+        pytest.param(SHARES, id="pitfall 1: it shares its port with another process"),
+        pytest.param(STEALS_ONCE, id="pitfall 2: its port was taken between"),
+    ],
+)
+async def test_an_engine_that_is_not_alone_on_its_port_is_started_on_another(tmp_path: Path, first_engine: str) -> None:
+    program, marker = tmp_path / "first.py", tmp_path / "marker"
+    program.write_text(first_engine)
     command = [EMULATOR[0], str(program), "{port}", str(marker), *EMULATOR]
     async with served_broker() as broker:
         try:
@@ -118,27 +132,6 @@ async def test_pitfall_2_an_engine_whose_port_was_taken_between_is_started_on_an
                 ready = await broker.hears_phase(AgentPhase.READY)
                 assert (await get(f"{ready.url}/v1/models", ENDPOINT_KEY))[0] == 200
                 assert "was taken by another process; another one is tried" in replica.log
-        finally:
-            os.kill(int(marker.read_text()), 9)
-
-
-async def test_pitfall_1_an_engine_that_shares_its_port_is_started_on_another(tmp_path: Path) -> None:
-    """Older vLLM sets SO_REUSEPORT: two engines on one port answered each other's requests, without any error."""
-    program, marker = tmp_path / "shares.py", tmp_path / "marker"
-    program.write_text(
-        STEALS_ONCE.replace("s.bind(", "s.setsockopt(1, 15, 1); s.bind(").replace(
-            "sys.exit(1)  # as an engine that finds its port taken",
-            "s = socket.socket(); s.setsockopt(1, 15, 1); s.bind(('127.0.0.1', port)); s.listen(); import time; "
-            "time.sleep(30)",
-        )
-    )
-    command = [EMULATOR[0], str(program), "{port}", str(marker), *EMULATOR]
-    async with served_broker() as broker:
-        try:
-            with agent(broker.url, tmp_path, command) as replica:
-                ready = await broker.hears_phase(AgentPhase.READY)
-                assert (await get(f"{ready.url}/v1/models", ENDPOINT_KEY))[0] == 200
-                assert "was taken by another process" in replica.log
         finally:
             os.kill(int(marker.read_text()), 9)
 
