@@ -38,10 +38,10 @@ def findings(pool: PoolSpec, facts: SiteFacts, now: float) -> Iterator[Finding]:
     options = options_of(pool)
     yield Finding(Verdict.FINE, "Slurm", f"{facts.release} by {facts.transport}, as {facts.user}")
     yield _clock(facts.clock_skew_s)
-    partition = next((known for known in facts.partitions if known.name == options.partition), None)
+    partition = facts.partition(options.partition)
     if partition is None:
-        names = ", ".join(sorted(known.name for known in facts.partitions)) or "none"
-        yield Finding(Verdict.MEND, "partition", f"there is no {options.partition}; known are {names}")
+        words = f"there is no {options.partition}; known are {facts.partition_names}"
+        yield Finding(Verdict.MEND, "partition", words)
         return
     yield _partition(partition)
     yield _wall_time(options, partition)

@@ -54,6 +54,14 @@ class SiteFacts:
     reservations: tuple[ReservationFacts, ...]
     clock_skew_s: float | None
 
+    def partition(self, name: str) -> PartitionFacts | None:
+        return next((known for known in self.partitions if known.name == name), None)
+
+    @property
+    def partition_names(self) -> str:
+        """For errors."""
+        return ", ".join(sorted(known.name for known in self.partitions)) or "none"
+
 
 class SlurmClient(Protocol):
     """One way to one cluster, as one user. Every call raises ``TransientError`` where Slurm cannot be asked now and

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 
 import structlog
 
-from actuators.slurm import scontrol, squeue
+from actuators.slurm import sbatch, scontrol, squeue
 from actuators.slurm.client import SiteFacts, SubmitUnclear
 from actuators.slurm.job import JobRecord, JobSpec
 from actuators.slurm.listing import readable
 from actuators.slurm.preamble import exports, with_lines
 from actuators.slurm.refusals import call_refused, gone, submit_refused
 from actuators.slurm.runner import SETTINGS, Finished, Runner, Unfinished
-from actuators.slurm.texts import minutes_up
 from broker.model.errors import TransientError
 from broker.model.ports import Clock
 
@@ -35,7 +34,7 @@ class CommandClient:
     async def submit(self, job: JobSpec) -> int:
         script = with_lines(job, [f"unset {' '.join(SETTINGS)}", *exports(job.environment)])
         try:
-            done = await self._runner.run(sbatch_arguments(job), script, timeout_s=self._timeout_s)
+            done = await self._runner.run(sbatch.arguments(job), script, timeout_s=self._timeout_s)
         except Unfinished as error:
             raise SubmitUnclear(f"{job.name} may have been submitted or not: {error}", retry_after_s=5.0) from error
         said = done.errors.strip()
@@ -101,38 +100,6 @@ class CommandClient:
         if done.status:
             raise call_refused(done.errors or done.output, what, self._where)
         return done
-
-
-def sbatch_arguments(job: JobSpec) -> list[str]:
-    """The command that submits ``job``, whose script is its standard input. No environment and no secret is in it:
-    everybody on a login node can read the arguments of a process."""
-    wanted: dict[str, object] = {
-        "job-name": job.name,
-        "comment": job.comment,
-        "partition": job.partition,
-        "time": minutes_up(job.time_limit_s),
-        "output": job.output,
-        "chdir": job.working_directory,
-        "nodes": job.nodes,
-        "gres": gres(job) if job.gpus else None,
-        "cpus-per-task": job.cpus,
-        "mem": f"{job.memory_mib}M" if job.memory_mib else None,
-        "account": job.account,
-        "qos": job.qos,
-        "constraint": job.constraint,
-        "reservation": job.reservation,
-        "licenses": ",".join(job.licenses),
-        "exclude": ",".join(job.exclude),
-        "signal": f"B:{job.warning.name}@{job.warning.before_s}" if job.warning else None,
-        "export": "ALL",
-    }
-    options = [f"--{option}={value}" for option, value in wanted.items() if value not in (None, "")]
-    return ["sbatch", "--parsable", "--no-requeue", *options]
-
-
-def gres(job: JobSpec) -> str:
-    """``gpu:h100:2``, as the commands and v0.0.38 take it."""
-    return ":".join(part for part in ("gpu", job.gpu_type, str(job.gpus)) if part)
 
 
 def skew_s(controller_at: float, asked_at: float, answered_at: float) -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from actuators.slurm.client import SubmitUnclear
 from actuators.slurm.job import JobSpec
+from actuators.slurm.sbatch import gres
 from broker.model.errors import ActionRejected, ActuatorError, CapacityUnavailable, TransientError
 
 GONE = ("invalid job id", "already completing or completed")
@@ -127,13 +128,12 @@ def one_line(words: str) -> str:
 
 
 def _fields(job: JobSpec) -> dict[str, object]:
-    gpus = f"gpu:{job.gpu_type}:{job.gpus}" if job.gpu_type else f"gpu:{job.gpus}"
     return {
         "partition": job.partition,
         "account": job.account or "of the user's own",
         "qos": job.qos or "of the partition",
         "minutes": f"{job.time_limit_s / 60:g}",
-        "gres": gpus if job.gpus else "no GPUs",
+        "gres": gres(job) or "no GPUs",
         "cpus": job.cpus or "its share of",
         "memory": f"{job.memory_mib} MiB" if job.memory_mib else "the default",
         "nodes": job.nodes,

@@ -12,12 +12,13 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from actuators.slurm import sbatch
 from actuators.slurm.client import SiteFacts
 from actuators.slurm.job import JobSpec, WarningSignal
 from actuators.slurm.marks import mark_of_launch
@@ -90,11 +91,11 @@ def fitted_job(launch: Launch, pool: PoolSpec, facts: SiteFacts, now: float, *, 
     little time is left.
     """
     options, model = options_of(pool), launch.model
-    partition = next((known for known in facts.partitions if known.name == options.partition), None)
+    partition = facts.partition(options.partition)
     if partition is None:
-        names = ", ".join(sorted(known.name for known in facts.partitions)) or "none"
         raise ActionRejected(
-            f"there is no partition {options.partition}; known are {names}: mend pools.{pool.pool_id}.partition"
+            f"there is no partition {options.partition}; known are {facts.partition_names}: "
+            f"mend pools.{pool.pool_id}.partition"
         )
     least_s = min(options.time_limit_s, USEFUL_S + model.drain_limit_s)
     limit_s = fitted_limit_s(options.time_limit_s, now, facts.reservations, partition, least_s=least_s)
@@ -108,46 +109,10 @@ def rehearsed_script(launch: Launch, pool: PoolSpec) -> str:
     return script.replace(_agent_source(), "(here stands the node agent)")
 
 
-def sbatch_options(spec: JobSpec) -> list[str]:
-    """What ``sbatch`` reads of a script by itself: for submitting by hand, and for people who read it. slurmrestd reads
-    none of it. Raises ``ConfigError`` for a value with a line's end or a quotation mark in it."""
-    minutes = -(-int(spec.time_limit_s) // 60)
-    gres = ":".join(part for part in ("gpu", spec.gpu_type, str(spec.gpus)) if part) if spec.gpus else None
-    given: Mapping[str, object] = {
-        "job-name": spec.name,
-        "comment": spec.comment,
-        "partition": spec.partition,
-        "time": minutes,
-        "nodes": spec.nodes,
-        "ntasks-per-node": 1,
-        "gres": gres,
-        "cpus-per-task": spec.cpus,
-        "mem": None if spec.memory_mib is None else f"{spec.memory_mib}M",
-        "account": spec.account,
-        "qos": spec.qos,
-        "constraint": spec.constraint,
-        "reservation": spec.reservation,
-        "licenses": ",".join(spec.licenses),
-        "exclude": ",".join(spec.exclude),
-        "output": spec.output,
-        "open-mode": "append",
-        "chdir": spec.working_directory,
-        "signal": None if spec.warning is None else f"B:{spec.warning.name}@{spec.warning.before_s}",
-    }
-    options = ["--no-requeue"]
-    for name, value in given.items():
-        text = "" if value is None else str(value)
-        if not text.isprintable() or '"' in text:
-            raise ConfigError(f"{text!r} cannot stand in a job's --{name}; mend it in site.yaml")
-        if text:
-            options.append(f'--{name}="{text}"' if re.search(r"[^\w./:=@%,+-]", text) else f"--{name}={text}")
-    return options
-
-
 def _script(spec: JobSpec, launch: Launch, pool_id: str, options: SlurmOptions, token: str, notice_s: float) -> str:
     job = options.job
     values: dict[str, Any] = {
-        "options": sbatch_options(spec),
+        "options": sbatch.script_options(spec),
         "modules": job.modules,
         "environment": _environment(launch, pool_id, options),
         "weights": job.weights,
@@ -228,7 +193,7 @@ def _rendered(name: str, values: Mapping[str, Any], field: str) -> str:
         keep_trailing_newline=True,
         autoescape=False,
     )
-    environment.filters |= {"quoted": shlex.quote, "words": _words}
+    environment.filters |= {"quoted": shlex.quote, "words": shlex.join}
     try:
         return environment.get_template(Path(name).name).render(values)
     except jinja2.TemplateNotFound as error:
@@ -244,7 +209,3 @@ def _rendered(name: str, values: Mapping[str, Any], field: str) -> str:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"template {name} cannot be read: {error}", field=field) from None
-
-
-def _words(arguments: Sequence[str]) -> str:
-    return shlex.join(arguments)

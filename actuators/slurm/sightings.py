@@ -6,7 +6,7 @@ from actuators.slurm.job import CONFIGURING, JobRecord, JobState
 from actuators.slurm.marks import Mark
 from actuators.slurm.reasons import explain
 from broker.model.agents import AgentEnd, AgentPhase, AgentReport, EndCause
-from broker.model.replica import ObservedReplica, ReplicaPhase
+from broker.model.replica import ENDED, ObservedReplica, ReplicaPhase
 
 _ANSWERS = frozenset({AgentPhase.READY, AgentPhase.DRAINING})
 
@@ -54,7 +54,7 @@ def _shown(
     job: JobRecord, mark: Mark, phase: ReplicaPhase, *,
     url: str | None = None, detail: str = "", end: AgentEnd | None = None,
 ) -> ObservedReplica:  # fmt: skip
-    over = phase in (ReplicaPhase.GONE, ReplicaPhase.FAILED)
+    over = phase in ENDED
     exit_code = job.exit_code if end is None or end.exit_code is None else end.exit_code
     return ObservedReplica(
         replica_id=mark.replica_id,

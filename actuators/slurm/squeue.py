@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from actuators.slurm.exit_status import exit_of
 from actuators.slurm.job import JobRecord
 from actuators.slurm.states import state_of
 from actuators.slurm.texts import hosts, moment, output_path, seconds
-from actuators.slurm.waits import exit_of
 from broker.model.errors import TransientError
 
 FIELD_END = "\x1f"

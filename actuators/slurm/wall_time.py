@@ -24,20 +24,19 @@ def fitted_limit_s(
     partition: PartitionFacts,
     *,
     least_s: float,
-    wait_s: float = 0.0,
 ) -> float:
     """The limit to ask for at ``now``: ``limit_s``, the partition's if that is shorter, or what is left before the next
     maintenance of the whole partition, in whole minutes.
 
-    ``least_s`` is the shortest that is of use (load time, a while of service, drain). ``wait_s`` is how long the job
-    may be expected to wait in the queue, by which it has less. Raises ``CapacityUnavailable`` if too little is left.
+    ``least_s`` is the shortest that is of use (load time, a while of service, drain). Raises
+    ``CapacityUnavailable`` if too little is left.
     """
     allowed_s = limit_s if partition.max_time_s is None else min(limit_s, partition.max_time_s)
     fitted_s, before = allowed_s, None
     for reservation in reservations:
         if not _stops(reservation, partition) or reservation.end_at <= now:
             continue
-        left_s = max(0.0, reservation.start_at - MARGIN_S - (now + wait_s))
+        left_s = max(0.0, reservation.start_at - MARGIN_S - now)
         if left_s < fitted_s:
             fitted_s, before = left_s, reservation
     fitted_s = fitted_s // MINUTE_S * MINUTE_S

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from actuators.slurm.client import PartitionFacts, ReservationFacts
-from actuators.slurm.commands import gres
+from actuators.slurm.exit_status import exit_of
 from actuators.slurm.job import JobRecord, JobSpec
 from actuators.slurm.preamble import warning_timer, with_lines
 from actuators.slurm.rest.family import Json, environment, job_record, names, text
+from actuators.slurm.sbatch import gres
 from actuators.slurm.texts import hosts, minutes_up, moment, number
-from actuators.slurm.waits import exit_of
 
 
 class V38:
@@ -29,7 +29,7 @@ class V38:
             "current_working_directory": job.working_directory,
             "environment": environment(job),
             "nodes": job.nodes,
-            "gres": gres(job) if job.gpus else None,
+            "gres": gres(job),
             "cpus_per_task": job.cpus,
             "memory_per_node": job.memory_mib,
             "account": job.account,

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from actuators.slurm.client import PartitionFacts, ReservationFacts
+from actuators.slurm.exit_status import ended
 from actuators.slurm.job import JobRecord, JobSpec, JobState
 from actuators.slurm.rest.family import Json, environment, job_record, names, text
 from actuators.slurm.texts import hosts, minutes_up, moment, number
-from actuators.slurm.waits import ended
 
 
 class V40:

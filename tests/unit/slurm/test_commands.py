@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from actuators.slurm.commands import CommandClient, sbatch_arguments, skew_s
+from actuators.slurm import sbatch
+from actuators.slurm.commands import CommandClient, skew_s
 from actuators.slurm.job import JobSpec, JobState, WarningSignal
 from actuators.slurm.preamble import with_lines
 from actuators.slurm.runner import Finished, LocalRunner, Unfinished
@@ -19,7 +20,7 @@ FULL = JobSpec(
 
 
 def test_all_that_a_job_asks_for_is_an_option_of_sbatch_and_its_environment_is_none() -> None:
-    arguments = sbatch_arguments(FULL)
+    arguments = sbatch.arguments(FULL)
     assert set(arguments) == {
         "sbatch", "--parsable", "--no-requeue", "--job-name=tg-a", "--comment=tidegate:c1", "--partition=gpu",
         "--time=61", "--output=/l/%j", "--chdir=/w", "--nodes=2", "--gres=gpu:h100:4", "--cpus-per-task=8",
@@ -30,7 +31,7 @@ def test_all_that_a_job_asks_for_is_an_option_of_sbatch_and_its_environment_is_n
 
 
 def test_what_a_job_leaves_open_is_left_to_the_cluster() -> None:
-    options = {argument.partition("=")[0] for argument in sbatch_arguments(JOB)}
+    options = {argument.partition("=")[0] for argument in sbatch.arguments(JOB)}
     assert not options & {"--gres", "--cpus-per-task", "--mem", "--account", "--qos", "--signal", "--exclude"}
 
 

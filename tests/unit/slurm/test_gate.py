@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from actuators.slurm import scontrol, squeue
-from actuators.slurm.commands import sbatch_arguments
+from actuators.slurm import sbatch, scontrol, squeue
 from actuators.slurm.ssh import command_line
 from tests.support.shared_data import REPOSITORY
 from tests.unit.slurm.test_commands import FULL
@@ -39,7 +38,7 @@ def through_gate(asked: str, programs: Path) -> tuple[int, str, str]:
 @pytest.mark.parametrize(
     "arguments",
     [
-        pytest.param(sbatch_arguments(FULL), id="submit"),
+        pytest.param(sbatch.arguments(FULL), id="submit"),
         pytest.param(squeue.ARGUMENTS, id="list"),
         pytest.param(("scancel", "17"), id="end"),
         pytest.param(("scancel", "--batch", "--signal=USR1", "17"), id="signal"),

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from actuators.slurm import agent
+from actuators.slurm import agent, sbatch
 from actuators.slurm.job import JobSpec, WarningSignal
 from actuators.slurm.marks import mark_of_launch
-from actuators.slurm.script import AGENT, HIDDEN_TOKEN, job_spec, sbatch_options
+from actuators.slurm.script import AGENT, HIDDEN_TOKEN, job_spec
 from broker.model.errors import ActionRejected, ConfigError
 from broker.model.identity import action_id
 from broker.model.plan import Launch
@@ -79,7 +79,7 @@ def test_a_job_says_whose_it_is_and_asks_for_what_its_pool_says() -> None:
 def test_the_script_can_be_submitted_by_hand() -> None:
     spec = spec_of(None, pool({"exclude": ["n1", "n2"]}, gpu_type="a100"))
     told = [line for line in lines(spec) if line.startswith("#SBATCH ")]
-    assert told == [f"#SBATCH {option}" for option in sbatch_options(spec)]
+    assert told == [f"#SBATCH {option}" for option in sbatch.script_options(spec)]
     assert {
         "#SBATCH --no-requeue", "#SBATCH --signal=B:USR1@690", "#SBATCH --gres=gpu:a100:2", "#SBATCH --time=240",
         f'#SBATCH --comment="{spec.comment}"', f"#SBATCH --job-name={spec.name}", "#SBATCH --exclude=n1,n2",

@@ -41,11 +41,6 @@ def test_a_limit_is_fitted(limit_s: float, announced: tuple[ReservationFacts, ..
     assert fitted_limit_s(limit_s, NOW, announced, PARTITION, least_s=0.5 * HOUR) == fitted_s
 
 
-def test_a_queue_wait_is_taken_off() -> None:
-    fitted = fitted_limit_s(4 * HOUR, NOW, (maintenance(3 * HOUR),), PARTITION, least_s=60, wait_s=HOUR)
-    assert fitted == 2 * HOUR - MARGIN_S
-
-
 def test_too_little_is_refused_with_the_maintenance_and_its_end() -> None:
     with pytest.raises(CapacityUnavailable, match=r"maintenance m1 of partition gpu lasts from 22:43:20 UTC to"):
         fitted_limit_s(4 * HOUR, NOW, (maintenance(0.5 * HOUR),), PARTITION, least_s=HOUR)
@@ -59,18 +54,15 @@ def test_a_limit_that_is_never_of_use_is_refused_with_how_to_mend_it() -> None:
 
 
 @given(
-    limit_s=st.floats(60, 1e6), starts=st.lists(st.floats(-1e6, 1e6), max_size=4), wait_s=st.floats(0, 1e5),
-    least_s=st.floats(0, 1e5),
+    limit_s=st.floats(60, 1e6), starts=st.lists(st.floats(-1e6, 1e6), max_size=4), least_s=st.floats(0, 1e5)
 )  # fmt: skip
-def test_a_fitted_job_never_meets_a_maintenance(
-    limit_s: float, starts: list[float], wait_s: float, least_s: float
-) -> None:
+def test_a_fitted_job_never_meets_a_maintenance(limit_s: float, starts: list[float], least_s: float) -> None:
     announced = tuple(maintenance(start) for start in starts)
     try:
-        fitted_s = fitted_limit_s(limit_s, NOW, announced, PARTITION, least_s=least_s, wait_s=wait_s)
+        fitted_s = fitted_limit_s(limit_s, NOW, announced, PARTITION, least_s=least_s)
     except CapacityUnavailable:
         return
     assert least_s <= fitted_s <= limit_s
     assert fitted_s % 60 == 0
     for reservation in announced:
-        assert reservation.end_at <= NOW or NOW + wait_s + fitted_s <= reservation.start_at
+        assert reservation.end_at <= NOW or NOW + fitted_s <= reservation.start_at
