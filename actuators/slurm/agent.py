@@ -740,9 +740,8 @@ def memory_kills(cgroup: str = "/proc/self/cgroup", mount: str = "/sys/fs/cgroup
                 continue
             parts = ["memory", *path.strip("/").split("/")] if controllers else path.strip("/").split("/")
             leaf = "memory.oom_control" if controllers else "memory.events"
-            while any(
-                part.startswith("job_") for part in parts
-            ):  # the task's, the step's, the job's: any may be limited
+            # The task's, the step's and the job's: any of them may be limited.
+            while any(part.startswith("job_") for part in parts):
                 kills = max(kills, _count(os.path.join(mount, *parts, leaf)))
                 parts.pop()
     return kills
