@@ -1,4 +1,4 @@
-"""Ports of this machine for processes that must be told theirs."""
+"""Ports of this machine: one for a process that must be told its own, and whether it listens there yet."""
 
 from __future__ import annotations
 
@@ -11,3 +11,9 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def listens(port: int) -> bool:
+    """Whether somebody takes connections there."""
+    with socket.socket() as asking:
+        return asking.connect_ex(("127.0.0.1", port)) == 0

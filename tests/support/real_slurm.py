@@ -19,6 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.support.ports import listens
+
 PACKAGES = "slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge"
 NEEDED = ("slurmctld", "slurmd", "munged", "sbatch", "squeue", "scancel", "sinfo")
 REST_PACKAGES = "slurmrestd slurm-wlm-jwt-plugin"
@@ -167,10 +169,10 @@ class RealSlurm:
 
     def _start_rest(self) -> None:
         """As nobody: it refuses to be root, or the user that slurmctld runs as."""
-        host, _, port = self.rest_url.removeprefix("http://").partition(":")
+        address = self.rest_url.removeprefix("http://")
         self._start("slurmrestd", "-f", str(self._folder / "slurm.conf"), "-s", "v0.0.38", "-a", "rest_auth/jwt",
-                    f"{host}:{port}", user="nobody", extra={"SLURM_JWT": "daemon"})  # fmt: skip
-        self._wait_for(lambda: _listens(host, int(port)))
+                    address, user="nobody", extra={"SLURM_JWT": "daemon"})  # fmt: skip
+        self._wait_for(lambda: listens(int(address.partition(":")[2])))
 
     def _start(
         self, name: str, *arguments: str, user: str | None = None, extra: Mapping[str, str] | None = None
@@ -216,11 +218,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait(ENDED_WITHIN_S)
-
-
-def _listens(host: str, port: int) -> bool:
-    with socket.socket() as asking:
-        return asking.connect_ex((host, port)) == 0
 
 
 def _free_ports(nodes: int) -> tuple[int, int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from typing import Self
 import psutil
 
 from actuators.slurm.ssh import Login
+from tests.support.ports import free_port, listens
 from tests.support.waiting import until
 
 PACKAGES = "openssh-server openssh-client"
@@ -77,7 +77,7 @@ class RealSshd:
                 [_command("sshd") or "sshd", "-D", "-e", "-f", str(self._folder / "sshd_config")],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
-        until(lambda: _listens(self.port), "sshd listens", by=self._process)
+        until(lambda: listens(self.port), "sshd listens", by=self._process)
 
     def stop(self) -> None:
         """sshd and the sessions that it holds."""
@@ -99,7 +99,7 @@ class RealSshd:
             subprocess.run(
                 ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True, timeout=30
             )
-        self.port = _free_port()
+        self.port = free_port()
         forced = f'command="{self._forced}",restrict ' if self._forced else ""
         (folder / "authorized_keys").write_text(forced + (folder / "user_key.pub").read_text(), encoding="ascii")
         host_key = (folder / "host_key.pub").read_text(encoding="ascii")
@@ -112,15 +112,3 @@ class RealSshd:
               if self._environment else []),
         ]  # fmt: skip
         (folder / "sshd_config").write_text("\n".join([*settings, ""]), encoding="utf-8")
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as asking:
-        return asking.connect_ex(("127.0.0.1", port)) == 0
