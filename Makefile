@@ -4,6 +4,9 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ARGS   ?=
+# Processes that share the tests (0: none but pytest itself). More than two cores have to do, since many tests wait for
+# processes that they started. A file's tests stay together, and in order the files with such tests come first.
+WORKERS ?= 3
 TRACE  ?=
 
 .DEFAULT_GOAL := help
@@ -25,8 +28,8 @@ install: $(INSTALLED) ## Make the virtual environment and install Tidegate with 
 demo: $(INSTALLED) ## Serve, scale, drain and explain one model on this machine (TRACE=file replays a trace, ARGS=...)
 	@mkdir -p build && $(BIN)/tidegate demo $(if $(TRACE),--trace $(TRACE)) $(ARGS)
 
-test: $(INSTALLED) ## Run the tests (ARGS=... goes to pytest)
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(INSTALLED) ## Run the tests (ARGS=... goes to pytest, in WORKERS=3 processes)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 faults: $(INSTALLED) ## Kill the broker, replicas and gateways at every point, under load
 	@$(BIN)/python -m pytest -m "faults or integration" tests/faults $(ARGS)

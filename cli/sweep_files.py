@@ -13,7 +13,7 @@ from cli.output import errors
 from simulator.report.gpu_hours import GpuHours
 from simulator.report.tables import WHOLE, has_writer, parquet_of
 from simulator.sweep.design import Settings
-from simulator.sweep.document import StandingRow, SweepDocument
+from simulator.sweep.document import StandingRow, SweepDocument, held_out_demands
 from simulator.sweep.store import SUMMARY, replace_file
 
 RANKING, CELLS_CSV, CELLS_PARQUET = "ranking.csv", "cells.csv", "cells.parquet"
@@ -40,7 +40,7 @@ def ranking_csv(found: SweepDocument) -> str:
         "in_time_high", "worst_hour", "first_token_p95_s",
     ]  # fmt: skip
     header = ["rank", "policy", *paths, "keeps_goal", "pareto", "missing_runs", "seeds", "blocks", *figures]
-    header += [f"report_{name}" for name in figures] if found.held_out else []
+    header += [f"report_{name}" for name in figures] if held_out_demands(found.demands) else []
     rows = []
     for row in found.ranking:
         values = {setting.path: setting.value for setting in row.settings}
@@ -54,7 +54,7 @@ def ranking_csv(found: SweepDocument) -> str:
             row.missing,
         ]
         cells += [interval.n, interval.blocks, *_figures(row.standing)]
-        if found.held_out:
+        if held_out_demands(found.demands):
             cells += _figures(row.held_out) if row.held_out is not None else [None] * len(figures)
         rows.append(cells)
     return _csv(header, rows)

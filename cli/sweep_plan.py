@@ -27,7 +27,7 @@ from simulator.simulation import SimulationSettings
 from simulator.statistics import Days, Resampling
 from simulator.sweep.cells import Cell, CellFailure, cell_key
 from simulator.sweep.comparing import blocks_for
-from simulator.sweep.document import DemandUsed
+from simulator.sweep.document import DemandUsed, ranked_demands
 from simulator.sweep.inputs import InputFile
 from simulator.sweep.ranking import Goal, Results
 from traces.scenario import Scenario
@@ -49,15 +49,6 @@ class Plan:
     failed: tuple[CellFailure, ...]
 
     @property
-    def ranked_on(self) -> tuple[str, ...]:
-        """The demands that the ranking is made of."""
-        return tuple(demand.name for demand in self.demands if demand.side != "report")
-
-    @property
-    def held_out(self) -> tuple[str, ...]:
-        return tuple(demand.name for demand in self.demands if demand.side == "report")
-
-    @property
     def goal(self) -> Goal:
         return Goal(self.settings.goal.attainment, self.settings.goal.worst_hour)
 
@@ -65,8 +56,9 @@ class Plan:
         """How intervals of these results are made."""
         chosen = self.settings.resampling
         recorded = any(demand.recorded for demand in self.demands)
-        apart = results.told_apart(self.ranked_on)
-        days = blocks_for(recorded=recorded, days=results.days(self.ranked_on), seeds=len(apart.seeds))
+        ranked = ranked_demands(self.demands)
+        apart = results.told_apart(ranked)
+        days = blocks_for(recorded=recorded, days=results.days(ranked), seeds=len(apart.seeds))
         return Resampling(
             days if chosen.blocks == "auto" else Days(chosen.blocks), chosen.level, chosen.resamples, chosen.seed
         )

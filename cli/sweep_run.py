@@ -17,7 +17,16 @@ from cli.sweep_cells import CellTask, run_cell
 from cli.sweep_files import write_tables
 from cli.sweep_plan import Plan
 from simulator.sweep.cells import CellFailure, CellResult
-from simulator.sweep.document import Resampled, RunUsed, SweepDocument, curve_row, dumps, ranked_row
+from simulator.sweep.document import (
+    Resampled,
+    RunUsed,
+    SweepDocument,
+    curve_row,
+    dumps,
+    held_out_demands,
+    ranked_demands,
+    ranked_row,
+)
 from simulator.sweep.ranking import RankBy, Results, curves, rank
 from simulator.sweep.store import SUMMARY, SweepFolder, opened, replace_file
 from simulator.sweep.workers import Died, Overdue, run_all
@@ -71,8 +80,9 @@ def summarised(
     cells = tuple(results[cell.key] for cell in plan.cells if cell.key in results)
     found = Results(cells, plan.settings.seeds)
     resampling = plan.resampling(found)
-    ranking = rank(found, plan.ranked_on, plan.held_out, plan.goal, resampling, by)
-    on, side = (plan.held_out, "report") if plan.held_out else (plan.ranked_on, "all")
+    ranked, held_out = ranked_demands(plan.demands), held_out_demands(plan.demands)
+    ranking = rank(found, ranked, held_out, plan.goal, resampling, by)
+    on, side = (held_out, "report") if held_out else (ranked, "all")
     return SweepDocument(
         seeds=tuple(plan.settings.seeds),
         demands=plan.demands,

@@ -10,7 +10,15 @@ from cli.output import table, tell
 from simulator.engine.routing import Routing
 from simulator.report.document import Interval
 from simulator.sweep.cells import CACHED_SHARE, settings_words
-from simulator.sweep.document import CurvePoint, RankedRow, RunUsed, StandingRow, SweepDocument
+from simulator.sweep.document import (
+    CurvePoint,
+    RankedRow,
+    RunUsed,
+    StandingRow,
+    SweepDocument,
+    held_out_demands,
+    ranked_demands,
+)
 
 BLOCK_WORDS = {"shared": "days over all seeds", "own": "each seed's days", "seeds": "whole seeds"}
 _FAILURES_SHOWN = 10
@@ -18,7 +26,7 @@ _FAILURES_SHOWN = 10
 
 def tell_sweep(found: SweepDocument, top: int) -> None:
     """The ranking, the costs at equal attainment where policies have a knob, and what failed."""
-    held_out = bool(found.held_out)
+    held_out = bool(held_out_demands(found.demands))
     if found.ranking:
         shown = found.ranking[:top]
         extra = ("GPU-h/day, report", "in time, report", "worst hour, report") if held_out else ()
@@ -53,7 +61,7 @@ def _tell_curves(found: SweepDocument) -> None:
         [curve.policy, settings_words(curve.settings), curve.settings_tried, *map(_cost_words, curve.points)]
         for curve in found.curves
     ]
-    on = " (on what was held out)" if found.held_out else ""
+    on = " (on what was held out)" if held_out_demands(found.demands) else ""
     title = f"GPU-hours a day at equal attainment, read off along each policy's knob{on}"
     table(title, ("policy", "values", "settings", *shares), rows, whole=("policy",))
 
@@ -87,7 +95,7 @@ def _range(interval: Interval, *, percent: bool = False) -> str:
 
 def _how(found: SweepDocument, interval: Interval) -> str:
     kind, goal = found.resampling, found.goal
-    apart = found.results.told_apart(found.ranked_on).seeds
+    apart = found.results.told_apart(ranked_demands(found.demands)).seeds
     words = (
         f"n = {interval.n} seeds ({', '.join(map(str, apart))}), {interval.blocks} blocks ({BLOCK_WORDS[kind.days]}); "
         f"{kind.level:.0%} intervals of {kind.resamples:,} resamples, seed {kind.seed}. "

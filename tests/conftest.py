@@ -7,6 +7,8 @@ import pytest
 import structlog
 from hypothesis import settings
 
+from tests.faults.conftest import SEED
+
 # looptime asks for the main thread's event loop before synchronous tests too. Unless told that there is none, Python
 # before 3.14 makes one then, which nobody closes: a warning, hence an error, when a later test is collected.
 asyncio.set_event_loop(None)
@@ -22,3 +24,14 @@ def _logging_as_it_was() -> Iterator[None]:
     test that logs would fail on it."""
     yield
     structlog.reset_defaults()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The seed of the fault tests and what they measured, which their own processes cannot print."""
+    stats = terminalreporter.stats
+    reports = [one for one in [*stats.get("passed", []), *stats.get("failed", [])] if "tests/faults/" in one.nodeid]
+    if reports:
+        terminalreporter.write_line(f"faults: TIDEGATE_FAULT_SEED={SEED}")
+    for report in reports:
+        for _, figure in report.user_properties:
+            terminalreporter.write_line(f"faults: {report.nodeid.rpartition('::')[2]}: {figure}")

@@ -26,15 +26,14 @@ _JOB_ID = re.compile(r"^(\d+)(;\S+)?$", re.MULTILINE)
 class CommandClient:
     """As the user that the commands run as, who sees and touches no jobs but their own."""
 
-    def __init__(self, runner: Runner, clock: Clock, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, runner: Runner, clock: Clock) -> None:
         self._runner = runner
         self._clock = clock
-        self._timeout_s = timeout_s
 
     async def submit(self, job: JobSpec) -> int:
         script = with_lines(job, [f"unset {' '.join(SETTINGS)}", *exports(job.environment)])
         try:
-            done = await self._runner.run(sbatch.arguments(job), script, timeout_s=self._timeout_s)
+            done = await self._runner.run(sbatch.arguments(job), script, timeout_s=TIMEOUT_S)
         except Unfinished as error:
             raise SubmitUnclear(f"{job.name} may have been submitted or not: {error}", retry_after_s=5.0) from error
         said = done.errors.strip()
@@ -90,13 +89,13 @@ class CommandClient:
 
     async def _scancel(self, job_id: int, verb: str, *options: str) -> None:
         arguments = ("scancel", *options, str(job_id))
-        done = await self._runner.run(arguments, timeout_s=self._timeout_s)
+        done = await self._runner.run(arguments, timeout_s=TIMEOUT_S)
         # Releases differ in whether an unknown job is an error, and 22.05 tells errors with status 0 too.
         if (done.status or "error" in done.errors) and not gone(done.errors):
             raise call_refused(done.errors, f"{verb} job {job_id}", self._where)
 
     async def _run(self, arguments: Sequence[str], what: str) -> Finished:
-        done = await self._runner.run(arguments, timeout_s=self._timeout_s)
+        done = await self._runner.run(arguments, timeout_s=TIMEOUT_S)
         if done.status:
             raise call_refused(done.errors or done.output, what, self._where)
         return done

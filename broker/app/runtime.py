@@ -315,7 +315,7 @@ _PENDING = "it takes effect once the log can be written again, unless the broker
 
 
 def _window_failed(model_id: str, error: Exception) -> None:
-    action = "this model's signals are unknown until new ones come in; the other models go on"
+    action = "this model's signals are unknown until its window can tell them again; the other models go on"
     logger.error("window_failed", model_id=model_id, problem=in_words(error), action=action, exc_info=error)
 
 

@@ -36,6 +36,7 @@ class BrokerCore:
 
     def __init__(self, log: Log, policies: Policies, dispatch: Dispatch, tell_fault: TellFault = raise_fault) -> None:
         self._policies = policies
+        self._tell_fault = tell_fault
         self._windows = Windows(tell_fault)
         self._specs: dict[str, tuple[ModelSpec, Limits]] = {}
         self._followed: dict[str, Mapping[str, Replica]] = {}
@@ -160,10 +161,15 @@ class BrokerCore:
         return moment + interval_s * (math.floor((now - moment) / interval_s) + 1)
 
     def _needs(self, spec: ModelSpec) -> tuple[WindowNeed, ...]:
+        """Without those of a policy that raises: it sees its windows as absent, and no other model is kept from its
+        own."""
         needs: dict[WindowNeed, None] = {}
         if spec.policy.kind != "none":
             for policy in (spec.policy, *spec.shadows.values()):
-                needs.update(dict.fromkeys(self._policies(policy).needs()))
+                try:
+                    needs.update(dict.fromkeys(self._policies(policy).needs()))
+                except Exception as error:
+                    self._tell_fault(spec.model_id, error)
         return tuple(needs)
 
 

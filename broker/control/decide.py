@@ -99,10 +99,10 @@ def decide(draft: Draft, model_id: str, policies: Policies) -> Decision | None:
 def _asked(
     draft: Draft, model: ModelState, spec: PolicySpec, policies: Policies, fleet: FleetSnapshot, memory: Memory
 ) -> tuple[Recommendation, Memory]:
-    """What a policy recommends. One that raises holds its own model: it once kept all of a site from being decided."""
-    policy = policies(spec)
+    """What a policy recommends. One that raises, or cannot even be built, holds its own model: it once kept all of a
+    site from being decided."""
     try:
-        return policy.recommend(fleet, memory)
+        return policies(spec).recommend(fleet, memory)
     except Exception as error:
         draft.faults.append(PolicyFault(model.model_id, spec.kind, error))
         words = f"the {spec.kind} policy failed ({in_words(error)}): the target is kept until it can be asked again"

@@ -48,14 +48,10 @@ class Ran:
 class ControlLoop:
     """The single writer of the broker's state."""
 
-    def __init__(
-        self, log: Log, policies: Policies, dispatch: Dispatch, *, coalesce_s: float = COALESCE_S,
-        checkpoint_every_s: float = 600.0,
-    ) -> None:  # fmt: skip
+    def __init__(self, log: Log, policies: Policies, dispatch: Dispatch, *, checkpoint_every_s: float = 600.0) -> None:
         self._log = log
         self._policies = policies
         self._reconciler = Reconciler(dispatch)
-        self._coalesce_s = coalesce_s
         self._checkpoint_every_s = checkpoint_every_s
         self._pending: dict[tuple[str, ...], Observation] = {}
         self._offered = 0
@@ -99,7 +95,7 @@ class ControlLoop:
     def due_at(self) -> float | None:
         """When ``run`` should be called next, None while there is nothing to wait for."""
         wake_at, pending_at = self._wake_at, self._pending_at
-        earliest = self._last_run_at + self._coalesce_s
+        earliest = self._last_run_at + COALESCE_S
         if pending_at is None:
             return None if wake_at is None else max(wake_at, earliest)
         due = pending_at if wake_at is None or pending_at < wake_at else wake_at
@@ -108,7 +104,7 @@ class ControlLoop:
     def coalesced(self, at: float) -> float:
         """When something of ``at`` should be run, together with what comes meanwhile. It waits no longer than it takes
         to coalesce, even if the clock was set back since the last run."""
-        return min(max(at, self._last_run_at + self._coalesce_s), at + self._coalesce_s)
+        return min(max(at, self._last_run_at + COALESCE_S), at + COALESCE_S)
 
     async def run(self, now: float) -> Ran:
         """One step on all that is pending. If the log refuses it (``LogError``), nothing happened: the observations

@@ -15,7 +15,8 @@ FAULT_OVER_AFTER_S = 600.0
 """A window without a fault for this long is sound again; the next fault is news."""
 
 TellFault = Callable[[str, Exception], None]
-"""Told of the model whose window failed, and why: once, not at each sample that makes it fail again."""
+"""Told of the model whose window failed, or could not be laid out for a policy, and why: once, not at each sample that
+makes it fail again."""
 
 
 def raise_fault(model_id: str, error: Exception) -> None:

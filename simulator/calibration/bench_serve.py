@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from broker.model.errors import ConfigError
 from simulator.calibration.fit import Figure, Load, Metric, Statistic
 from simulator.calibration.replay import Floats, Times
+from simulator.calibration.rows import refused_with
 from simulator.engine.requests import EngineRequest
 
 SEED = 1
@@ -59,14 +60,8 @@ def read_bench(path: Path, text: str, *, cached_share: float = 0.0) -> list[Load
     documents = _documents(path, text)
     for number, (line, data) in enumerate(documents, 1):
         name = path.stem if len(documents) == 1 else f"{path.stem}#{number}"
-        try:
+        with refused_with(path, line):
             loads.append(_load(name, _Run.model_validate(data), cached_share))
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"])
-            raise ConfigError(first["msg"], path=str(path), line=line, field=field) from None
-        except ValueError as error:
-            raise ConfigError(str(error), path=str(path), line=line) from None
     return loads
 
 

@@ -40,6 +40,8 @@ _PERCENTILES = {Statistic.MEDIAN: 50.0, Statistic.P90: 90.0, Statistic.P95: 95.0
 _TAILS = (Statistic.P90, Statistic.P95, Statistic.P99)
 TAIL_WEIGHT = 0.3
 """A P90 or P99 of a few hundred requests is a handful of them; it counts less than a mean or a median."""
+OUTLYING = 0.5
+"""As a logarithm of measured to simulated TTFT: what is off by a factor beyond 1.6 counts as an outlier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +146,9 @@ def load_residuals(load: Load, times: Times) -> Floats:
     return np.concatenate(parts)
 
 
-def _tamed(errors: Floats, width: float = 0.5) -> Floats:
-    """Charbonnier's loss as residuals: quadratic within ``width``, linear beyond."""
-    return np.sign(errors) * np.sqrt(2 * width**2 * (np.sqrt(1 + (errors / width) ** 2) - 1))
+def _tamed(errors: Floats) -> Floats:
+    """Charbonnier's loss as residuals: quadratic within ``OUTLYING``, linear beyond."""
+    return np.sign(errors) * np.sqrt(2 * OUTLYING**2 * (np.sqrt(1 + (errors / OUTLYING) ** 2) - 1))
 
 
 GIVE_UP_FIRST = (

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from broker.model.errors import ConfigError, WireError
 from broker.model.signals import MetricSample
 from signals.ingest.vllm_metrics import CacheConfig, parse_cache_config, parse_metrics
 from simulator.calibration.fit import Load
 from simulator.calibration.replay import Gauges, Times
+from simulator.calibration.rows import refused_with
 from simulator.engine.requests import EngineRequest
 
 
@@ -87,7 +88,7 @@ def read_requests(path: Path, text: str) -> RequestLog:
         if "arrival_s" not in data:
             head |= data
             continue
-        try:
+        with refused_with(path, number):
             row = _RequestIn.model_validate(data)
             if row.status != 200 or row.first_token_s is None or row.end_s is None or row.completion_tokens < 1:
                 failed += 1
@@ -96,12 +97,6 @@ def read_requests(path: Path, text: str) -> RequestLog:
                 raise ValueError("a request arrives, gets its first token and ends in this order")
             EngineRequest("", row.arrival_s, row.prompt_tokens, row.completion_tokens, row.cached_tokens)
             rows.append(row)
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"])
-            raise ConfigError(first["msg"], path=str(path), line=number, field=field) from None
-        except ValueError as error:
-            raise ConfigError(str(error), path=str(path), line=number) from None
     if not rows:
         raise ConfigError("holds no request that succeeded", path=str(path))
     rows.sort(key=lambda row: row.arrival_s)

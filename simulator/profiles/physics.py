@@ -77,12 +77,15 @@ def floors(model: ModelShape, gpu: Gpu, tensor_parallel: int) -> Floors:
     )
 
 
-def kv_capacity_tokens(
-    model: ModelShape, gpu: Gpu, tensor_parallel: int, *, memory_use: float = 0.9, overhead_bytes: float = 4e9
-) -> int:
-    """Tokens that fit beside the weights in ``memory_use`` of the memory (vLLM's ``gpu_memory_utilization``), less
-    ``overhead_bytes`` on each GPU for activations and graphs. Raises ``ValueError`` if the weights do not fit."""
-    room = tensor_parallel * (gpu.memory_bytes * memory_use - overhead_bytes) - model.weight_bytes
+MEMORY_USE = 0.9
+"""vLLM's ``gpu_memory_utilization`` unless it is told another."""
+OVERHEAD_BYTES = 4e9
+"""Of each GPU, for activations and graphs."""
+
+
+def kv_capacity_tokens(model: ModelShape, gpu: Gpu, tensor_parallel: int) -> int:
+    """Tokens that fit beside the weights. Raises ``ValueError`` if the weights do not fit."""
+    room = tensor_parallel * (gpu.memory_bytes * MEMORY_USE - OVERHEAD_BYTES) - model.weight_bytes
     if room < model.kv_bytes_per_token:
         raise ValueError(
             f"{model.name} ({model.weight_bytes / 1e9:.0f} GB of weights) does not fit on {tensor_parallel} x "

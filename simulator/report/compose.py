@@ -30,7 +30,6 @@ from simulator.report.series import grid_for, series_of
 from simulator.report.summary import OUTCOMES, RequestCounts
 from simulator.report.told import decision_rows, shown
 from simulator.simulation import SimulationSettings
-from simulator.statistics import DEFAULT_RESAMPLING, Resampling
 from traces.conditions import PERFECT
 
 
@@ -50,13 +49,11 @@ class Source:
     ended_early: str = ""
 
 
-def compose(
-    facts: Facts, source: Source, *, oracle: Oracle | None = None, resampling: Resampling = DEFAULT_RESAMPLING
-) -> RunReport:
+def compose(facts: Facts, source: Source, *, oracle: Oracle | None = None) -> RunReport:
     """All figures, series and words of a run. ``oracle`` is found apart."""
     profiles = {model_id: _profile_used(facts, model_id) for model_id in facts.asked}
     outside = frozenset(model_id for model_id, used in profiles.items() if used is not None and used.extrapolated)
-    figures = Figures(facts, source.seed, resampling, extrapolated=outside)
+    figures = Figures(facts, source.seed, extrapolated=outside)
     rows = decision_rows(facts.decisions, facts.started_at)
     decisions, counts = shown(rows, len(facts.decisions))
     grid = grid_for(facts)

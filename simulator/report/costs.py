@@ -20,9 +20,9 @@ def model_hours(facts: Facts, model_ids: Collection[str], *, begin_s: float = 0.
     return gpu_hours(own, begin_s=begin_s, end_s=end_s)
 
 
-def unused_hours(facts: Facts, *, begin_s: float = 0.0, end_s: float = inf) -> GpuHours:
+def unused_hours(facts: Facts) -> GpuHours:
     """What dedicated pools hold beyond all models' replicas, which belongs to no model."""
-    return _held(facts, facts.holdings, begin_s, end_s)
+    return _held(facts, facts.holdings, 0.0, inf)
 
 
 def asked_hours(facts: Facts, *, begin_s: float = 0.0, end_s: float = inf) -> GpuHours:

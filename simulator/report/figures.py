@@ -25,7 +25,7 @@ from simulator.report.gpu_hours import GpuHours, daily_gpu_hours, gpu_hours
 from simulator.report.recorder import DAY_S
 from simulator.report.slo import FIVE_MINUTES_S, HOUR_S, Booleans, ServiceLevel, WorstWindow
 from simulator.report.summary import Floats, Latency
-from simulator.statistics import Metric, Resampled, Resampling, estimate
+from simulator.statistics import Metric, Resampled, estimate
 
 PARTS = ("busy", "idle", "starting", "draining", "withheld")
 _MOST_TENANTS = 100
@@ -37,13 +37,12 @@ _HOUR_S = 3600.0
 
 
 class Figures:
-    """Makes figures of one run: its ``seed`` is that of their row, ``resampling`` that of their intervals."""
+    """Makes figures of one run, whose ``seed`` is that of their row."""
 
-    def __init__(self, facts: Facts, seed: int, resampling: Resampling, *, extrapolated: frozenset[str]) -> None:
+    def __init__(self, facts: Facts, seed: int, *, extrapolated: frozenset[str]) -> None:
         """``extrapolated``: models whose engine went beyond what was measured."""
         self._facts = facts
         self._seed = seed
-        self._resampling = resampling
         self._extrapolated = extrapolated
         self._daily = {"": daily_asked_hours(facts)}
 
@@ -113,10 +112,9 @@ class Figures:
         )
 
     def _interval(self, figure: Resampled) -> Interval:
-        found = estimate(figure, self._resampling)
-        return Interval(
-            number(found.low), number(found.high), self._resampling.level, found.n, found.blocks, self._resampling.seed
-        )
+        found = estimate(figure)
+        kind = found.resampling
+        return Interval(number(found.low), number(found.high), kind.level, found.n, found.blocks, kind.seed)
 
     def _by_day(self, rows: Booleans, values: Floats | None = None) -> Floats:
         weights = None if values is None else values[rows]

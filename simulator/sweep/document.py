@@ -6,7 +6,7 @@ It holds nothing of when or where the sweep ran, so that one which was interrupt
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from broker.model import wire
@@ -127,14 +127,15 @@ class SweepDocument:
     def results(self) -> Results:
         return Results(self.cells, self.seeds)
 
-    @property
-    def ranked_on(self) -> tuple[str, ...]:
-        """The demands that the ranking is made of."""
-        return tuple(demand.name for demand in self.demands if demand.side != "report")
 
-    @property
-    def held_out(self) -> tuple[str, ...]:
-        return tuple(demand.name for demand in self.demands if demand.side == "report")
+def ranked_demands(demands: Iterable[DemandUsed]) -> tuple[str, ...]:
+    """The demands that a ranking is made of."""
+    return tuple(demand.name for demand in demands if demand.side != "report")
+
+
+def held_out_demands(demands: Iterable[DemandUsed]) -> tuple[str, ...]:
+    """Those on which what was ranked is told beside it."""
+    return tuple(demand.name for demand in demands if demand.side == "report")
 
 
 def dumps(document: SweepDocument) -> str:

@@ -14,7 +14,7 @@ from simulator.report.document import QUANTILES, DayCounts, Figure, RunReport, q
 from simulator.statistics import Metric
 from simulator.sweep.cells import Candidate, Cell, settings_words
 from simulator.sweep.comparing import Measure, Subject
-from simulator.sweep.document import SweepDocument
+from simulator.sweep.document import SweepDocument, held_out_demands, ranked_demands
 from simulator.sweep.figures import RunFigures, worst_hour_of
 from simulator.sweep.ranking import families
 
@@ -147,7 +147,7 @@ def _folded(by_day: Sequence[DayCounts], days: int) -> Sequence[DayCounts]:
 def of_sweep(name: str, found: SweepDocument) -> list[Subject]:
     """The best-ranked setting of each policy, judged on the held-out demands if there are any; with its curve where it
     has a knob, and then one side for each family of settings."""
-    results, demands = found.results, found.held_out or found.ranked_on
+    results, demands = found.results, held_out_demands(found.demands) or ranked_demands(found.demands)
     order = [Candidate(row.policy, row.settings, _knob(found, row.policy)) for row in found.ranking]
     members = families(results)
     sides: dict[object, Candidate] = {}

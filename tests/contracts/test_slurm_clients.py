@@ -48,8 +48,14 @@ def sshd(slurm: RealSlurm) -> Iterator[RealSshd]:
         yield sshd
 
 
+@pytest.mark.integration
 class RealSlurmContract(SlurmClientContract):
-    """What can only be seen where jobs run."""
+    """What can only be seen where jobs run, through the transport whose world is ``made``."""
+
+    @pytest.fixture
+    async def world(self, made: RealWorld) -> AsyncIterator[RealWorld]:
+        yield made
+        await made.client.close()
 
     async def test_a_job_has_its_environment_and_nothing_of_ours(self, world: RealWorld) -> None:
         job_id = await world.client.submit(world.job())
@@ -99,28 +105,19 @@ async def _told(world: RealWorld, job_id: int) -> str | None:
     return world.environment(job_id)
 
 
-@pytest.mark.integration
 class TestCommands(RealSlurmContract):
     @pytest.fixture
-    async def world(self, slurm: RealSlurm) -> AsyncIterator[RealWorld]:
-        world = CommandWorld(slurm)
-        yield world
-        await world.client.close()
+    def made(self, slurm: RealSlurm) -> RealWorld:
+        return CommandWorld(slurm)
 
 
-@pytest.mark.integration
 class TestRest(RealSlurmContract):
     @pytest.fixture
-    async def world(self, slurm: RealSlurm) -> AsyncIterator[RealWorld]:
-        world = RestWorld(slurm)
-        yield world
-        await world.client.close()
+    def made(self, slurm: RealSlurm) -> RealWorld:
+        return RestWorld(slurm)
 
 
-@pytest.mark.integration
 class TestCommandsOverSsh(RealSlurmContract):
     @pytest.fixture
-    async def world(self, slurm: RealSlurm, sshd: RealSshd) -> AsyncIterator[RealWorld]:
-        world = SshWorld(slurm, sshd)
-        yield world
-        await world.client.close()
+    def made(self, slurm: RealSlurm, sshd: RealSshd) -> RealWorld:
+        return SshWorld(slurm, sshd)

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from cli.demo.stack import Stack
+from tests.support.calm_model import POLICIES
 from tests.support.command_line import tidegate
 from tests.support.waiting import until
 
@@ -24,21 +25,6 @@ pools: {{local: {{kind: local, gpus: 2, state_dir: replicas, log_dir: log}}}}
 log: {{kind: sqlite, path: tidegate.sqlite}}
 api: {{port: 0}}
 outputs: {{endpoints_file: endpoints.json}}
-"""
-POLICIES = """\
-models:
-  chat:
-    engine:
-      command: ["{python}", "-m", "simulator.emulator", "--model", "{model}", "--host", "{host}", "--port", "{port}",
-                "--shutdown-timeout", "10"]
-    min: 1
-    max: 2
-    drain_limit: 20s
-    load_timeout: 60s
-    stabilisation: {scale_in: 1s}
-    policy:
-      kind: threshold
-      rules: [{name: calm, signal: requests_per_replica, below: 8, for: 1s, projected: true, change: -1}]
 """
 
 
@@ -111,7 +97,7 @@ def test_a_live_stack_serves_scales_drains_and_explains(stack: Stack) -> None:
         assert "ada: a launch event" in explained
         assert {replica["phase"] for replica in command.json("replicas")["replicas"]} == {"ready"}
         assert "chat-0-g1" in command("endpoints")
-        assert "1..2" in command("models")
+        assert "1..3" in command("models")
         assert "emulator_listening" in command(
             "replicas", "logs", "chat-0-g1", "--site", str(stack.folder / "site.yaml")
         )

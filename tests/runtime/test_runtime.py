@@ -341,15 +341,12 @@ def test_a_listener_that_fails_stops_neither_the_others_nor_the_broker() -> None
 
 
 class FakeFaultyPolicies:
-    """``policy_raises``: what no policy should. ``step_raises``: neither should the step around it."""
+    """``raises``: what no policy should."""
 
-    policy_raises = False
-    step_raises = False
+    raises = False
 
     def __call__(self, spec: PolicySpec) -> Policy:
-        if self.step_raises:
-            raise ZeroDivisionError("a fault in a step")
-        return FakeFaultyPolicy() if self.policy_raises else fake_policies(spec)
+        return FakeFaultyPolicy() if self.raises else fake_policies(spec)
 
 
 class FakeFaultyPolicy(FakePolicy):
@@ -360,15 +357,20 @@ class FakeFaultyPolicy(FakePolicy):
 def test_a_fault_in_a_step_is_told_and_tried_again_and_the_broker_lives() -> None:
     """An exception out of a step ended the control loop, while the API went on answering as if all were well."""
 
+    class FakeFaultyLog(FakeFullDisk):
+        async def commit(self, record: StepRecord) -> None:
+            if self.full:
+                raise ZeroDivisionError("a fault in a step")
+            await super().commit(record)
+
     async def story() -> None:
-        policies = FakeFaultyPolicies()
-        bench = Bench(policies)
+        bench = Bench(log=FakeFaultyLog)
         async with bench.running():
             await bench.after(3.0)
-            policies.step_raises = True
+            bench.log.full = True
             await bench.after(5.0)
             assert bench.runtime.log_problem == "ZeroDivisionError: a fault in a step"
-            policies.step_raises = False
+            bench.log.full = False
             await bench.after(3.0)
             assert bench.runtime.log_problem is None
 
@@ -381,7 +383,7 @@ def test_a_fault_in_a_policy_is_logged_once_and_steps_go_on() -> None:
         bench = Bench(policies)
         async with bench.running():
             await bench.after(3.0)
-            policies.policy_raises = True
+            policies.raises = True
             with capture_logs() as lines:
                 await bench.after(5.0)
             (line,) = [line for line in lines if line["event"] == "policy_failed"]

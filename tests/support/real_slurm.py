@@ -19,6 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.support.ports import free_ports, listens
+
 PACKAGES = "slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge"
 NEEDED = ("slurmctld", "slurmd", "munged", "sbatch", "squeue", "scancel", "sinfo")
 REST_PACKAGES = "slurmrestd slurm-wlm-jwt-plugin"
@@ -139,11 +141,11 @@ class RealSlurm:
 
     def _configure(self) -> None:
         folder = self._folder
-        controller_port, first_node_port = _free_ports(self._nodes + 1)
-        self.rest_url = f"http://127.0.0.1:{first_node_port + self._nodes}" if self._rest else ""
+        controller_port, *node_ports, rest_port = free_ports(self._nodes + 2)
+        self.rest_url = f"http://127.0.0.1:{rest_port}" if self._rest else ""
         text = CONFIGURATION.format(
             host=socket.gethostname().partition(".")[0], folder=folder, nodes=self._nodes,
-            controller_port=controller_port, node_ports=f"{first_node_port}-{first_node_port + self._nodes - 1}",
+            controller_port=controller_port, node_ports=f"{node_ports[0]}-{node_ports[-1]}",
             gres=f" Gres=gpu:{self._gpus_per_node}" if self._gpus_per_node else "",
         )  # fmt: skip
         gres_types = ["GresTypes=gpu"] if self._gpus_per_node else []
@@ -170,7 +172,7 @@ class RealSlurm:
         host, _, port = self.rest_url.removeprefix("http://").partition(":")
         self._start("slurmrestd", "-f", str(self._folder / "slurm.conf"), "-s", "v0.0.38", "-a", "rest_auth/jwt",
                     f"{host}:{port}", user="nobody", extra={"SLURM_JWT": "daemon"})  # fmt: skip
-        self._wait_for(lambda: _listens(host, int(port)))
+        self._wait_for(lambda: listens(int(port)))
 
     def _start(
         self, name: str, *arguments: str, user: str | None = None, extra: Mapping[str, str] | None = None
@@ -216,30 +218,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait(ENDED_WITHIN_S)
-
-
-def _listens(host: str, port: int) -> bool:
-    with socket.socket() as asking:
-        return asking.connect_ex((host, port)) == 0
-
-
-def _free_ports(nodes: int) -> tuple[int, int]:
-    """One for the controller and the first of a row for the nodes; slurm.conf knows no "any port". They were free just
-    now, which is as sure as it gets."""
-    for _ in range(100):
-        with ExitStack() as held:
-            first = _bound(held, 0)
-            try:
-                for port in range(first + 1, first + nodes + 1):
-                    _bound(held, port)
-            except OSError:
-                continue
-            return first, first + 1
-    raise RuntimeError(f"no {nodes + 1} free ports in a row")
-
-
-def _bound(held: ExitStack, port: int) -> int:
-    listener = held.enter_context(socket.socket())
-    listener.bind(("127.0.0.1", port))
-    bound: int = listener.getsockname()[1]
-    return bound

@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -17,11 +16,12 @@ from typing import Self
 import psutil
 
 from actuators.slurm.ssh import Login
+from tests.support.ports import free_port, listens
 from tests.support.waiting import until
 
 PACKAGES = "openssh-server openssh-client"
 SEPARATION_FOLDER = Path("/run/sshd")
-"""sshd, begun by root, wants this to exist and to be empty."""
+"""sshd, begun by root, wants this to exist and to be empty. It stays: another test's sshd may have come to need it."""
 
 
 def why_not() -> str | None:
@@ -77,7 +77,7 @@ class RealSshd:
                 [_command("sshd") or "sshd", "-D", "-e", "-f", str(self._folder / "sshd_config")],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
-        until(lambda: _listens(self.port), "sshd listens", by=self._process)
+        until(lambda: listens(self.port), "sshd listens", by=self._process)
 
     def stop(self) -> None:
         """sshd and the sessions that it holds."""
@@ -92,14 +92,13 @@ class RealSshd:
 
     def _configure(self) -> None:
         folder = self._folder
-        if os.geteuid() == 0 and not SEPARATION_FOLDER.exists():
-            SEPARATION_FOLDER.mkdir(mode=0o755)
-            self._open.callback(SEPARATION_FOLDER.rmdir)
+        if os.geteuid() == 0:
+            SEPARATION_FOLDER.mkdir(mode=0o755, exist_ok=True)
         for name in ("host_key", "user_key"):
             subprocess.run(
                 ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True, timeout=30
             )
-        self.port = _free_port()
+        self.port = free_port()
         forced = f'command="{self._forced}",restrict ' if self._forced else ""
         (folder / "authorized_keys").write_text(forced + (folder / "user_key.pub").read_text(), encoding="ascii")
         host_key = (folder / "host_key.pub").read_text(encoding="ascii")
@@ -112,15 +111,3 @@ class RealSshd:
               if self._environment else []),
         ]  # fmt: skip
         (folder / "sshd_config").write_text("\n".join([*settings, ""]), encoding="utf-8")
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as asking:
-        return asking.connect_ex(("127.0.0.1", port)) == 0

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cli.demo.stack import Stack
+from tests.support.calm_model import POLICIES
 from tests.support.command_line import ROOT
 from tests.support.ports import free_port
 from tests.support.real_slurm import RealSlurm
@@ -34,22 +35,6 @@ pools:
 limits: {{renewal: {{margin: 5s, queue_prior: 5s, load_prior: 10s}}}}
 log: {{kind: sqlite, path: tidegate.sqlite}}
 api: {{port: {port}}}
-"""
-POLICIES = """\
-models:
-  chat:
-    engine:
-      command: ["{python}", "-m", "simulator.emulator", "--model", "{model}", "--host", "{host}", "--port", "{port}",
-                "--shutdown-timeout", "10"]
-    min: 1
-    max: 3
-    drain_limit: 20s
-    load_timeout: 60s
-    stop_grace: 10s
-    stabilisation: {scale_in: 1s}
-    policy:
-      kind: threshold
-      rules: [{name: calm, signal: requests_per_replica, below: 8, for: 1s, projected: true, change: -1}]
 """
 
 

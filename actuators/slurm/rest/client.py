@@ -51,7 +51,6 @@ class RestClient:
         *,
         user: str | None = None,
         parser: str | None = None,
-        timeout_s: float = TIMEOUT_S,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._url = url.rstrip("/")
@@ -60,7 +59,6 @@ class RestClient:
         self._user = user
         self._given = parser is not None
         self._chosen = None if parser is None else (family_of(parser), parser)
-        self._timeout_s = timeout_s
         self._transport = transport
         self._session: httpx.AsyncClient | None = None
 
@@ -202,7 +200,7 @@ class RestClient:
     ) -> Answer:
         headers = await self._headers()
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(TIMEOUT_S):
                 response = await self._http().request(
                     method, self._url + path, headers=headers, params=query or None, json=body
                 )
@@ -217,7 +215,7 @@ class RestClient:
         reader = ListReader("jobs", words=_words(user))
         try:
             async with (
-                asyncio.timeout(self._timeout_s),
+                asyncio.timeout(TIMEOUT_S),
                 self._http().stream("GET", self._url + path, headers=headers) as response,
             ):
                 if response.status_code != 200:
@@ -248,7 +246,7 @@ class RestClient:
             # submission had been read.
             limits = httpx.Limits(max_keepalive_connections=0)
             self._session = httpx.AsyncClient(
-                limits=limits, timeout=self._timeout_s, trust_env=False, transport=self._transport
+                limits=limits, timeout=TIMEOUT_S, trust_env=False, transport=self._transport
             )
         return self._session
 

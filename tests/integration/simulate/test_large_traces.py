@@ -30,18 +30,17 @@ def test_hundreds_of_megabytes_are_read_in_bounded_memory(tmp_path: Path) -> Non
         stream.write("700000,ChatGPT,-1,150,149,Conversation log\n")
     assert path.stat().st_size > 300_000_000
 
-    def limited() -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
-
     words: list[str | Path] = [
         "simulate", "--trace", path, "--policies", ROOT / "deploy/examples/policies.yaml", "--window", "190h..190h1m",
         "--skip-bad", "--json",
     ]  # fmt: skip
-    done = subprocess.run(
+    with subprocess.Popen(
         [sys.executable, "-m", "cli", *words], cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "HOME": str(tmp_path)},
-        capture_output=True, text=True, timeout=110, preexec_fn=limited, check=False,
-    )  # fmt: skip
-    assert done.returncode == Exit.OK, done.stderr
-    summary = json.loads(done.stdout)
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        resource.prlimit(process.pid, resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
+        out, err = process.communicate(timeout=110)
+    assert process.returncode == Exit.OK, err
+    summary = json.loads(out)
     assert summary["trace"] == {"rows": 600, "failed": 0, "bad": 1, "window": "7d22h..7d22h1m", "rate_scale": 1.0}
     assert summary["requests"]["finished"] == 600

@@ -14,6 +14,7 @@ import pytest
 from actuators.slurm.agent import AgentError, bound, candidates, ephemeral_ports, strangers_on
 from broker.model.agents import AgentPhase, EndCause
 from tests.support.agent_world import EMULATOR, ENDPOINT_KEY, agent, get, served_broker
+from tests.support.ports import free_port, free_ports
 
 pytestmark = pytest.mark.integration
 
@@ -29,22 +30,9 @@ def held(port: int, *, shared: bool = False) -> Iterator[None]:
         yield
 
 
-def free_range(count: int) -> tuple[int, int]:
-    """Ports in a row that are free now, out of the range that the kernel gives out."""
-    for first in range(21_000 + os.getpid() % 5000, 30_000, count):
-        with ExitStack() as stack:
-            try:
-                for port in range(first, first + count):
-                    stack.enter_context(held(port))
-            except OSError:
-                continue
-            return first, first + count - 1
-    raise AssertionError("no free ports in a row")
-
-
 @pytest.mark.parametrize("shared", [False, True], ids=["held alone", "held with SO_REUSEPORT"])
 def test_pitfall_1_a_port_that_another_listens_on_is_not_taken_even_if_it_would_be_shared(shared: bool) -> None:
-    first, last = free_range(2)
+    first, last = free_ports(2)
     with held(first, shared=shared), bound("127.0.0.1", [first, last]) as ours:
         assert ours.getsockname()[1] == last
 
@@ -74,13 +62,13 @@ def test_pitfall_2_each_replica_begins_elsewhere() -> None:
 
 
 def test_no_free_port_is_told_in_words() -> None:
-    first, _ = free_range(1)
+    first = free_port()
     with held(first), pytest.raises(AgentError, match=r"no port to listen on at 127\.0\.0\.1 .*in use.*job\.ports"):
         bound("127.0.0.1", [first])
 
 
 async def test_a_port_that_is_taken_is_passed_over_by_the_whole_agent(tmp_path: Path) -> None:
-    first, last = free_range(8)
+    first, *_, last = free_ports(8)
     async with served_broker() as broker:
         with ExitStack() as others:
             for port in range(first, first + 5):
@@ -137,7 +125,7 @@ async def test_an_engine_that_is_not_alone_on_its_port_is_started_on_another(tmp
 
 
 async def test_a_node_without_a_free_port_is_told_as_the_end(tmp_path: Path) -> None:
-    first, _ = free_range(1)
+    first = free_port()
     async with served_broker() as broker:
         with held(first), agent(broker.url, tmp_path, ports=[first, first]) as replica:
             ended = await broker.hears_phase(AgentPhase.ENDED)

@@ -9,6 +9,7 @@ import pytest
 from broker.model.errors import ConfigErrors
 from cli.sweep_plan import Plan, plan_sweep
 from simulator.engine.routing import Routing
+from simulator.sweep.document import held_out_demands
 from tests.support.sweeps import ONE_CELL, POLICIES, small_sweep
 from traces.conditions import MetricFaults
 
@@ -36,6 +37,10 @@ def planned(folder: Path, source: str) -> Plan:
     return plan_sweep(small_sweep(folder, TUNED % source))
 
 
+def held_out(folder: Path, source: str) -> tuple[str, ...]:
+    return held_out_demands(planned(folder, source).demands)
+
+
 @pytest.mark.parametrize(
     "source",
     [
@@ -58,9 +63,9 @@ def test_what_is_tuned_on_is_not_reported_on_under_another_name(source: str, tmp
 def test_another_window_of_a_copy_and_another_content_may_be_held_out(tmp_path: Path) -> None:
     for name in ("a.csv", "b.csv"):
         trace(tmp_path / name)
-    assert planned(tmp_path, "{kind: trace, path: b.csv, window: 1h..2h}").held_out == ("second",)
+    assert held_out(tmp_path, "{kind: trace, path: b.csv, window: 1h..2h}") == ("second",)
     trace(tmp_path / "b.csv", tokens=51)
-    assert planned(tmp_path, "{kind: trace, path: b.csv}").held_out == ("second",)
+    assert held_out(tmp_path, "{kind: trace, path: b.csv}") == ("second",)
 
 
 def test_a_cell_names_each_file_that_it_reads(tmp_path: Path) -> None:

@@ -70,6 +70,20 @@ def test_orders_hold_while_a_policy_raises() -> None:
     assert (world.target(), world.decision().code) == (5, "override_target")
 
 
+def test_a_policy_that_cannot_be_built_keeps_its_model_s_target_and_the_others_are_decided() -> None:
+    def policies(spec: PolicySpec) -> FakePolicy:
+        if spec.kind == "unbuildable":
+            raise KeyError("a parameter")
+        return fake_policies(spec)
+
+    world = World(models=(model_spec(), model_spec("embed")), rate=3.0, policies=policies).begin().bring_up()
+    world.after(1).declare(model_spec(policy=PolicySpec("unbuildable")), model_spec("embed"))
+    world.rate = 1.0
+    result = world.see(world.snapshot(), world.snapshot("embed"))
+    assert (world.target(), world.target("embed")) == (3, 1)
+    assert [(fault.model_id, fault.policy) for fault in result.faults] == [("chat", "unbuildable")]
+
+
 def test_a_shadow_that_raises_is_recorded_and_changes_nothing() -> None:
     world = with_a_faulty_policy(shadows={"other": PolicySpec("faulty")}, minimum=0)
     world.after(1).wants(0.0)

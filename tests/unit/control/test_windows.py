@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from broker.control.core import BrokerCore
 from broker.control.windows import FAULT_OVER_AFTER_S, Windows
@@ -11,9 +11,9 @@ from broker.model.observation import SpecChanged
 from broker.model.reading import Freshness
 from broker.model.signals import RequestSummary, Signal
 from broker.model.snapshot import ModelSnapshot, WindowNeed
-from broker.model.spec import PoolSpec, SiteSpec
+from broker.model.spec import PolicySpec, PoolSpec, SiteSpec
 from tests.support.builders import request_summary
-from tests.support.world import fake_policies, model_spec
+from tests.support.world import FakePolicy, fake_policies, model_spec
 
 BASE = 1_800_000_000.0
 PATIENCE_S = 15.0
@@ -108,3 +108,28 @@ async def test_the_other_models_of_a_broker_go_on_while_one_window_fails_at_ever
     assert good.reading(Signal.ARRIVAL_RATE).current == 12.0
     assert bad.problem
     assert told.faults == [("bad", "OverflowError")]
+
+
+@dataclass(frozen=True, slots=True)
+class FakeNeedlessPolicy(FakePolicy):
+    """Cannot tell what it needs."""
+
+    def needs(self) -> tuple[WindowNeed, ...]:
+        raise KeyError("signal")
+
+
+async def test_a_policy_that_cannot_tell_its_needs_keeps_no_other_model_from_its_window() -> None:
+    def policies(spec: PolicySpec) -> FakePolicy:
+        return FakeNeedlessPolicy() if spec.kind == "needless" else fake_policies(spec)
+
+    log, told = MemoryLog(), Told()
+    core = BrokerCore(log, policies, lambda effect: None, told)
+    await core.open("test", BASE)
+    site = SiteSpec("test", (PoolSpec("local", "local", gpus=8),))
+    sound = [f"good-{number}" for number in range(8)]  # which of all is configured first is the hash seed's affair
+    core.offer(SpecChanged(site, (model_spec("bad", policy=PolicySpec("needless")), *map(model_spec, sound)), BASE))
+    await core.run(BASE)
+    while (due := core.due_at()) is not None and due <= BASE + 2.0:
+        await core.run(due)
+    assert [model_id for model_id, model in core.loop.state.models.items() if model.snapshot is None] == []
+    assert told.faults == [("bad", "KeyError")]
