@@ -13,7 +13,7 @@ from broker.app.settings.document import Document
 from broker.app.settings.loading import load_site
 from broker.app.settings.site import SiteSettings
 from broker.app.settings.sweep import SweepSettings, read_sweep
-from broker.model.errors import ConfigErrors
+from broker.model.errors import ConfigError, ConfigErrors
 from broker.model.spec import ModelSpec, ServiceObjective, SiteSpec
 from cli.placing import cluster_of, present, roomy_site
 from cli.simulating import WARM_UP_S
@@ -38,7 +38,7 @@ MOST_CELLS = 1_000_000
 @dataclass(frozen=True, slots=True)
 class Plan:
     """``tasks`` are to be run, in this order; ``failed`` are cells that cannot be, since a value is none that the
-    policies file allows. ``cells`` are all of them in the sweep's order. ``objectives`` by model; that of the model which
+    policies file allows, or a file or a model cannot be used. ``cells`` are all of them in the sweep's order. ``objectives`` by model; that of the model which
     the traces ask has no name, since each policies file may call it otherwise."""
 
     settings: SweepSettings
@@ -124,10 +124,11 @@ def plan_sweep(path: Path) -> Plan:
                 }  # fmt: skip
                 key = cell_key({**common, **determines, "candidate": inputs.plain(one.candidate)})
                 cells.append(cell := Cell(key, one.candidate, demand.used.name, seed))
-                if cause := demand.cause or one.cause:
+                task = _task(cell, one, demand, place)
+                if cause := demand.cause or one.cause or _unfit(task):
                     failed.append(CellFailure(cell, cause))
                 else:
-                    tasks.append(_task(cell, one, demand, place))
+                    tasks.append(task)
     return Plan(
         settings, objectives, tuple(demand.used for demand in demands), tuple(cells), tuple(tasks), tuple(failed)
     )
@@ -142,6 +143,14 @@ def _task(cell: Cell, tried: Tried, demand: SweptDemand, place: _Place) -> CellT
         cell, spec, present(tried.models, spec), tried.model_id, demand.load, demand.duration_s, settings,
         place.cluster, tuple(dict.fromkeys((*demand.files, *place.files, *tried.profiles))),
     )  # fmt: skip
+
+
+def _unfit(task: CellTask) -> str:
+    try:
+        task.require_runnable()
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 def _conditions(tried: Tried) -> dict[str, Any]:

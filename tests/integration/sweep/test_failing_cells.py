@@ -35,7 +35,7 @@ def test_a_value_that_the_policies_file_does_not_allow_fails_its_cells_only(tmp_
     assert (len(found["cells"]), len(found["failed"])) == (2, 2)
     [cause] = causes(found)
     assert "policies.yaml:" in cause
-    assert "models.chat.min: 1 is more than max, which is 0" in cause
+    assert "models.chat.max: 0 is less than min, which is 1" in cause
     assert "2 of 4 cells failed" in errors
 
 

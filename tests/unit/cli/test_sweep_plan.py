@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,11 @@ import pytest
 from broker.model.errors import ConfigErrors
 from cli.sweep_plan import Plan, plan_sweep
 from simulator.engine.routing import Routing
+from simulator.profiles.document import CATALOGUE
 from tests.support.sweeps import ONE_CELL, POLICIES, small_sweep
 from traces.conditions import MetricFaults
 
+ENGINE = CATALOGUE / "demo.yaml"
 HEADER = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
 
 TUNED = """
@@ -65,7 +68,7 @@ def test_another_window_of_a_copy_and_another_content_may_be_held_out(tmp_path: 
 
 def test_a_cell_names_each_file_that_it_reads(tmp_path: Path) -> None:
     (tmp_path / "scenario.yaml").write_text(SCENARIO)
-    (tmp_path / "engine.yaml").write_text("name: mine")
+    shutil.copy(ENGINE, tmp_path / "engine.yaml")
     trace(tmp_path / "a.csv")
     trace(tmp_path / "b.csv", tokens=51)
     file = small_sweep(
@@ -80,7 +83,7 @@ def test_a_cell_names_each_file_that_it_reads(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.csv", "b.csv", "engine.yaml"])
 def test_the_content_of_each_file_is_in_the_keys_of_the_cells_that_read_it(name: str, tmp_path: Path) -> None:
     (tmp_path / "scenario.yaml").write_text(SCENARIO)
-    (tmp_path / "engine.yaml").write_text("name: mine")
+    shutil.copy(ENGINE, tmp_path / "engine.yaml")
     trace(tmp_path / "a.csv")
     trace(tmp_path / "b.csv", tokens=51)
     policies = POLICIES.replace("[serve]", f"[serve], profile: {tmp_path}/engine.yaml")
