@@ -32,6 +32,7 @@ def simulate(
     rate_scale: Annotated[float, typer.Option("--rate-scale", min=1e-6, max=LARGEST_RATE_SCALE, help="Times the trace's rate.")] = 1.0,
     scale_method: Annotated[ScaleMethod, typer.Option("--scale-method", help="How a rate is raised.")] = ScaleMethod.SUPERPOSE,
     tail: Annotated[float, typer.Option("--tail", min=0, max=LONGEST_TAIL_S, help="Seconds to run on after the last arrival; longer while requests are open.")] = 60.0,
+    warm_up: Annotated[float | None, typer.Option("--warm-up", min=0, max=LONGEST_TAIL_S, help="Seconds that the first replicas have before the load (default: more than the models' starts take).", show_default=False)] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Count malformed rows instead of stopping.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn.")] = 1,
     routing: Annotated[Routing, typer.Option("--routing", help="How the gateway chooses a replica.")] = Routing.LEAST_LOADED,
@@ -61,8 +62,9 @@ def simulate(
             return resume_from(resume, as_json=as_json)
     if policies is None:
         raise fail("say what decides: --policies FILE; `tidegate simulate --help` tells more", Exit.USAGE)
-    if math.isnan(tail):
-        raise fail("--tail: nan is not a number of seconds", Exit.USAGE)
+    for option, seconds in (("--tail", tail), ("--warm-up", warm_up)):
+        if seconds is not None and math.isnan(seconds):
+            raise fail(f"{option}: nan is not a number of seconds", Exit.USAGE)
     if out is None and oracle is OracleChoice.ALWAYS:
         raise fail("--oracle says what a report holds: give --out, too", Exit.USAGE)
     _check_load(
@@ -86,7 +88,7 @@ def simulate(
         run = TraceRun(
             trace, policies, site=site, model_id=model, span=span, rate_scale=rate_scale, scale_method=scale_method,
             tail_s=tail, skip_bad=skip_bad, seed=seed, scenario=scenario, cluster=cluster, routing=routing,
-            cached_share=cached_share, metrics=metrics, check=check, save_to=save_to,
+            cached_share=cached_share, metrics=metrics, check=check, save_to=save_to, warm_up_s=warm_up,
         )  # fmt: skip
         try:
             interrupts.require_none()

@@ -16,11 +16,11 @@ from broker.app.settings.sweep import SweepSettings, read_sweep
 from broker.model.errors import ConfigError, ConfigErrors
 from broker.model.spec import ModelSpec, ServiceObjective, SiteSpec
 from cli.placing import cluster_of, present, roomy_site
-from cli.simulating import WARM_UP_S
 from cli.sweep_cells import CellTask
 from cli.sweep_demands import SweptDemand, demand_of, refuse_seen, sides
 from cli.sweep_keys import Inputs, code_digest
 from cli.sweep_policies import Tried, judged_by, tries, with_profiles
+from cli.warming import warm_up_for
 from simulator.cluster.plan import ClusterPlan
 from simulator.engine.routing import Routing
 from simulator.simulation import SimulationSettings
@@ -78,6 +78,7 @@ class _Place:
 
     site: SiteSettings | None
     cluster: ClusterPlan | None
+    warm_up_s: float
     tail_s: float
     files: tuple[InputFile, ...]
 
@@ -93,12 +94,15 @@ def plan_sweep(path: Path) -> Plan:
     if settings.cluster is not None and site is None:
         raise ConfigErrors([document.problem(("cluster",), "needs a site with pools of kind slurm")])
     inputs = Inputs()
-    place = _Place(site, cluster, settings.tail_s, inputs.files_of(cluster))
     tried = [
         with_profiles(one, inputs)
         for name, policy in settings.policies.items()
         for one in tries(name, policy, site, document)
     ]
+    warm_up_s = settings.warm_up_s
+    if warm_up_s is None:
+        warm_up_s = warm_up_for((model for one in tried if not one.cause for model in one.models), cluster)
+    place = _Place(site, cluster, warm_up_s, settings.tail_s, inputs.files_of(cluster))
     demands = [demand_of(*entry, inputs) for entry in sides(settings)]
     refuse_seen(demands, inputs, document)
     objectives = _objectives(settings, tried, demands, document)
@@ -112,6 +116,7 @@ def plan_sweep(path: Path) -> Plan:
         "site": inputs.plain(site and site.spec),
         "cluster": inputs.plain(cluster),
         "slo": inputs.plain(settings.slo and settings.slo.to_spec()),
+        "warm_up_s": warm_up_s,
         "tail_s": settings.tail_s,
     }
     cells, tasks, failed = [], [], []
@@ -137,7 +142,7 @@ def plan_sweep(path: Path) -> Plan:
 def _task(cell: Cell, tried: Tried, demand: SweptDemand, place: _Place) -> CellTask:
     spec = place.spec(tried.models)
     settings = SimulationSettings(
-        tail_s=place.tail_s, start_at=demand.start_at, warm_up_s=WARM_UP_S, **_conditions(tried)
+        tail_s=place.tail_s, start_at=demand.start_at, warm_up_s=place.warm_up_s, **_conditions(tried)
     )
     return CellTask(
         cell, spec, present(tried.models, spec), tried.model_id, demand.load, demand.duration_s, settings,

@@ -11,7 +11,7 @@ from broker.model.errors import ConfigErrors
 from cli.sweep_plan import Plan, plan_sweep
 from simulator.engine.routing import Routing
 from simulator.profiles.document import CATALOGUE
-from tests.support.sweeps import ONE_CELL, POLICIES, small_sweep
+from tests.support.sweeps import ONE_CELL, POLICIES, small_sweep, with_profile
 from traces.conditions import MetricFaults
 
 ENGINE = CATALOGUE / "demo.yaml"
@@ -120,6 +120,16 @@ def test_what_runs_take_for_granted_is_in_their_keys(tmp_path: Path) -> None:
     assert len(set(keys)) == 3
     same = plan_sweep(small_sweep(tmp_path, f"{ONE_CELL}    run: {{cached_share: 0}}\n    cell_time_limit: 1m\n"))
     assert same.cells[0].key == keys[0], "how long a run may take does not change what comes of it"
+
+
+def test_all_cells_warm_up_as_long_as_the_slowest_start_of_all(tmp_path: Path) -> None:
+    """Policies must meet the same cluster, which begins with the warm-up."""
+    engines = "grid: {models.chat.engine.profile: [demo, h100-mistral-nemo-12b]}"
+    plan = plan_sweep(small_sweep(tmp_path, varied(engines), with_profile("demo")))
+    assert [task.settings.warm_up_s for task in plan.tasks] == [180.0, 180.0]
+    said = plan_sweep(small_sweep(tmp_path, varied(engines) + "    warm_up: 15m\n", with_profile("demo")))
+    assert [task.settings.warm_up_s for task in said.tasks] == [900.0, 900.0]
+    assert not {cell.key for cell in plan.cells} & {cell.key for cell in said.cells}
 
 
 @pytest.mark.parametrize(
