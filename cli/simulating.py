@@ -188,6 +188,9 @@ def _of_trace(path: Path, run: TraceRun, models: tuple[ModelSpec, ...]) -> Asked
     part = count_window(reader, parse_window(run.span) if run.span else WHOLE)
     if part.span_s > LONGEST_SPAN_S:
         raise TraceError(span_problem(describe(path, skip_bad=run.skip_bad)), path=str(path))
+    if part.rows == part.failed:
+        another = "; choose another --window" if run.span else ""
+        raise TraceError(nothing_sent(part, run.rate_scale) + another, path=str(path))
     scaled = scale_rate(replayable(reader), run.rate_scale, run.seed, run.scale_method)
     demand = demand_of(model_id_of(models, run.model_id), window(scaled, part.window.start_s, part.window.end_s))
     # Schedules see the trace's own date where it has one.
