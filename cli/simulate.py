@@ -82,6 +82,7 @@ def simulate(
             from cli.simulating import TraceRun, nothing_simulated, simulate_trace
             from cli.summaries import read_summary
             from simulator.report.compare import compare
+            from simulator.report.figures import spread_of
             from simulator.report.folder import require_folder
             from simulator.report.render import partial_words, render, render_comparison
 
@@ -105,8 +106,8 @@ def simulate(
     wall_s = 0.0 if simulated is None else simulated.wall_s
     if as_json:
         print_json(wire.encode(summary) | {"wall_s": wall_s})
-    elif summary.requests.sent:
-        render(summary, console)
+    elif simulated is not None and summary.requests.sent:
+        render(summary, console, spread_of(simulated.report.facts, seed))
         if other is not None and against is not None:
             render_comparison(replace(compare(other, summary), first=against.name, second="this run"), console)
         errors.print(f"simulated in {wall_s:.2f} s: {summary.duration_s / max(wall_s, 1e-9):,.0f} times real time")

@@ -18,7 +18,7 @@ from cli.interrupts import Interrupts
 from cli.output import errors
 from cli.placing import cluster_of, in_its_file, model_id_of, present, require_fits, roomy_site
 from cli.progress import prepare_engine, shown_progress
-from cli.replayed import gap_note, nothing_sent, nothing_served, rate_note, trace_counts
+from cli.replayed import gap_note, nothing_sent, nothing_served, rate_note, skipped_rows_notes, trace_counts
 from cli.warming import warm_up_for
 from policies.registry import cached
 from simulator.checks.level import CheckLevel
@@ -213,7 +213,7 @@ def _of_scenario(run: TraceRun, models: tuple[ModelSpec, ...]) -> Asked:
         raise ConfigErrors([document.problem(("models", name), words) for name in unknown])
     return Asked(
         demand_of_scenario(scenario, run.seed), scenario.start_at, scenario.start_at is not None, scenario.duration_s,
-        "the scenario asks nothing",
+        "the scenario asks nothing", notes=tuple(skipped_rows_notes(scenario)),
     )  # fmt: skip
 
 

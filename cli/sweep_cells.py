@@ -31,7 +31,7 @@ KEPT_ROWS = 2_000_000
 @dataclass(frozen=True, slots=True)
 class CellTask:
     """``model_id`` gets a ``load`` that is no scenario, for ``duration_s`` at most. ``files`` are all that the run
-    reads."""
+    reads, ``notes`` what is known of its figures beforehand."""
 
     cell: Cell
     site: SiteSpec
@@ -42,6 +42,7 @@ class CellTask:
     settings: SimulationSettings
     cluster: ClusterPlan | None = None
     files: tuple[InputFile, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def require_runnable(self) -> None:
         """Raises ``ConfigError`` where a model that is asked is not there, or no pool could ever hold a replica of it."""
@@ -82,7 +83,7 @@ def _figures(task: CellTask) -> RunFigures:
         raise ConfigError(nothing_served(report.summary))
     if report.summary.problems:  # a policy that raised: its figures say nothing of what it was meant to do
         raise ConfigError("; ".join(report.summary.problems))
-    notes = [*report.summary.notes, *_cluster_notes(task, report.summary.duration_s)]
+    notes = [*task.notes, *report.summary.notes, *_cluster_notes(task, report.summary.duration_s)]
     return run_figures(report.facts, replace(report.summary, notes=tuple(notes)), tail_s=task.settings.tail_s)
 
 

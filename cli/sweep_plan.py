@@ -146,7 +146,7 @@ def _task(cell: Cell, tried: Tried, demand: SweptDemand, place: _Place) -> CellT
     )
     return CellTask(
         cell, spec, present(tried.models, spec), tried.model_id, demand.load, demand.duration_s, settings,
-        place.cluster, tuple(dict.fromkeys((*demand.files, *place.files, *tried.profiles))),
+        place.cluster, tuple(dict.fromkeys((*demand.files, *place.files, *tried.profiles))), demand.notes,
     )  # fmt: skip
 
 

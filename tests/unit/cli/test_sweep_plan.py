@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from broker.model.errors import ConfigErrors
+from cli.sweep_cells import run_cell
 from cli.sweep_plan import Plan, plan_sweep
 from simulator.engine.routing import Routing
 from simulator.profiles.document import CATALOGUE
+from simulator.sweep.cells import CellResult
 from tests.support.sweeps import ONE_CELL, POLICIES, small_sweep, with_profile
 from traces.conditions import MetricFaults
 
@@ -120,6 +122,40 @@ def test_what_runs_take_for_granted_is_in_their_keys(tmp_path: Path) -> None:
     assert len(set(keys)) == 3
     same = plan_sweep(small_sweep(tmp_path, f"{ONE_CELL}    run: {{cached_share: 0}}\n    cell_time_limit: 1m\n"))
     assert same.cells[0].key == keys[0], "how long a run may take does not change what comes of it"
+
+
+SKIPPING = """
+    policies: {rules: {file: policies.yaml}}
+    traces:
+      all: {source: %s}
+    tail: 0s
+"""
+SKIPPED = (
+    "b.csv: 2 bad rows skipped in the whole file; the first: line 5:5: Request tokens: 'x' is not a whole number of "
+    "tokens of 0 or more"
+)
+
+
+@pytest.mark.parametrize(
+    ("source", "notes"),
+    [
+        ("{kind: trace, path: b.csv, skip_bad: true}", (SKIPPED,)),
+        ("{kind: scenario, path: scenario.yaml}", (SKIPPED,)),
+        ("{kind: trace, path: a.csv, skip_bad: true}", ()),
+    ],
+    ids=["a trace", "a scenario's trace", "none is bad"],
+)
+def test_rows_that_a_sweep_skips_are_told_with_its_cells(source: str, notes: tuple[str, ...], tmp_path: Path) -> None:
+    for name in ("a.csv", "b.csv"):
+        trace(tmp_path / name)
+    rows = (tmp_path / "b.csv").read_text().splitlines()
+    (tmp_path / "b.csv").write_text("\n".join([*rows[:4], "4,m,x,9,59,log", "4,m,5,y,59,log", *rows[4:]]) + "\n")
+    (tmp_path / "scenario.yaml").write_text(SCENARIO.replace("b.csv", "b.csv, skip_bad: true"))
+    [task] = plan_sweep(small_sweep(tmp_path, SKIPPING % source)).tasks
+    assert task.notes == notes
+    cell = run_cell(task)
+    assert isinstance(cell, CellResult)
+    assert cell.figures.notes[: len(notes)] == notes
 
 
 def test_all_cells_warm_up_as_long_as_the_slowest_start_of_all(tmp_path: Path) -> None:
