@@ -13,7 +13,8 @@ TRACE  ?=
 .PHONY: help install demo test check format docs benchmarks benchmarks-dynamo accuracy faults wheel-check clean
 
 help: ## List all targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[36m%-18s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@if [ -t 1 ]; then on='\033[36m' off='\033[0m'; fi; \
+	awk -F':.*## ' -v on="$$on" -v off="$$off" '/^[a-z-]+:.*## /{printf "  " on "%-18s" off " %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Tidegate needs Python 3.11 or newer; set PYTHON=python3.x" >&2; exit 2; }

@@ -9,7 +9,7 @@ from typing import TypeVar
 from broker.model.errors import ConfigError, WireError
 from broker.model.units import format_number
 from cli.output import table, tell
-from cli.sweep_tables import BLOCK_WORDS, more_blocks, same_run_words
+from cli.sweep_tables import more_blocks, n_words, same_run_words
 from simulator.report import document as reports
 from simulator.report.document import RunReport
 from simulator.sweep import document as sweeps
@@ -147,9 +147,8 @@ def _tell_equal(found: SideBySide, others: Sequence[str]) -> None:
 def _how(found: SideBySide) -> str:
     interval = found.figures[0].values[0].interval
     words = (
-        f"n = {interval.n} seeds ({', '.join(map(str, found.seeds))}), {interval.blocks} blocks "
-        f"({BLOCK_WORDS[found.days]}), paired; {found.level:.0%} intervals of {found.resamples:,} resamples, seed "
-        f"{found.resampling_seed}."
+        f"{n_words(found.seeds, interval.blocks, found.days)}, paired; {found.level:.0%} intervals of "
+        f"{found.resamples:,} resamples, seed {found.resampling_seed}."
     )
     if len(found.subjects) > 2:
         words += f" p is Holm's, over the {len(found.subjects) - 1} sides that are compared with A in each figure."

@@ -34,7 +34,7 @@ MEANINGS = {
     Exit.FAILED: "It was tried and failed: a request of `demo` or `simulate` failed or nothing was served, a cell of `sweep` failed, runs cannot be compared, `policy lint` found a "
     "problem, a log or a backup is damaged.",
     Exit.USAGE: "The command line cannot be used as it is, or a file named on it: it is missing, or is no such file; a row of a "
-    "trace is malformed.",
+    "trace is malformed, or its window holds no request.",
     Exit.UNREACHABLE: "No broker answers.",
     Exit.REFUSED: "The broker refused (token, unknown model), or another broker leads.",
     Exit.INTERRUPTED: "Ctrl-C, SIGTERM or a closed terminal ended it early. `run` and `gateway`, once they have begun to serve, end in "

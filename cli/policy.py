@@ -17,19 +17,27 @@ class Schema(StrEnum):
     SITE = "site"
 
 
-policy = typer.Typer(help="Check site and policy files; print their JSON Schemas.", no_args_is_help=True)
+policy = typer.Typer(
+    help="Check site, policy, sweep, scenario and cluster files; print JSON Schemas.", no_args_is_help=True
+)
 
 
 @policy.command("lint")
 def lint(
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILES", help="policies.yaml, and site.yaml to check pools against.")
+        list[Path],
+        typer.Argument(
+            metavar="FILES", help="policies.yaml, and site.yaml to check pools against; sweeps, scenarios, clusters."
+        ),
     ],
     strict: Annotated[bool, typer.Option("--strict", help="Warnings fail too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
-    """Tell every problem of the files with file, line, field and what would be right."""
-    from broker.app.settings import lint as look
+    """Tell every problem of the files with file, line, field and what would be right.
+
+    A sweep is planned, which reads all files that it names, but nothing is run.
+    """
+    from cli.lint import lint as look
 
     for path in files:
         if not path.exists() or path.is_dir():

@@ -1,11 +1,15 @@
-"""How `demo` and `simulate` tell which part of a trace they replayed, and why nothing of it was sent."""
+"""How `demo`, `simulate` and `sweep` tell what they replayed of a trace, what they left out, and why nothing was sent."""
 
 from __future__ import annotations
 
-from broker.model.units import format_duration, format_number
+from collections.abc import Iterator
+
+from broker.model.units import format_count, format_duration, format_number
 from simulator.report.summary import RunSummary, TraceCounts
 from traces.counts import WindowCounts
+from traces.describe import describe
 from traces.options import ScaleMethod
+from traces.scenario import Scenario, Source, TraceSource
 from traces.shape import WHOLE
 
 
@@ -22,6 +26,21 @@ def nothing_sent(part: WindowCounts, rate_scale: float) -> str:
     if part.rows == part.failed:
         return f"{where} holds no request to replay: all {part.rows:,} of its rows failed where they were recorded"
     return f"of the {part.rows:,} rows of {where} none is left at {format_number(rate_scale)} times the rate"
+
+
+def skipped_rows_notes(load: Source | Scenario) -> Iterator[str]:
+    """What `skip_bad` leaves out of the traces that are part of a load. Each is read once for it. Raises ``TraceError``."""
+    for source in sources_of(load):
+        if isinstance(source, TraceSource) and source.skip_bad:
+            found = describe(source.path, skip_bad=True)
+            if found.bad:
+                rows = format_count(found.bad, "bad row")
+                yield f"{source.path.name}: {rows} skipped in the whole file; the first: {found.first_bad}"
+
+
+def sources_of(load: Source | Scenario) -> list[Source]:
+    """Where all of a load comes from."""
+    return [one.source for one in load.loads] if isinstance(load, Scenario) else [load]
 
 
 _LONG_GAP_S = 86_400.0

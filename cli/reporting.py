@@ -12,7 +12,7 @@ from broker.model.errors import ConfigError
 from broker.model.spec import PolicySpec
 from cli.interrupts import Interrupts
 from cli.output import errors
-from cli.simulating import WARM_UP_S, Simulated, TraceRun, simulate_trace
+from cli.simulating import Simulated, TraceRun, simulate_trace
 from simulator.report.compose import Source, compose
 from simulator.report.document import FileUsed, Oracle, RunReport, TraceUsed
 from simulator.report.facts import Facts
@@ -66,7 +66,6 @@ def report_of(run: TraceRun, simulated: Simulated, *, oracle: Oracle | None = No
     source = Source(
         version=release(),
         seed=run.seed,
-        warm_up_s=WARM_UP_S,
         dated=simulated.dated,
         policies=_used(run.policies),
         site=_used_if(run.site),

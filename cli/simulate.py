@@ -32,6 +32,7 @@ def simulate(
     rate_scale: Annotated[float, typer.Option("--rate-scale", min=1e-6, max=LARGEST_RATE_SCALE, help="Times the trace's rate.")] = 1.0,
     scale_method: Annotated[ScaleMethod, typer.Option("--scale-method", help="How a rate is raised.")] = ScaleMethod.SUPERPOSE,
     tail: Annotated[float, typer.Option("--tail", min=0, max=LONGEST_TAIL_S, help="Seconds to run on after the last arrival; longer while requests are open.")] = 60.0,
+    warm_up: Annotated[float | None, typer.Option("--warm-up", min=0, max=LONGEST_TAIL_S, help="Seconds that the first replicas have before the load (default: more than the models' starts take).", show_default=False)] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Count malformed rows instead of stopping.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn.")] = 1,
     routing: Annotated[Routing, typer.Option("--routing", help="How the gateway chooses a replica.")] = Routing.LEAST_LOADED,
@@ -61,8 +62,9 @@ def simulate(
             return resume_from(resume, as_json=as_json)
     if policies is None:
         raise fail("say what decides: --policies FILE; `tidegate simulate --help` tells more", Exit.USAGE)
-    if math.isnan(tail):
-        raise fail("--tail: nan is not a number of seconds", Exit.USAGE)
+    for option, seconds in (("--tail", tail), ("--warm-up", warm_up)):
+        if seconds is not None and math.isnan(seconds):
+            raise fail(f"{option}: nan is not a number of seconds", Exit.USAGE)
     if out is None and oracle is OracleChoice.ALWAYS:
         raise fail("--oracle says what a report holds: give --out, too", Exit.USAGE)
     _check_load(
@@ -80,13 +82,14 @@ def simulate(
             from cli.simulating import TraceRun, nothing_simulated, simulate_trace
             from cli.summaries import read_summary
             from simulator.report.compare import compare
+            from simulator.report.figures import spread_of
             from simulator.report.folder import require_folder
             from simulator.report.render import partial_words, render, render_comparison
 
         run = TraceRun(
             trace, policies, site=site, model_id=model, span=span, rate_scale=rate_scale, scale_method=scale_method,
             tail_s=tail, skip_bad=skip_bad, seed=seed, scenario=scenario, cluster=cluster, routing=routing,
-            cached_share=cached_share, metrics=metrics, check=check, save_to=save_to,
+            cached_share=cached_share, metrics=metrics, check=check, save_to=save_to, warm_up_s=warm_up,
         )  # fmt: skip
         try:
             interrupts.require_none()
@@ -103,8 +106,8 @@ def simulate(
     wall_s = 0.0 if simulated is None else simulated.wall_s
     if as_json:
         print_json(wire.encode(summary) | {"wall_s": wall_s})
-    elif summary.requests.sent:
-        render(summary, console)
+    elif simulated is not None and summary.requests.sent:
+        render(summary, console, spread_of(simulated.report.facts, seed))
         if other is not None and against is not None:
             render_comparison(replace(compare(other, summary), first=against.name, second="this run"), console)
         errors.print(f"simulated in {wall_s:.2f} s: {summary.duration_s / max(wall_s, 1e-9):,.0f} times real time")

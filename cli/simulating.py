@@ -18,7 +18,8 @@ from cli.interrupts import Interrupts
 from cli.output import errors
 from cli.placing import cluster_of, in_its_file, model_id_of, present, require_fits, roomy_site
 from cli.progress import prepare_engine, shown_progress
-from cli.replayed import gap_note, nothing_sent, nothing_served, rate_note, trace_counts
+from cli.replayed import gap_note, nothing_sent, nothing_served, rate_note, skipped_rows_notes, trace_counts
+from cli.warming import warm_up_for
 from policies.registry import cached
 from simulator.checks.level import CheckLevel
 from simulator.checks.saving import saved_on_error
@@ -37,16 +38,14 @@ from traces.readers import open_trace
 from traces.schema import Requests, replayable
 from traces.shape import WHOLE, parse_window, scale_rate, window
 
-WARM_UP_S = 120.0
-"""The first replicas load before the trace begins, as they would have in a service that runs."""
-
 
 @dataclass(frozen=True, slots=True)
 class TraceRun:
     """What `simulate`'s options say. ``trace`` or ``scenario`` is what is asked; ``span``, the part of the trace as
     `--window` writes it, ``model_id``, ``rate_scale``, ``scale_method`` and ``skip_bad`` are of the trace.
     ``metrics``: None where no option tells of them; then a scenario may.
-    ``save_to``: the folder for the observations around a violation; None keeps none."""
+    ``save_to``: the folder for the observations around a violation; None keeps none. ``warm_up_s``: how long the first
+    replicas have before the load; None covers their start."""
 
     trace: Path | None
     policies: Path
@@ -65,6 +64,7 @@ class TraceRun:
     metrics: MetricFaults | None = None
     check: CheckLevel = CheckLevel.CHEAP
     save_to: Path | None = None
+    warm_up_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,15 +161,15 @@ def prepare_run(run: TraceRun, instead: Mapping[str, PolicySpec] | None = None) 
     )
     asked = _of_trace(run.trace, run, models) if run.trace is not None else _of_scenario(run, models)
     spec = site.spec if site is not None else roomy_site(models)
+    cluster = cluster_of(run.cluster, run.site, spec)
     settings = SimulationSettings(
-        tail_s=run.tail_s, warm_up_s=WARM_UP_S, metrics=run.metrics, routing=run.routing,
-        cached_share=run.cached_share,
+        tail_s=run.tail_s, warm_up_s=warm_up_for(models, cluster) if run.warm_up_s is None else run.warm_up_s,
+        metrics=run.metrics, routing=run.routing, cached_share=run.cached_share,
     )  # fmt: skip
     if asked.start_at is not None:
         settings = replace(settings, start_at=asked.start_at)
-    cluster = cluster_of(run.cluster, run.site, spec)
     if cluster is not None:
-        lasts_s = cluster.lead_s + WARM_UP_S + asked.demand.asked_s() + run.tail_s
+        lasts_s = cluster.lead_s + settings.warm_up_s + asked.demand.asked_s() + run.tail_s
         asked = replace(asked, notes=(*asked.notes, *bad_rows_notes(cluster, lasts_s)))
     try:
         require_fits(present(models, spec), spec, cluster)
@@ -188,6 +188,9 @@ def _of_trace(path: Path, run: TraceRun, models: tuple[ModelSpec, ...]) -> Asked
     part = count_window(reader, parse_window(run.span) if run.span else WHOLE)
     if part.span_s > LONGEST_SPAN_S:
         raise TraceError(span_problem(describe(path, skip_bad=run.skip_bad)), path=str(path))
+    if part.rows == part.failed:
+        another = "; choose another --window" if run.span else ""
+        raise TraceError(nothing_sent(part, run.rate_scale) + another, path=str(path))
     scaled = scale_rate(replayable(reader), run.rate_scale, run.seed, run.scale_method)
     demand = demand_of(model_id_of(models, run.model_id), window(scaled, part.window.start_s, part.window.end_s))
     # Schedules see the trace's own date where it has one.
@@ -210,7 +213,7 @@ def _of_scenario(run: TraceRun, models: tuple[ModelSpec, ...]) -> Asked:
         raise ConfigErrors([document.problem(("models", name), words) for name in unknown])
     return Asked(
         demand_of_scenario(scenario, run.seed), scenario.start_at, scenario.start_at is not None, scenario.duration_s,
-        "the scenario asks nothing",
+        "the scenario asks nothing", notes=tuple(skipped_rows_notes(scenario)),
     )  # fmt: skip
 
 

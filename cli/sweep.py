@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
+from broker.model.units import format_count
 from cli.interrupts import Interrupts
-from cli.output import Exit, errors, fail, print_json, tell, told_errors
+from cli.output import errors, fail, print_json, tell, told_errors
 
 
 class RankedBy(StrEnum):
@@ -63,4 +64,5 @@ def sweep(
         written = [name for name in WRITTEN if (folder / name).exists()]
         tell(f"All of it is in {folder}: {', '.join(written)}.")
     if found.failed:
-        raise fail(f"{len(found.failed)} of {len(found.cells) + len(found.failed)} cells failed", Exit.FAILED)
+        cells = format_count(len(found.cells) + len(found.failed), "cell")
+        raise fail(f"{len(found.failed)} of {cells} failed")

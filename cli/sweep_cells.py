@@ -31,7 +31,7 @@ KEPT_ROWS = 2_000_000
 @dataclass(frozen=True, slots=True)
 class CellTask:
     """``model_id`` gets a ``load`` that is no scenario, for ``duration_s`` at most. ``files`` are all that the run
-    reads."""
+    reads, ``notes`` what is known of its figures beforehand."""
 
     cell: Cell
     site: SiteSpec
@@ -42,11 +42,15 @@ class CellTask:
     settings: SimulationSettings
     cluster: ClusterPlan | None = None
     files: tuple[InputFile, ...] = ()
+    notes: tuple[str, ...] = ()
 
-    @property
-    def asked(self) -> tuple[str, ...]:
-        """The models of which something is asked."""
-        return self.load.models if isinstance(self.load, Scenario) else (self.model_id,)
+    def require_runnable(self) -> None:
+        """Raises ``ConfigError`` where a model that is asked is not there, or no pool could ever hold a replica of it."""
+        known = {model.model_id: model for model in self.models}
+        for model_id in self.load.models if isinstance(self.load, Scenario) else (self.model_id,):
+            if model_id not in known:
+                raise ConfigError(f"{self.cell.demand} asks {model_id}; the policies have {', '.join(known)}")
+            require_room(known[model_id], self.site)
 
 
 def run_cell(task: CellTask) -> CellResult | CellFailure:
@@ -67,8 +71,6 @@ def run_cell(task: CellTask) -> CellResult | CellFailure:
 
 
 def _figures(task: CellTask) -> RunFigures:
-    for model_id in task.asked:
-        require_room(_model(task, model_id), task.site)
     load = _kept.load(task)
     with steady_steps():
         report = run(
@@ -81,7 +83,7 @@ def _figures(task: CellTask) -> RunFigures:
         raise ConfigError(nothing_served(report.summary))
     if report.summary.problems:  # a policy that raised: its figures say nothing of what it was meant to do
         raise ConfigError("; ".join(report.summary.problems))
-    notes = [*report.summary.notes, *_cluster_notes(task, report.summary.duration_s)]
+    notes = [*task.notes, *report.summary.notes, *_cluster_notes(task, report.summary.duration_s)]
     return run_figures(report.facts, replace(report.summary, notes=tuple(notes)), tail_s=task.settings.tail_s)
 
 
@@ -94,13 +96,6 @@ def _require_unchanged(task: CellTask) -> None:
     """The cell's key holds the files' digests: a run that read something else must not be kept under it."""
     for file in task.files:
         file.require_unchanged()
-
-
-def _model(task: CellTask, model_id: str) -> ModelSpec:
-    known = {model.model_id: model for model in task.models}
-    if model_id not in known:
-        raise ConfigError(f"{task.cell.demand} asks {model_id}; the policies have {', '.join(known)}")
-    return known[model_id]
 
 
 class _KeptDemand:

@@ -10,6 +10,7 @@ from broker.app.settings.document import Document
 from broker.app.settings.scenario import TraceLoad, load_scenario
 from broker.app.settings.sweep import ScenarioDemand, SweepDemand, SweepSettings, window_of
 from broker.model.errors import ConfigErrors, TidegateError
+from cli.replayed import skipped_rows_notes, sources_of
 from cli.sweep_keys import Inputs
 from simulator.simulation import SimulationSettings
 from simulator.sweep.cells import cell_key
@@ -21,7 +22,8 @@ from traces.scenario import Scenario, Source, TraceSource
 
 @dataclass(frozen=True, slots=True)
 class SweptDemand:
-    """``cause``: why it cannot be asked. ``start_at``: its second 0 as epoch seconds. ``files`` are those it reads."""
+    """``cause``: why it cannot be asked. ``start_at``: its second 0 as epoch seconds. ``files`` are those it reads.
+    ``notes``: what is to be known of the figures of every run of it."""
 
     used: DemandUsed
     load: Source | Scenario
@@ -29,6 +31,7 @@ class SweptDemand:
     start_at: float
     cause: str = ""
     files: tuple[InputFile, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def sides(settings: SweepSettings) -> Iterator[tuple[str, str, SweepDemand]]:
@@ -55,11 +58,10 @@ def refuse_seen(demands: Sequence[SweptDemand], inputs: Inputs, document: Docume
 def _replayed(demand: SweptDemand, inputs: Inputs) -> list[tuple[str, float, float]]:
     """Digest and window, in seconds, of each recorded trace."""
     load = demand.load
-    sources = [one.source for one in load.loads] if isinstance(load, Scenario) else [load]
     length_s = load.duration_s if isinstance(load, Scenario) else demand.duration_s
     return [
         (inputs.file(source.path).digest, begin, min(source.window.end_s, begin + length_s))
-        for source in sources
+        for source in sources_of(load)
         if isinstance(source, TraceSource)
         for begin in [source.window.start_s]
     ]
@@ -73,12 +75,13 @@ def demand_of(side: str, name: str, demand: SweepDemand, inputs: Inputs) -> Swep
         load = _load(demand)
         digest = cell_key({"name": name, "load": inputs.plain(load), "duration_s": duration_s})
         start_at = load.start_at if isinstance(load, Scenario) else _start_at(demand)
+        notes = tuple(skipped_rows_notes(load))
     except TidegateError as error:
         used = DemandUsed(name, side, kind, cell_key({"name": name}), recorded)
         return SweptDemand(used, Scenario(0.0, ()), duration_s, 0.0, str(error))
     used = DemandUsed(name, side, kind, digest, recorded)
     begins_at = SimulationSettings().start_at if start_at is None else start_at
-    return SweptDemand(used, load, duration_s, begins_at, files=inputs.files_of(load))
+    return SweptDemand(used, load, duration_s, begins_at, files=inputs.files_of(load), notes=notes)
 
 
 def _load(demand: SweepDemand) -> Source | Scenario:

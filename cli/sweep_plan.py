@@ -13,14 +13,14 @@ from broker.app.settings.document import Document
 from broker.app.settings.loading import load_site
 from broker.app.settings.site import SiteSettings
 from broker.app.settings.sweep import SweepSettings, read_sweep
-from broker.model.errors import ConfigErrors
+from broker.model.errors import ConfigError, ConfigErrors
 from broker.model.spec import ModelSpec, ServiceObjective, SiteSpec
 from cli.placing import cluster_of, present, roomy_site
-from cli.simulating import WARM_UP_S
 from cli.sweep_cells import CellTask
 from cli.sweep_demands import SweptDemand, demand_of, refuse_seen, sides
 from cli.sweep_keys import Inputs, code_digest
 from cli.sweep_policies import Tried, judged_by, tries, with_profiles
+from cli.warming import warm_up_for
 from simulator.cluster.plan import ClusterPlan
 from simulator.engine.routing import Routing
 from simulator.simulation import SimulationSettings
@@ -38,7 +38,7 @@ MOST_CELLS = 1_000_000
 @dataclass(frozen=True, slots=True)
 class Plan:
     """``tasks`` are to be run, in this order; ``failed`` are cells that cannot be, since a value is none that the
-    policies file allows. ``cells`` are all of them in the sweep's order. ``objectives`` by model; that of the model which
+    policies file allows, or a file or a model cannot be used. ``cells`` are all of them in the sweep's order. ``objectives`` by model; that of the model which
     the traces ask has no name, since each policies file may call it otherwise."""
 
     settings: SweepSettings
@@ -70,6 +70,7 @@ class _Place:
 
     site: SiteSettings | None
     cluster: ClusterPlan | None
+    warm_up_s: float
     tail_s: float
     files: tuple[InputFile, ...]
 
@@ -85,12 +86,15 @@ def plan_sweep(path: Path) -> Plan:
     if settings.cluster is not None and site is None:
         raise ConfigErrors([document.problem(("cluster",), "needs a site with pools of kind slurm")])
     inputs = Inputs()
-    place = _Place(site, cluster, settings.tail_s, inputs.files_of(cluster))
     tried = [
         with_profiles(one, inputs)
         for name, policy in settings.policies.items()
         for one in tries(name, policy, site, document)
     ]
+    warm_up_s = settings.warm_up_s
+    if warm_up_s is None:
+        warm_up_s = warm_up_for((model for one in tried if not one.cause for model in one.models), cluster)
+    place = _Place(site, cluster, warm_up_s, settings.tail_s, inputs.files_of(cluster))
     demands = [demand_of(*entry, inputs) for entry in sides(settings)]
     refuse_seen(demands, inputs, document)
     objectives = _objectives(settings, tried, demands, document)
@@ -104,6 +108,7 @@ def plan_sweep(path: Path) -> Plan:
         "site": inputs.plain(site and site.spec),
         "cluster": inputs.plain(cluster),
         "slo": inputs.plain(settings.slo and settings.slo.to_spec()),
+        "warm_up_s": warm_up_s,
         "tail_s": settings.tail_s,
     }
     cells, tasks, failed = [], [], []
@@ -116,10 +121,11 @@ def plan_sweep(path: Path) -> Plan:
                 }  # fmt: skip
                 key = cell_key({**common, **determines, "candidate": inputs.plain(one.candidate)})
                 cells.append(cell := Cell(key, one.candidate, demand.used.name, seed))
-                if cause := demand.cause or one.cause:
+                task = _task(cell, one, demand, place)
+                if cause := demand.cause or one.cause or _unfit(task):
                     failed.append(CellFailure(cell, cause))
                 else:
-                    tasks.append(_task(cell, one, demand, place))
+                    tasks.append(task)
     return Plan(
         settings, objectives, tuple(demand.used for demand in demands), tuple(cells), tuple(tasks), tuple(failed)
     )
@@ -128,12 +134,20 @@ def plan_sweep(path: Path) -> Plan:
 def _task(cell: Cell, tried: Tried, demand: SweptDemand, place: _Place) -> CellTask:
     spec = place.spec(tried.models)
     settings = SimulationSettings(
-        tail_s=place.tail_s, start_at=demand.start_at, warm_up_s=WARM_UP_S, **_conditions(tried)
+        tail_s=place.tail_s, start_at=demand.start_at, warm_up_s=place.warm_up_s, **_conditions(tried)
     )
     return CellTask(
         cell, spec, present(tried.models, spec), tried.model_id, demand.load, demand.duration_s, settings,
-        place.cluster, tuple(dict.fromkeys((*demand.files, *place.files, *tried.profiles))),
+        place.cluster, tuple(dict.fromkeys((*demand.files, *place.files, *tried.profiles))), demand.notes,
     )  # fmt: skip
+
+
+def _unfit(task: CellTask) -> str:
+    try:
+        task.require_runnable()
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 def _conditions(tried: Tried) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from broker.model.errors import ConfigError, ConfigErrors
 from broker.model.spec import ModelSpec, ServiceObjective
 from cli.placing import model_id_of
 from cli.sweep_keys import Inputs
-from simulator.profiles.document import profile_path
+from simulator.profiles.document import load_profile, profile_path
 from simulator.sweep.cells import Candidate
 from simulator.sweep.design import Between, Choice, Distribution, Search, Setting, Settings
 from simulator.sweep.inputs import InputFile
@@ -103,12 +103,16 @@ def _distribution(values: UniformValues | LogUniformValues | ChoiceValues) -> Di
 
 
 def with_profiles(tried: Tried, inputs: Inputs) -> Tried:
-    """A profile that cannot be read fails the cells that need it, and no others."""
-    named = [profile_path(model.engine.profile) for model in tried.models if model.engine.profile is not None]
+    """A profile that cannot be read, or is none of the catalogue's, fails the cells that need it, and no others."""
+    named = [model.engine.profile for model in tried.models if model.engine.profile is not None]
+    paths = [path for name in named if (path := profile_path(name)) is not None]
     try:
-        return replace(tried, profiles=tuple(inputs.file(path) for path in named if path is not None))
+        tried = replace(tried, profiles=tuple(inputs.file(path) for path in paths))
+        for name in named:
+            load_profile(name)
     except ConfigError as error:
         return replace(tried, cause=str(error))
+    return tried
 
 
 def judged_by(tried: Tried, objective: ServiceObjective) -> Tried:

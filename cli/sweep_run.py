@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from broker.model.units import format_duration
+from broker.model.units import format_count, format_duration
 from cli.output import errors
 from cli.progress import LINE_EVERY_S, prepare_engine
 from cli.sweep_cells import CellTask, run_cell
@@ -102,7 +102,7 @@ def summarised(
 
 
 def _tell_start(plan: Plan, kept: SweepFolder, done: int, waiting: int) -> None:
-    words = f"{len(plan.cells):,} cells"
+    words = format_count(len(plan.cells), "cell")
     if done:
         words += f", {done:,} of them done before"
     if plan.failed:
@@ -110,7 +110,7 @@ def _tell_start(plan: Plan, kept: SweepFolder, done: int, waiting: int) -> None:
     errors.print(f"{words}; {waiting:,} to run", highlight=False)
     if strangers := kept.strangers(list(plan.cells)):
         errors.print(
-            f"{strangers:,} results in {kept.path} are of other settings, files or versions; they are left alone",
+            f"{format_count(strangers, 'result')} of other settings, files or versions in {kept.path} left alone",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
 

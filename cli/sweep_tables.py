@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from broker.model.spec import ServiceObjective
-from broker.model.units import format_duration, format_number
+from broker.model.units import format_count, format_duration, format_number
 from cli.output import table, tell
 from simulator.engine.routing import Routing
 from simulator.report.document import Interval
@@ -20,7 +20,7 @@ from simulator.sweep.document import (
     ranked_demands,
 )
 
-BLOCK_WORDS = {"shared": "days over all seeds", "own": "each seed's days", "seeds": "whole seeds"}
+_BLOCK_WORDS = {"shared": "days over all seeds", "own": "each seed's days", "seeds": "whole seeds"}
 _FAILURES_SHOWN = 10
 
 
@@ -44,7 +44,9 @@ def tell_sweep(found: SweepDocument, top: int) -> None:
         first = noted[0]
         cell, note = first.cell, first.figures.notes[0]
         where = f"{cell.candidate.words}, {cell.demand}, seed {cell.seed}"
-        tell(f"{len(noted):,} runs have notes, all of them in sweep.json; the first is of {where}: {note}.")
+        tell(
+            f"{format_count(len(noted), 'run')} with notes, all of them in sweep.json; the first is of {where}: {note}."
+        )
     for failure in found.failed[:_FAILURES_SHOWN]:
         cell = failure.cell
         tell(f"failed: {cell.candidate.words}, {cell.demand}, seed {cell.seed}: {failure.cause}")
@@ -97,7 +99,7 @@ def _how(found: SweepDocument, interval: Interval) -> str:
     kind, goal = found.resampling, found.goal
     apart = found.results.told_apart(ranked_demands(found.demands)).seeds
     words = (
-        f"n = {interval.n} seeds ({', '.join(map(str, apart))}), {interval.blocks} blocks ({BLOCK_WORDS[kind.days]}); "
+        f"{n_words(apart, interval.blocks, kind.days)}; "
         f"{kind.level:.0%} intervals of {kind.resamples:,} resamples, seed {kind.seed}. "
         f"Goal: {goal.attainment:.4g} in time overall and {goal.worst_hour:.4g} in the worst hour of any run. "
         f"In time: {_objectives_words(found.objectives)}."
@@ -116,6 +118,12 @@ def _how(found: SweepDocument, interval: Interval) -> str:
     if interval.blocks == 1:
         words += f" With one block nothing is known of the spread: give {more_blocks(len(found.seeds), len(apart))}."
     return words
+
+
+def n_words(seeds: Sequence[int], blocks: int, days: str) -> str:
+    """``n = 2 seeds (1, 2), 14 blocks (each seed's days)``."""
+    named = ", ".join(map(str, seeds))
+    return f"n = {format_count(len(seeds), 'seed')} ({named}), {format_count(blocks, 'block')} ({_BLOCK_WORDS[days]})"
 
 
 def same_run_words(seeds: int, apart: int) -> str:

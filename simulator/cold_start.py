@@ -59,6 +59,11 @@ class ColdStart:
     boot_again: Duration
     warm_up_again: Duration
 
+    @property
+    def long_s(self) -> float:
+        """Of a first start on a node that hardly any exceeds: each phase three standard deviations above its median."""
+        return sum(phase.at(3.0) for phase in (self.boot, self.fetch, self.load, self.compile, self.warm_up))
+
 
 @dataclass(slots=True)
 class _Entry:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from broker.control.decide import Policies
 from broker.log.memory import MemoryLog, MemoryStore
 from broker.model.plan import Launch
@@ -17,6 +19,7 @@ from simulator.cluster.plan import ClusterPlan
 from simulator.demand import Demand, demand_by_model, demand_of, demand_of_scenario
 from simulator.engine.profile import EngineProfile
 from simulator.report.facts import Facts
+from simulator.report.late import late_words
 from simulator.report.recorder import Recorded, Recorder
 from simulator.report.summary import Outcomes, RunSummary, TraceCounts
 from simulator.report.unanswered import cut_words, rejected_words
@@ -99,8 +102,10 @@ class Prepared:
         recorder = Recorder(self.simulation)
         summary = self.simulation.run(self.demand, trace=trace, progress=progress)
         recorded = recorder.recorded()  # before the cluster runs on to the end of its jobs
-        rejected = rejected_words(self.simulation.outcomes, self.simulation.model_ids, recorded.profiles)
-        summary = replace(summary, notes=(*summary.notes, *rejected, *cut_words(summary.cuts)))
+        outcomes, models = self.simulation.outcomes, self.simulation.model_ids
+        late = late_words(recorded, {models[number] for number in np.unique(outcomes.model)})
+        rejected = rejected_words(outcomes, models, recorded.profiles)
+        summary = replace(summary, notes=(*summary.notes, *late, *rejected, *cut_words(summary.cuts)))
         if self.surroundings is not None:
             queues = self.surroundings.queues(self.simulation)
             # What batch jobs suffered is of a whole load, which a run that was ended early did not have.

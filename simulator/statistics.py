@@ -123,14 +123,6 @@ class Estimate:
     resampling: Resampling
     p: float | None = None
 
-    def words(self, digits: int = 4) -> str:
-        """As tables print it."""
-        kind = self.resampling
-        return (
-            f"{self.value:.{digits}g} [{self.low:.{digits}g}, {self.high:.{digits}g}] ({kind.level:.0%}, n = {self.n} "
-            f"seeds, {self.blocks} blocks, seed {kind.seed})"
-        )
-
 
 def estimate(figure: Resampled, resampling: Resampling = DEFAULT_RESAMPLING) -> Estimate:
     """The figure over all seeds with its interval."""

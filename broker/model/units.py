@@ -51,6 +51,11 @@ def format_number(value: float, digits: int = 4) -> str:
     return f"{value:,.0f}" if "e+" in text else text
 
 
+def format_count(count: int, noun: str) -> str:
+    """``1 seed``, ``2 seeds``, for nouns that take an s."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def clock_time(at: float) -> str:
     """The time of day of ``at`` (epoch seconds), in UTC: sentences that are kept must be true whoever reads them."""
     return datetime.fromtimestamp(at, UTC).strftime("%H:%M:%S UTC")

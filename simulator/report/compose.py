@@ -39,7 +39,6 @@ class Source:
 
     version: str
     seed: int
-    warm_up_s: float = 0.0
     dated: bool = False
     policies: FileUsed | None = None
     site: FileUsed | None = None
@@ -86,7 +85,7 @@ def _described(facts: Facts, source: Source, profiles: Sequence[ProfileUsed]) ->
         started_at=facts.started_at,
         dated=source.dated,
         duration_s=facts.duration_s,
-        warm_up_s=source.warm_up_s,
+        warm_up_s=-facts.recorded.begin_s,
         cluster=facts.recorded.site.cluster,
         policies=source.policies,
         site=source.site,

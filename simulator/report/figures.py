@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from broker.model.units import format_count
 from simulator.quantiles import bucket_counts
 from simulator.report.costs import asked_hours, daily_asked_hours, model_hours, unused_hours
 from simulator.report.document import (
@@ -24,8 +25,9 @@ from simulator.report.facts import Facts
 from simulator.report.gpu_hours import GpuHours, daily_gpu_hours, gpu_hours
 from simulator.report.recorder import DAY_S
 from simulator.report.slo import FIVE_MINUTES_S, HOUR_S, Booleans, ServiceLevel, WorstWindow
+from simulator.report.spread import Spread
 from simulator.report.summary import Floats, Latency
-from simulator.statistics import Metric, Resampled, estimate
+from simulator.statistics import DEFAULT_RESAMPLING, Metric, Resampled, estimate
 
 PARTS = ("busy", "idle", "starting", "draining", "withheld")
 _MOST_TENANTS = 100
@@ -228,6 +230,24 @@ class Figures:
         rows.append(_gpu_row("asked", asked_hours(facts)))
         rows.append(_gpu_row("warm_up", gpu_hours(facts.intervals, facts.holdings, end_s=0.0)))
         return tuple(rows)
+
+
+_PRINTED = {"ttft": "time_to_first_token", "end_to_end": "end_to_end"}
+"""A summary's fields for a report's latencies; gaps between tokens are not counted by day."""
+
+
+def spread_of(facts: Facts, seed: int) -> Spread:
+    """Of the figures of all models together that a run prints."""
+    n = f"n = 1 seed ({seed}), {format_count(facts.days, 'day block')}"
+    if facts.days == 1:
+        return Spread(f"{n}, of which no spread is known: no intervals", {})
+    whole = "" if len(facts.asked) > 1 else facts.asked[0]
+    rows = Figures(facts, seed, extrapolated=frozenset()).latencies()
+    return Spread(
+        f"{n}; {DEFAULT_RESAMPLING.level:.0%} intervals by bootstrap over days, "
+        f"resampling seed {DEFAULT_RESAMPLING.seed}",
+        {_PRINTED[row.what]: row.intervals for row in rows if row.model_id == whole and row.what in _PRINTED},
+    )
 
 
 def first_token_words(level: ServiceLevel) -> str:

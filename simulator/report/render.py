@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from rich.console import Console
@@ -12,12 +12,15 @@ from rich.text import Text
 
 from broker.model.plan import Decision
 from broker.model.replica import ON_ITS_WAY, ReplicaPhase
-from broker.model.units import format_duration, format_number
+from broker.model.units import format_count, format_duration, format_number
 from simulator.report.compare import Comparison, target_changes
+from simulator.report.document import Interval
 from simulator.report.fitting import fitted
 from simulator.report.render_site import render_site
+from simulator.report.spread import Spread
 from simulator.report.summary import LOAD_BINS, Latency, Partial, ReplicaPoint, RunSummary, TraceCounts
 
+_LATENCIES = {"time_to_first_token": "time to first token", "inter_token": "inter-token", "end_to_end": "end to end"}
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _ASCII_BLOCKS = " .:-=+*#@"
 
@@ -31,17 +34,20 @@ _CHART_PADDING = 6
 """A blank on either side of each of the three columns."""
 
 
-def render(summary: RunSummary, console: Console) -> None:
-    """Prints the whole summary. Colours and block characters appear only where ``console`` has them."""
+def render(summary: RunSummary, console: Console, spread: Spread | None = None) -> None:
+    """Prints the whole summary. Colours and block characters appear only where ``console`` has them. ``spread``: of a
+    simulated run, whose figures can be had again."""
     console.print()
     console.print(_headline(summary))
-    for table in _latencies(summary, console):
+    if spread is not None:
+        console.print(Text(f"all figures: {spread.words}"))
+    for table in _latencies(summary, console, {} if spread is None else spread.intervals):
         console.print(table)
     console.print(_charts(summary, console))
     if summary.replica_seconds:
         console.print(_replica_seconds(summary))
     for model_id, count in summary.not_asked.items():
-        console.print(Text(f"{model_id}: {count} replica{'s' if count > 1 else ''}, not asked: not counted here"))
+        console.print(Text(f"{model_id}: {format_count(count, 'replica')}, not asked: not counted here"))
     render_site(summary, console)
     if summary.decisions:
         console.print(_decisions(summary))
@@ -122,24 +128,32 @@ def _headline(summary: RunSummary) -> Text:
 def _trace_line(trace: TraceCounts, sent: int) -> str:
     """At a rate of 1 the rows less the failed ones are those sent."""
     window = f" window {trace.window}" if trace.window else ""
-    bad = f"; {trace.bad:,} bad rows skipped in the whole file" if trace.bad else ""
+    bad = f"; {format_count(trace.bad, 'bad row')} skipped in the whole file" if trace.bad else ""
     return (
         f"trace{window}: {trace.rows:,} rows, {trace.failed:,} failed where recorded (not replayed), "
         f"rate x {format_number(trace.rate_scale)} -> {sent:,} sent{bad}"
     )
 
 
-def _latencies(summary: RunSummary, console: Console) -> Iterator[Table]:
-    latencies: tuple[tuple[str, Latency], ...] = (
-        ("time to first token", summary.time_to_first_token),
-        ("inter-token", summary.inter_token),
-        ("end to end", summary.end_to_end),
-    )
-    rows = []
-    for name, latency in latencies:
+def _latencies(
+    summary: RunSummary, console: Console, intervals: Mapping[str, Mapping[str, Interval]]
+) -> Iterator[Table]:
+    """The interval of a quantile stands below it."""
+    rows: list[Sequence[str]] = []
+    for field, words in _LATENCIES.items():
+        latency: Latency = getattr(summary, field)
         figures = (latency.mean_s, latency.p50_s, latency.p95_s, latency.p99_s, latency.max_s)
-        rows.append((name, f"{latency.count:,}", *(_figure(value, "s") for value in figures)))
+        rows.append((words, f"{latency.count:,}", *(_figure(value, "s") for value in figures)))
+        if field in intervals:
+            ends = (_ends(intervals[field].get(name)) for name in ("p50_s", "p95_s", "p99_s"))
+            rows.append(("  interval", "", "", *ends, ""))
     return fitted(console, "Latency", ("", "count", "mean", "P50", "P95", "P99", "max"), rows)
+
+
+def _ends(interval: Interval | None) -> str:
+    if interval is None or interval.low is None or interval.high is None:
+        return ""
+    return f"{_figure(interval.low, 's')} to {_figure(interval.high, 's')}"
 
 
 def _charts(summary: RunSummary, console: Console) -> Table:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from broker.model.units import format_count
 from simulator.engine.profile import EngineProfile
 from simulator.fleet import SimulatedReplica
 from simulator.report.summary import OUTCOMES, Cut, CutCause, Outcome, Outcomes
@@ -35,7 +36,7 @@ def cut_words(cuts: Sequence[Cut]) -> tuple[str, ...]:
     """A line for each of them."""
     return tuple(
         f"{one.requests:,} requests for {one.model_id} cut {CAUSES[one.cause]} (pool {one.pool_id}, "
-        f"{one.replicas:,} replica{'s' if one.replicas > 1 else ''})"
+        f"{format_count(one.replicas, 'replica')})"
         for one in cuts
     )
 

@@ -48,6 +48,30 @@ def test_requests_that_no_cache_could_hold_are_told_with_the_reason() -> None:
     assert not report.summary.problems
 
 
+@pytest.mark.parametrize(
+    ("minimum", "warm_up_s", "notes"),
+    [
+        (2, 5.0, ()),
+        (0, 0.0, ()),
+        (
+            2, 0.0,
+            (
+                "0 of the 2 replicas of chat's min were ready when the load began: what came first met starts, which a "
+                "warm-up longer than 0s keeps out of the figures",
+            ),
+        ),
+    ],
+    ids=["warmed up", "no replica is promised", "cold"],
+)  # fmt: skip
+def test_a_load_that_comes_before_its_first_replicas_is_noted(
+    minimum: int, warm_up_s: float, notes: tuple[str, ...]
+) -> None:
+    settings = SimulationSettings(tail_s=30.0, warm_up_s=warm_up_s)
+    models = (replace(ELASTIC, minimum=minimum), replace(ELASTIC, model_id="idle"))
+    report = run(SITE, models, {"chat": REQUESTS}, settings=settings, profile_of=lambda launch: SLOW_ENGINE)
+    assert report.summary.notes == notes
+
+
 def test_several_models_are_asked_side_by_side_and_told_apart() -> None:
     settings = SimulationSettings(tail_s=30.0, warm_up_s=5.0)
     models = (ELASTIC, replace(ELASTIC, model_id="code"), replace(ELASTIC, model_id="idle"))

@@ -20,7 +20,7 @@ BURST = [small_request(0.05 * n, 200, 60) for n in range(100)]
 """More than one replica can do: the target rises, and falls in the tail."""
 
 SOURCE = Source(
-    "0.1.0", 7, warm_up_s=5.0, dated=True, policies=FileUsed("policies.yaml", "0" * 64),
+    "0.1.0", 7, dated=True, policies=FileUsed("policies.yaml", "0" * 64),
     trace=TraceUsed(FileUsed("trace.csv", "1" * 64), 103, 2, 1, "", 1.0, "superpose", 1_700_000_000.0),
 )  # fmt: skip
 

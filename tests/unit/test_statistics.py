@@ -113,11 +113,6 @@ def test_one_block_says_nothing_of_the_spread() -> None:
     assert (told.value, told.low, told.high, told.n, told.blocks) == (1.0, -math.inf, math.inf, 3, 1)
 
 
-def test_a_table_prints_n_interval_and_seed() -> None:
-    told = estimate(means(np.full((20, 7), 0.5)), Resampling(seed=9))
-    assert told.words() == "0.5 [0.5, 0.5] (95%, n = 20 seeds, 7 blocks, seed 9)"
-
-
 def test_the_same_seed_gives_the_same_interval() -> None:
     metric = means(np.random.default_rng(1).normal(size=(5, 9)))
     assert estimate(metric, FEW) == estimate(metric, FEW)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import Field, ValidationError
+
 from broker.app.settings.document import Document, Location, read_document
-from broker.app.settings.loading import read_section, unknown_pools
+from broker.app.settings.fields import Section
+from broker.app.settings.loading import SectionT, read_section, unknown_pools
 from broker.app.settings.policies import (
+    AtLeastOne,
     Bounds,
+    Count,
     ModelSettings,
     PoliciesSettings,
     PolicySettings,
@@ -20,6 +26,7 @@ from broker.app.settings.policies import (
 )
 from broker.app.settings.secrets import as_seen_here, how_to_make, secret_files
 from broker.app.settings.site import MemoryLog, SiteSettings
+from broker.app.settings.slurm import SlurmPool
 from broker.app.settings.words import fields_by_alias
 from broker.model.addresses import is_loopback
 from broker.model.errors import ConfigError, ConfigErrors
@@ -31,7 +38,7 @@ Warnings = Iterator[tuple[Location, str]]
 
 @dataclass(frozen=True, slots=True)
 class Lint:
-    """``problems`` keep the broker from starting, ``warnings`` do not."""
+    """``problems`` keep the broker, or a simulation, from starting; ``warnings`` do not."""
 
     problems: tuple[ConfigError, ...] = ()
     warnings: tuple[ConfigError, ...] = ()
@@ -40,30 +47,67 @@ class Lint:
 def lint(*paths: Path) -> Lint:
     """Look at site and policy files, in any order; a file with ``models``, or with no field of a site, holds policies.
 
-    Policies are held against the site's pools if the site is among the files and has no problem itself.
+    Models are held against the site's pools if the site is among the files and has no problem itself, whatever else is
+    wrong with them.
     """
     problems: list[ConfigError] = []
     warnings: list[ConfigError] = []
-    policies: list[tuple[Document, PoliciesSettings]] = []
+    policies: list[tuple[Document, PoliciesSettings | None]] = []
     site: SiteSettings | None = None
     for path in paths:
         try:
             document = read_document(path)
-            if _holds_policies(document.data):
-                policies.append((document, read_section(PoliciesSettings, document)))
-            else:
-                site = read_section(SiteSettings, document)
-                warnings += [document.problem(*warning) for warning in _of_site(site)]
         except ConfigErrors as error:
             problems += error.problems
+            continue
+        if _holds_policies(document.data):
+            policies.append((document, _read(PoliciesSettings, document, problems)))
+        elif (site := _read(SiteSettings, document, problems)) is not None:
+            warnings += [document.problem(*warning) for warning in _of_site(site)]
     for document, settings in policies:
-        problems += unknown_pools(document, settings, site) if site is not None else []
-        if not settings.models:
-            warnings.append(document.problem(("models",), _NO_MODELS))
-        for model_id, model in settings.models.items():
-            found = [*_of_model(model), *(_of_fit(model, site) if site is not None else ())]
-            warnings += [document.problem(("models", model_id, *at), words) for at, words in found]
-    return Lint(tuple(problems), tuple(sorted(warnings, key=lambda warning: (warning.path or "", warning.line or 0))))
+        if site is not None:
+            placed = _placed(document)
+            problems += unknown_pools(document, {model_id: model.pools for model_id, model in placed.items()}, site)
+            for model_id, model in placed.items():
+                warnings += [document.problem(("models", model_id, *at), words) for at, words in _of_fit(model, site)]
+        if settings is not None:
+            warnings += [document.problem(*warning) for warning in _of_policies(settings)]
+    return Lint(in_order(problems, paths), in_order(warnings, paths))
+
+
+def in_order(found: Iterable[ConfigError], paths: Sequence[Path]) -> tuple[ConfigError, ...]:
+    """By file and line; what is of a file that these name comes last."""
+    places = {str(path): place for place, path in enumerate(paths)}
+    return tuple(
+        sorted(found, key=lambda one: (places.get(one.path or "", len(places)), one.path or "", one.line or 0))
+    )
+
+
+def _read(section: type[SectionT], document: Document, problems: list[ConfigError]) -> SectionT | None:
+    """None for a document with problems, which are noted."""
+    try:
+        return read_section(section, document)
+    except ConfigErrors as error:
+        problems += error.problems
+        return None
+
+
+class _Placed(Section, extra="ignore"):
+    """What says where a model runs, read alone: a mistake elsewhere in the model must not hide one here."""
+
+    gpus: AtLeastOne = ModelSettings.model_fields["gpus"].default
+    maximum: Count = Field(alias="max", default=ModelSettings.model_fields["maximum"].default)
+    pools: list[str] = Field(default=[])
+
+
+def _placed(document: Document) -> dict[str, _Placed]:
+    """By model; without those whose place is no good itself."""
+    found = {}
+    models = document.data.get("models") if isinstance(document.data, dict) else None
+    for model_id, model in models.items() if isinstance(models, dict) else ():
+        with suppress(ValidationError):
+            found[model_id] = _Placed.model_validate(model)
+    return found
 
 
 _NO_MODELS = "no model is declared: a broker that reads this drains and stops every replica"
@@ -93,6 +137,14 @@ def _of_site(site: SiteSettings) -> Warnings:
             yield at, f"{as_seen_here(path)} does not exist yet; {how_to_make(path)}"
         elif path.stat().st_mode & stat.S_IROTH:
             yield at, f"{as_seen_here(path)} can be read by every user of this machine; chmod 600 it"
+
+
+def _of_policies(settings: PoliciesSettings) -> Warnings:
+    if not settings.models:
+        yield ("models",), _NO_MODELS
+    for model_id, model in settings.models.items():
+        for at, words in _of_model(model):
+            yield ("models", model_id, *at), words
 
 
 def _of_model(model: ModelSettings) -> Warnings:
@@ -145,8 +197,16 @@ def _of_schedule(policy: SchedulePolicy, model: ModelSettings) -> Warnings:
         yield ("entries",), "a schedule without entries and without a policy within it decides nothing"
 
 
-def _of_fit(model: ModelSettings, site: SiteSettings) -> Warnings:
-    pools = [pool for name, pool in site.pools.items() if not model.pools or name in model.pools]
-    fitting = sum(pool.gpus // model.gpus for pool in pools)
+def _of_fit(model: _Placed, site: SiteSettings) -> Warnings:
+    pools = {name: pool for name, pool in site.pools.items() if not model.pools or name in model.pools}
+    fitting = sum(pool.gpus // model.gpus for pool in pools.values())
     if model.maximum > fitting:
         yield ("max",), f"{model.maximum} replicas of {model.gpus} GPUs do not fit: its pools have room for {fitting}"
+    nodes = {name: pool.gpus_per_node for name, pool in pools.items() if isinstance(pool, SlurmPool)}
+    small = [f"{name}: {gpus}" for name, gpus in nodes.items() if gpus is not None and gpus < model.gpus]
+    if small and model.maximum:
+        yield (
+            ("gpus",),
+            f"{model.gpus} are more than one node has ({', '.join(small)}): a simulation takes several, and no replica "
+            "can be run there yet",
+        )

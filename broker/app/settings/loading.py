@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,7 +39,8 @@ def load_policies(path: str | Path, site: SiteSettings | None = None) -> tuple[M
 def policies_of(document: Document, site: SiteSettings | None = None) -> tuple[ModelSpec, ...]:
     """``load_policies`` of a file that was read already, or changed since."""
     settings = read_section(PoliciesSettings, document)
-    if site is not None and (problems := unknown_pools(document, settings, site)):
+    pools = {model_id: model.pools for model_id, model in settings.models.items()}
+    if site is not None and (problems := unknown_pools(document, pools, site)):
         raise ConfigErrors(problems)
     known = list(site.pools) if site is not None else []
     return tuple(
@@ -66,12 +67,13 @@ def read_section(section: type[SectionT], document: Document) -> SectionT:
     return value
 
 
-def unknown_pools(document: Document, settings: PoliciesSettings, site: SiteSettings) -> list[ConfigError]:
+def unknown_pools(document: Document, named: Mapping[str, Sequence[str]], site: SiteSettings) -> list[ConfigError]:
+    """``named``: the pools of each model."""
     return [
         document.problem(
             ("models", model_id, "pools", index), f"the site has no pool {pool!r}; {choices(pool, site.pools)}"
         )
-        for model_id, model in settings.models.items()
-        for index, pool in enumerate(model.pools)
+        for model_id, pools in named.items()
+        for index, pool in enumerate(pools)
         if pool not in site.pools
     ]

@@ -85,22 +85,39 @@ class Rule(Section):
             raise ValueError(f"{value!r} is not a number, and {signal.value} is no time")
         return parse_duration_s(value)
 
+    @field_validator("above", "below")
+    @classmethod
+    def _share(cls, bound: float | None, info: ValidationInfo) -> float | None:
+        signal = info.data.get("signal")
+        if signal in SHARES and bound is not None and bound > 1:
+            raise ValueError(f"{signal.value} lies between 0 and 1; write 0.8 for 80 %")
+        return bound
+
+    @field_validator("change")
+    @classmethod
+    def _sense(cls, change: int, info: ValidationInfo) -> int:
+        # A bound that was refused is none of the data, and was given all the same.
+        given = [side for side in ("above", "below") if info.data.get(side, "refused") is not None]
+        if len(given) == 1 and (change == 0 or (change > 0) != (given == ["above"])):
+            raise ValueError(
+                f"{change:+d} does not go with {given[0]}: signals rise with load, so above adds (+1) and below "
+                "removes (-1)"
+            )
+        return change
+
+    @field_validator("projected")
+    @classmethod
+    def _can_be_projected(cls, projected: bool, info: ValidationInfo) -> bool:
+        signal, change = info.data.get("signal"), info.data.get("change")
+        if projected and (signal not in {*PROJECTABLE, None} or (change or 0) > 0):
+            known = " and ".join(sorted(signal.value for signal in PROJECTABLE))
+            raise ValueError(f"only for rules that remove replicas and look at {known}")
+        return projected
+
     @model_validator(mode="after")
-    def _sense(self) -> Rule:
+    def _one_bound(self) -> Rule:
         if (self.above is None) == (self.below is None):
             raise Misplaced("give exactly one of above and below", "above")
-        side = "above" if self.above is not None else "below"
-        if self.signal in SHARES and self.bound > 1:
-            raise Misplaced(f"{self.signal.value} lies between 0 and 1; write 0.8 for 80 %", side)
-        if self.change == 0 or (self.change > 0) != (side == "above"):
-            raise Misplaced(
-                f"{self.change:+d} does not go with {side}: signals rise with load, so above adds (+1) and below "
-                "removes (-1)",
-                "change",
-            )
-        if self.projected and (self.change > 0 or self.signal not in PROJECTABLE):
-            known = " and ".join(sorted(signal.value for signal in PROJECTABLE))
-            raise Misplaced(f"only for rules that remove replicas and look at {known}", "projected")
         return self
 
     @property
@@ -378,13 +395,21 @@ class ModelSettings(Section):
     )
     slo: SloSettings = Field(default=SloSettings(), description="What users are promised; reports judge by it.")
 
-    @model_validator(mode="after")
-    def _sense(self) -> ModelSettings:
-        if self.minimum > self.maximum:
-            raise Misplaced(f"{self.minimum} is more than max, which is {self.maximum}", "min")
-        if self.policy is None and self.minimum < self.maximum:
-            raise Misplaced(f"missing: something must decide between {self.minimum} and {self.maximum}", "policy")
-        return self
+    @field_validator("maximum")
+    @classmethod
+    def _order(cls, maximum: int, info: ValidationInfo) -> int:
+        minimum = info.data.get("minimum", 0)
+        if maximum < minimum:
+            raise ValueError(f"{maximum} is less than min, which is {minimum}")
+        return maximum
+
+    @field_validator("policy")
+    @classmethod
+    def _decides(cls, policy: PolicySettings | None, info: ValidationInfo) -> PolicySettings | None:
+        minimum, maximum = info.data.get("minimum"), info.data.get("maximum")
+        if policy is None and minimum is not None and maximum is not None and minimum < maximum:
+            raise Misplaced(f"missing: something must decide between {minimum} and {maximum}")
+        return policy
 
     def to_spec(self, model_id: str) -> ModelSpec:
         policy = self.policy or SchedulePolicy(kind="schedule", time_zone="UTC")

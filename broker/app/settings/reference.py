@@ -34,8 +34,9 @@ and `sweep.schema.json` beside it; a file may name its own in its first line:
 
     # yaml-language-server: $schema=PATH/policies.schema.json
 
-`tidegate policy lint FILE...` names every problem with file, line and field, and warns of what is allowed but seldom
-meant.
+`tidegate policy lint FILE...` names every problem of files of all five kinds with file, line and field, and warns of
+what is allowed but seldom meant. Models are held against the pools of a site that is named with them; a sweep is
+planned, but not run.
 
 How values are written:
 

@@ -240,6 +240,11 @@ class SweepSettings(Section):
     tail_s: Annotated[Duration, Field(le=30 * 86_400.0)] = Field(
         default=60.0, description="How long a run goes on after the last arrival."
     )
+    warm_up_s: Annotated[Duration, Field(le=30 * 86_400.0)] | None = Field(
+        default=None,
+        description="How long the first replicas have before the load; by default longer than the slowest start of all "
+        "models that are tried.",
+    )
     run: RunSettings = Field(default=RunSettings(), description="Under what the runs take place.")
     cell_time_limit_s: Annotated[Duration, Field(gt=0)] | None = Field(
         default=None,

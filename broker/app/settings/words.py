@@ -75,7 +75,7 @@ def _located(section: type[BaseModel], data: Any, details: ErrorDetails) -> tupl
     location, holder = _walk(section, data, details["loc"])
     kind, value, context = details["type"], details["input"], details.get("ctx", {})
     shown = reprlib.repr(value)
-    if value is None and kind not in ("missing", "extra_forbidden"):
+    if value is None and kind not in ("missing", "extra_forbidden") and not isinstance(context.get("error"), Misplaced):
         return location, "is empty; give it a value or leave it out"
     match kind:
         case "missing":

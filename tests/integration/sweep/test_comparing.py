@@ -72,7 +72,7 @@ def test_seeds_of_a_replay_in_which_nothing_is_drawn_are_one(reports: Path) -> N
         assert status == 0, errors
     result = tidegate("compare", *(reports / name for name in names))
     assert result.exit_code == 0, result.output
-    assert "n = 1 seeds (1), 1 blocks (days over all seeds), paired; 95% intervals" in result.output
+    assert "n = 1 seed (1), 1 block (days over all seeds), paired; 95% intervals" in result.output
     assert "The seeds gave the same run: nothing in it is drawn" in result.output
     found = json.loads(tidegate("compare", *(reports / name for name in names), "--json").stdout)
     assert (found["seeds"], found["same_run"]) == ([1], [2])
@@ -180,7 +180,7 @@ def test_the_commands_of_the_documentation_work_on_the_example(tmp_path: Path) -
     for command in commands:
         status, told, errors = run(*command, folder=tmp_path)
         assert status == 0, errors
-        assert "n = 1 seeds (1)" in told
+        assert "n = 1 seed (1)" in told
 
 
 def test_a_policies_file_that_promises_something_else_must_be_settled(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_a_value_that_the_policies_file_does_not_allow_fails_its_cells_only(tmp_
     assert (len(found["cells"]), len(found["failed"])) == (2, 2)
     [cause] = causes(found)
     assert "policies.yaml:" in cause
-    assert "models.chat.min: 1 is more than max, which is 0" in cause
+    assert "models.chat.max: 0 is less than min, which is 1" in cause
     assert "2 of 4 cells failed" in errors
 
 
@@ -69,7 +69,7 @@ def test_a_run_that_takes_longer_than_it_may_says_so(tmp_path: Path) -> None:
     status, found, errors = swept(tmp_path, f"{ONE_CELL}    cell_time_limit: 1ms\n")
     assert status == 1
     assert causes(found) == {"it took longer than the time limit of 0.001s"}
-    assert "1 of 1 cells failed" in errors
+    assert "1 of 1 cell failed" in errors
 
 
 def test_all_of_a_sweep_may_fail_and_is_told_without_a_table(tmp_path: Path) -> None:

@@ -65,11 +65,30 @@ def test_simulate_needs_policies_a_known_model_and_a_window(tmp_path: Path) -> N
         assert "error:" in result.output
 
 
-def test_a_window_without_requests_is_told_on_both_channels(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("span", "problem"),
+    [
+        ("100h..101h", "the window 4d4h..4d5h holds no request; the trace spans 1h; choose another --window"),
+        ("30m..2h", "the window 30m..2h holds no request to replay: all 2 of its rows failed where they were recorded"),
+    ],
+    ids=["no row", "failed rows only"],
+)
+def test_a_window_without_requests_is_a_mistake_of_the_command_line(tmp_path: Path, span: str, problem: str) -> None:
+    """The replicas of an idle run were simulated, with status 1."""
     trace = tmp_path / "trace.csv"
-    trace.write_text(BURST + "".join(f"{at},ChatGPT,50,10,60,Conversation log\n" for at in (0, 3600)))
-    result = tidegate("simulate", "--trace", trace, "--policies", POLICIES, "--window", "100h..101h", "--json")
-    problem = "the window 4d4h..4d5h holds no request; the trace spans 1h"
+    rows = [(0, 10), (1800, 0), (3600, 0)]
+    trace.write_text(BURST + "".join(f"{at},ChatGPT,50,{out},60,Conversation log\n" for at, out in rows))
+    result = tidegate("simulate", "--trace", trace, "--policies", POLICIES, "--window", span, "--json")
+    assert result.exit_code == Exit.USAGE
+    assert not result.stdout
+    assert f"trace.csv: {problem}" in " ".join(result.stderr.split())
+
+
+def test_a_rate_at_which_no_request_is_left_is_told_on_both_channels(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text(BURST + "5,ChatGPT,50,10,60,Conversation log\n")
+    result = tidegate("simulate", "--trace", trace, "--policies", POLICIES, "--rate-scale", "0.000001", "--json")
+    problem = "of the 1 rows of the trace none is left at 1e-06 times the rate"
     assert result.exit_code == Exit.FAILED
     assert json.loads(result.stdout)["problems"] == [problem]
     assert problem in " ".join(result.stderr.split())

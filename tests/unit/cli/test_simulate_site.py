@@ -57,6 +57,14 @@ def test_people_see_models_queue_and_batch_jobs(files: Path) -> None:
         assert title in result.stdout
 
 
+def test_the_first_replicas_start_before_the_load_unless_told_otherwise(files: Path) -> None:
+    """Two minutes of warm-up, where a start takes five, made users leave at the beginning of each run."""
+    covered, cold = (tidegate(*words(files, *more)) for more in ((), ("--warm-up", "0")))
+    late = "0 of the 1 replicas of chat's min were ready when the load began"
+    assert late not in " ".join(covered.stdout.split())
+    assert late in " ".join(cold.stdout.split())
+
+
 MISFITS = {
     "a partition that is not there": (
         "site-slurm.yaml", "partition: inference", "partition: interference",

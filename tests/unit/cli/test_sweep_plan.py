@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from broker.model.errors import ConfigErrors
+from cli.sweep_cells import run_cell
 from cli.sweep_plan import Plan, plan_sweep
 from simulator.engine.routing import Routing
+from simulator.profiles.document import CATALOGUE
+from simulator.sweep.cells import CellResult
 from simulator.sweep.document import held_out_demands
-from tests.support.sweeps import ONE_CELL, POLICIES, small_sweep
+from tests.support.sweeps import ONE_CELL, POLICIES, small_sweep, with_profile
 from traces.conditions import MetricFaults
 
+ENGINE = CATALOGUE / "demo.yaml"
 HEADER = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
 
 TUNED = """
@@ -70,7 +75,7 @@ def test_another_window_of_a_copy_and_another_content_may_be_held_out(tmp_path: 
 
 def test_a_cell_names_each_file_that_it_reads(tmp_path: Path) -> None:
     (tmp_path / "scenario.yaml").write_text(SCENARIO)
-    (tmp_path / "engine.yaml").write_text("name: mine")
+    shutil.copy(ENGINE, tmp_path / "engine.yaml")
     trace(tmp_path / "a.csv")
     trace(tmp_path / "b.csv", tokens=51)
     file = small_sweep(
@@ -85,7 +90,7 @@ def test_a_cell_names_each_file_that_it_reads(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.csv", "b.csv", "engine.yaml"])
 def test_the_content_of_each_file_is_in_the_keys_of_the_cells_that_read_it(name: str, tmp_path: Path) -> None:
     (tmp_path / "scenario.yaml").write_text(SCENARIO)
-    (tmp_path / "engine.yaml").write_text("name: mine")
+    shutil.copy(ENGINE, tmp_path / "engine.yaml")
     trace(tmp_path / "a.csv")
     trace(tmp_path / "b.csv", tokens=51)
     policies = POLICIES.replace("[serve]", f"[serve], profile: {tmp_path}/engine.yaml")
@@ -122,6 +127,50 @@ def test_what_runs_take_for_granted_is_in_their_keys(tmp_path: Path) -> None:
     assert len(set(keys)) == 3
     same = plan_sweep(small_sweep(tmp_path, f"{ONE_CELL}    run: {{cached_share: 0}}\n    cell_time_limit: 1m\n"))
     assert same.cells[0].key == keys[0], "how long a run may take does not change what comes of it"
+
+
+SKIPPING = """
+    policies: {rules: {file: policies.yaml}}
+    traces:
+      all: {source: %s}
+    tail: 0s
+"""
+SKIPPED = (
+    "b.csv: 2 bad rows skipped in the whole file; the first: line 5:5: Request tokens: 'x' is not a whole number of "
+    "tokens of 0 or more"
+)
+
+
+@pytest.mark.parametrize(
+    ("source", "notes"),
+    [
+        ("{kind: trace, path: b.csv, skip_bad: true}", (SKIPPED,)),
+        ("{kind: scenario, path: scenario.yaml}", (SKIPPED,)),
+        ("{kind: trace, path: a.csv, skip_bad: true}", ()),
+    ],
+    ids=["a trace", "a scenario's trace", "none is bad"],
+)
+def test_rows_that_a_sweep_skips_are_told_with_its_cells(source: str, notes: tuple[str, ...], tmp_path: Path) -> None:
+    for name in ("a.csv", "b.csv"):
+        trace(tmp_path / name)
+    rows = (tmp_path / "b.csv").read_text().splitlines()
+    (tmp_path / "b.csv").write_text("\n".join([*rows[:4], "4,m,x,9,59,log", "4,m,5,y,59,log", *rows[4:]]) + "\n")
+    (tmp_path / "scenario.yaml").write_text(SCENARIO.replace("b.csv", "b.csv, skip_bad: true"))
+    [task] = plan_sweep(small_sweep(tmp_path, SKIPPING % source)).tasks
+    assert task.notes == notes
+    cell = run_cell(task)
+    assert isinstance(cell, CellResult)
+    assert cell.figures.notes[: len(notes)] == notes
+
+
+def test_all_cells_warm_up_as_long_as_the_slowest_start_of_all(tmp_path: Path) -> None:
+    """Policies must meet the same cluster, which begins with the warm-up."""
+    engines = "grid: {models.chat.engine.profile: [demo, h100-mistral-nemo-12b]}"
+    plan = plan_sweep(small_sweep(tmp_path, varied(engines), with_profile("demo")))
+    assert [task.settings.warm_up_s for task in plan.tasks] == [180.0, 180.0]
+    said = plan_sweep(small_sweep(tmp_path, varied(engines) + "    warm_up: 15m\n", with_profile("demo")))
+    assert [task.settings.warm_up_s for task in said.tasks] == [900.0, 900.0]
+    assert not {cell.key for cell in plan.cells} & {cell.key for cell in said.cells}
 
 
 @pytest.mark.parametrize(

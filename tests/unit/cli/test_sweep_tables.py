@@ -50,7 +50,7 @@ def test_a_cached_share_that_changed_no_run_is_told(capsys: pytest.CaptureFixtur
 def test_seeds_that_gave_the_same_run_are_told_to_be_one(capsys: pytest.CaptureFixture[str]) -> None:
     same = [result(candidate("replayed"), seed=seed) for seed in (1, 2)]
     words = told(same, capsys)
-    assert "n = 1 seeds (1), 1 blocks" in words
+    assert "n = 1 seed (1), 1 block (" in words
     assert "The seeds gave the same run: nothing in it is drawn, and they count as one." in words
     assert "give more days; a further seed changes nothing." in words
     drawn = told([same[0], result(candidate("replayed"), seed=2, cost=11.0)], capsys)

@@ -22,6 +22,7 @@ from simulator.profiles.document import load_profile
 from simulator.report.compose import Source, compose
 from simulator.report.document import QUANTILES, AttainmentRow, RunReport, dumps, loads, quantile_of
 from simulator.report.facts import Facts
+from simulator.report.figures import spread_of
 from simulator.report.gpu_hours import PhaseInterval
 from simulator.report.page import page_of
 from simulator.report.recorder import BusyTime, Recorded, ReplicaInterval
@@ -103,6 +104,25 @@ def test_quantiles_have_intervals_around_them_and_can_be_had_from_the_document(w
         assert of.high >= value * (1 - 1e-9)
         assert quantile_of([row.latency], [row.by_day], name, (3,)).value == pytest.approx(value)
     assert sum(sum(day.counts) for day in row.by_day) == row.latency.count
+
+
+@pytest.mark.parametrize("models", [1, 2])
+def test_a_printed_run_has_the_intervals_of_its_report(models: int) -> None:
+    """A terminal showed quantiles of which nobody knew how sure they were, where the page said it."""
+    of = facts(models=models)
+    spread = spread_of(of, 3)
+    assert spread.words == "n = 1 seed (3), 4 day blocks; 95% intervals by bootstrap over days, resampling seed 1"
+    report = {(row.what, row.model_id): row.intervals for row in told(of).latencies}
+    whole = "" if models > 1 else "model-0"
+    assert spread.intervals == {
+        "time_to_first_token": report["ttft", whole], "end_to_end": report["end_to_end", whole],
+    }  # fmt: skip
+
+
+def test_a_printed_run_of_one_day_says_that_nothing_is_known_of_its_spread() -> None:
+    spread = spread_of(facts(days=1), 3)
+    assert spread.words == "n = 1 seed (3), 1 day block, of which no spread is known: no intervals"
+    assert not spread.intervals
 
 
 @pytest.mark.parametrize(

@@ -12,15 +12,20 @@ from rich.console import Console
 
 from broker.model.replica import ReplicaPhase
 from simulator.report.compare import compare
+from simulator.report.document import Interval
 from simulator.report.render import partial_words, render, render_comparison, sparkline
+from simulator.report.spread import Spread
 from simulator.report.summary import Outcomes, Partial, RunSummary, summarise
 from tests.unit.report.test_summary import decision, summary_of
 
 
-def printed(summary: RunSummary, *, terminal: bool = False, encoding: str = "utf-8", width: int = 100) -> str:
+def printed(
+    summary: RunSummary, *, terminal: bool = False, encoding: str = "utf-8", width: int = 100,
+    spread: Spread | None = None,
+) -> str:  # fmt: skip
     raw = io.BytesIO()
     file = io.TextIOWrapper(raw, encoding=encoding)
-    render(summary, Console(file=file, width=width, force_terminal=terminal, no_color=False))
+    render(summary, Console(file=file, width=width, force_terminal=terminal, no_color=False), spread)
     file.flush()
     return raw.getvalue().decode(encoding)
 
@@ -30,7 +35,7 @@ def test_everything_of_note_is_printed() -> None:
     for expected in (
         "5 requests sent, 1 finished, 1 failed, 1 cut, 1 rejected, 1 unfinished",
         "trace window ..10m: 7 rows, 2 failed where recorded (not replayed), rate x 1 -> 5 sent",
-        "; 1 bad rows skipped in the whole file",
+        "; 1 bad row skipped in the whole file",
         "time to first token",
         "P99",
         "replicas ready",
@@ -41,6 +46,16 @@ def test_everything_of_note_is_printed() -> None:
         "PROBLEM: one request was cut",
     ):
         assert expected in text
+
+
+def test_intervals_stand_below_the_quantiles_that_have_one() -> None:
+    known, unknown = Interval(0.5, 2.25, 0.95, 1, 4, 1), Interval(None, None, 0.95, 1, 4, 1)
+    spread = Spread("n = 1 seed (7), 4 day blocks", {"end_to_end": {"p50_s": known, "p95_s": unknown}})
+    lines = printed(summary_of(), spread=spread).splitlines()
+    assert "all figures: n = 1 seed (7), 4 day blocks" in lines
+    [below] = [number for number, line in enumerate(lines) if "500.0 ms to 2.25 s" in line]
+    assert "end to end" in lines[below - 1]
+    assert lines[below].count(" to ") == 1
 
 
 def test_colours_are_for_terminals() -> None:

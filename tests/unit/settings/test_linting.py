@@ -100,6 +100,62 @@ def test_a_model_that_its_pools_cannot_hold_is_a_warning(tmp_path: Path) -> None
     ]
 
 
+SLURM = """
+    cluster: hpc
+    pools:
+      narrow: {kind: slurm, partition: gpu, time_limit: 4h, gpus: 16, gpus_per_node: 4}
+      wide: {kind: slurm, partition: fat, time_limit: 4h, gpus: 16, gpus_per_node: 8}
+"""
+
+
+@pytest.mark.parametrize(
+    ("gpus", "pools", "warned"),
+    [
+        pytest.param(4, "[narrow, wide]", "", id="it fits a node of each"),
+        pytest.param(8, "[narrow, wide]", "narrow: 4", id="it fits a node of one"),
+        pytest.param(8, "[wide]", "", id="it never runs where it does not fit"),
+        pytest.param(16, "[]", "narrow: 4, wide: 8", id="it fits no node"),
+    ],
+)
+def test_a_replica_larger_than_a_node_is_a_warning(tmp_path: Path, gpus: int, pools: str, warned: str) -> None:
+    model = f"{{engine: {{command: [serve, '{{port}}']}}, gpus: {gpus}, pools: {pools}}}"
+    policies = written(tmp_path, f"models:\n  chat: {model}\n", "policies.yaml")
+    found = warnings(policies, written(tmp_path, SLURM, "site.yaml"))
+    words = (
+        f"{gpus} are more than one node has ({warned}): a simulation takes several, and no replica can be run there yet"
+    )
+    assert found == ([f"2: models.chat.gpus: {words}"] if warned else [])
+
+
+def test_all_problems_of_a_model_are_told_at_once(tmp_path: Path) -> None:
+    """Told one after the other, each costs its reader another round."""
+    model = """
+        models:
+          chat:
+            engine: {command: [serve, '{prot}']}
+            gpus: 8
+            min: 5
+            max: 2
+            pools: [nowhere, local]
+            slo: {first_token: -1}
+            policy:
+              kind: threshold
+              rules:
+                - {signal: kv_cache_use, above: 80, for: 10x, change: -1, projected: true}
+    """
+    found = lint(written(tmp_path, model, "policies.yaml"), written(tmp_path, SITE, "site.yaml"))
+    assert [problem.field for problem in found.problems] == [
+        "models.chat.engine.command[1]",
+        "models.chat.max",
+        "models.chat.pools[0]",
+        "models.chat.slo.first_token",
+        "models.chat.policy.rules[0].above",
+        "models.chat.policy.rules[0].for",
+        "models.chat.policy.rules[0].change",
+    ]
+    assert [warning.field for warning in found.warnings] == ["models.chat.max"]
+
+
 @pytest.mark.parametrize(
     ("line", "warning"),
     [

@@ -333,7 +333,7 @@ def test_a_wrong_policy_is_named(tmp_path: Path, policy: str, problem: str) -> N
             "engine.environment.VLLM_API_KEY: leave it out",
             id="a shared key by environment",
         ),
-        pytest.param(f"{{{ENGINE}, min: 3, max: 2}}", "min: 3 is more than max, which is 2", id="min over max"),
+        pytest.param(f"{{{ENGINE}, min: 3, max: 2}}", "max: 2 is less than min, which is 3", id="min over max"),
         pytest.param(f"{{{ENGINE}, max: 2}}", "policy: missing: something must decide between 1 and 2", id="nothing"),
         pytest.param(f"{{{ENGINE}, gpus: 0}}", "gpus: 0 is too little; the least is 1", id="no GPU"),
         pytest.param(f"{{{ENGINE}, pools: local}}", "pools: 'local' is not a list", id="a pool for a list"),
