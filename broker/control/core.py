@@ -28,7 +28,8 @@ SNAPSHOTS_AT_ONCE = 32
 """In one step, of what is pressing: what matters much, and what is late by more than an interval. A broker that falls
 behind looks at each model less often, but still acts at once."""
 ROUTINE_AT_ONCE = 8
-"""In one step while nothing is pressing: whatever comes during it waits for a step of some milliseconds."""
+"""In one step while nothing is pressing, and of the late ones beside what matters much, which would wait for all of
+their step: that of 8 takes some milliseconds."""
 
 
 class BrokerCore:
@@ -105,7 +106,8 @@ class BrokerCore:
         ]
         late = now - self._interval_s
         pressing = [entry for entry in due if not entry[0] or entry[1] <= late]
-        chosen = sorted(pressing)[:SNAPSHOTS_AT_ONCE] or sorted(due)[:ROUTINE_AT_ONCE]
+        most = min(len(self._urgent) + ROUTINE_AT_ONCE, SNAPSHOTS_AT_ONCE) if self._urgent else SNAPSHOTS_AT_ONCE
+        chosen = sorted(pressing)[:most] or sorted(due)[:ROUTINE_AT_ONCE]
         for model_id in sorted(model_id for _, _, model_id in chosen):
             moment = self._moment_after(model_id, now)
             # What is merely due is told as of its moment, where the window has looked already: a second look a few

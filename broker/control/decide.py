@@ -111,8 +111,8 @@ def _asked(
 
 
 def supply_of(draft: Draft, model: ModelState) -> Supply:
-    records = draft.replicas_of(model.model_id).values()
-    serving = [record for record in records if record.phase is ReplicaPhase.READY]
+    records, ready_phase = draft.replicas_of(model.model_id).values(), ReplicaPhase.READY
+    serving = [record for record in records if record.phase is ready_phase]
     ready, baseline = len(serving), [record.tier for record in serving].count(Tier.BASELINE)
     expiring = ready - [record.expiring_since for record in serving].count(None)
     if ready == len(records):  # nearly always

@@ -29,7 +29,12 @@ def quickly_made(cls: type[T]) -> type[T]:
     names: list[str] = []
     settings: list[str] = []
     record: Any = cls  # a dataclass, which the type of a class cannot say
-    known: dict[str, Any] = {"put": object.__setattr__, "cls": cls, "twin": twin_of(record), "MISSING": MISSING}
+    known: dict[str, Any] = {
+        "becomes": object.__dict__["__class__"].__set__,
+        "cls": cls,
+        "twin": twin_of(record),
+        "MISSING": MISSING,
+    }
     for field in fields(record):
         name = field.name
         default = field.default if field.default_factory is MISSING else MISSING
@@ -42,7 +47,7 @@ def quickly_made(cls: type[T]) -> type[T]:
             raise TypeError(f"{cls.__name__}.{name} is set by keyword only")
     if hasattr(cls, "__post_init__"):
         raise TypeError(f"{cls.__name__} has a __post_init__")
-    lines = [f"def __init__(self, {', '.join(names)}):", '    put(self, "__class__", twin)', *settings]
+    lines = [f"def __init__(self, {', '.join(names)}):", "    becomes(self, twin)", *settings]
     init = _compiled([*lines, "    self.__class__ = cls"], "__init__", known)
     init.__qualname__ = f"{cls.__qualname__}.__init__"
     init.__annotations__ = record.__init__.__annotations__

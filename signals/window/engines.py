@@ -61,7 +61,7 @@ class Layout:
         ends = np.cumsum([_SUMS, len(queue), len(ttft), len(inter_token)]).tolist()
         self.counts = tuple(slice(start, end) for start, end in pairwise(ends))
         self.columns = ends[-1] if any(self.bounds) else 0
-        self._struct = struct.Struct(f"<{self.columns}d")
+        self._struct = struct.Struct(f"{self.columns}d")
 
     def pack(self, queue: Histogram, ttft: Histogram, inter_token: Histogram) -> bytes:
         if not self.columns:

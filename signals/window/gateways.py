@@ -24,8 +24,8 @@ TTFT, INTER_TOKEN = range(2)
 
 _MILLI_VALUES: Floats = np.rint(SKETCH_VALUES * 1000.0)
 _UNPACK = struct.Struct("<HI").iter_unpack
-_MANY = 256
-"""Entries of sketches beyond which numpy counts them faster than the language does."""
+_MANY = 512
+"""Entries of sketches, of all kinds, beyond which numpy counts them faster than the language does."""
 _MOST_UNREAD = 8 * BUCKETS
 _MOST_PENDING = 4096
 
@@ -123,12 +123,37 @@ class Second:
         self.arrived += sum([summary.arrived for summary in summaries])
         self.failed += sum([summary.failed for summary in summaries])
         self.microseconds += round(sum([summary.interval_s for summary in summaries]) * 1e6)
-        _add_entries(self.latencies[TTFT], [summary.time_to_first_token.packed for summary in summaries])
-        _add_entries(self.latencies[INTER_TOKEN], [summary.inter_token.packed for summary in summaries])
-        self.unread[0] += b"".join([summary.prompt_tokens.packed for summary in summaries])
-        self.unread[1] += b"".join([summary.output_tokens.packed for summary in summaries])
+        sketches = [
+            b"".join([summary.time_to_first_token.packed for summary in summaries]),
+            b"".join([summary.inter_token.packed for summary in summaries]),
+            b"".join([summary.prompt_tokens.packed for summary in summaries]),
+            b"".join([summary.output_tokens.packed for summary in summaries]),
+        ]
+        if sum(map(len, sketches)) > _MANY * SKETCH_ENTRY.itemsize:
+            self._add_many(sketches)
+            return
+        for known, packed in zip(self.latencies, sketches[:2], strict=True):
+            new = list(_UNPACK(packed))
+            known[:] = _merged(known + new) if known or len(summaries) > 1 else new
+        self.unread[0] += sketches[2]
+        self.unread[1] += sketches[3]
         if len(self.unread[0]) + len(self.unread[1]) > _MOST_UNREAD:
             self.read()
+
+    def _add_many(self, sketches: list[bytes]) -> None:
+        """All four kinds counted at once, each in buckets of its own behind those of the kind before."""
+        entries = np.frombuffer(b"".join(sketches), SKETCH_ENTRY)
+        buckets = entries["bucket"].astype(np.int64)
+        for end in accumulate([len(packed) // SKETCH_ENTRY.itemsize for packed in sketches[:-1]]):
+            buckets[end:] += BUCKETS
+        summed = np.bincount(buckets, entries["count"], 4 * BUCKETS).reshape(4, BUCKETS)
+        for known, counts in zip(self.latencies, summed[:2].astype(np.int64), strict=True):
+            filled = counts.nonzero()[0]
+            new = list(zip(filled.tolist(), counts[filled].tolist(), strict=True))
+            known[:] = _merged(known + new) if known else new
+        prompt, output = (summed[2:] @ _MILLI_VALUES).tolist()
+        self.tokens[0] += int(prompt)
+        self.tokens[1] += int(output)
 
     def read(self) -> list[int]:
         """``tokens``, of all."""
@@ -299,6 +324,7 @@ class Gateways:
             in_flight=sum(in_flight),
             seconds=used,
             counts=self._counts_to(last, used),
+            span_s=sum([second.microseconds / len(second.gateways) for second in used]) / 1e6,
         )
 
     def silent_until(self, t: float) -> float:
@@ -334,7 +360,8 @@ class Gateways:
 @dataclass(slots=True)
 class GatewayView:
     """What the gateways said at ``t``, and would say at any time up to ``until``, with ``seconds`` before it and the
-    ``counts`` of their latencies together. To be asked before the next view is made."""
+    ``counts`` of their latencies together. ``span_s``: seconds covered, by gateway, since a lost report or one just
+    joined does not count as a second of silence. To be asked before the next view is made."""
 
     t: float
     until: float
@@ -344,14 +371,10 @@ class GatewayView:
     in_flight: float
     seconds: list[Second]
     counts: tuple[Counts, Counts]
-
-    @property
-    def _span_s(self) -> float:
-        """Seconds covered, by gateway: a lost report or one just joined does not count as a second of silence."""
-        return sum([second.microseconds / len(second.gateways) for second in self.seconds]) / 1e6
+    span_s: float
 
     def request_rates(self) -> dict[Signal, float]:
-        span_s = self._span_s
+        span_s = self.span_s
         if span_s <= 0.0:
             return {}
         return {
@@ -360,7 +383,7 @@ class GatewayView:
         }
 
     def token_rates(self) -> dict[Signal, float]:
-        span_s = self._span_s
+        span_s = self.span_s
         if span_s <= 0.0:
             return {}
         prompt, output = map(sum, zip(*[second.read() for second in self.seconds], strict=True))
@@ -372,21 +395,6 @@ class GatewayView:
     def quantile(self, which: int, q: float) -> float | None:
         """Of TTFT or INTER_TOKEN; None if nothing was observed."""
         return self.counts[which].quantile(q)
-
-
-def _add_entries(known: list[Entry], sketches: list[bytes]) -> None:
-    """Add those of some packed sketches to ``known``, which stays in the order of buckets."""
-    packed = b"".join(sketches)
-    if len(packed) > _MANY * SKETCH_ENTRY.itemsize:
-        entries = np.frombuffer(packed, SKETCH_ENTRY)
-        summed = np.bincount(entries["bucket"], entries["count"])
-        filled = np.flatnonzero(summed)
-        new = list(zip(filled.tolist(), summed[filled].astype(np.int64).tolist(), strict=True))
-    else:
-        new = list(_UNPACK(packed))
-        if len(sketches) > 1:
-            new = _merged(new)
-    known[:] = _merged(known + new) if known else new
 
 
 def _merged(entries: list[Entry]) -> list[Entry]:

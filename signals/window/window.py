@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import compress
 
-from broker.model.reading import Freshness, Reading, fresh, true_zero
+from broker.model.reading import Reading, fresh, true_zero
 from broker.model.signals import MetricSample, RequestSummary, Signal
 from broker.model.snapshot import ModelSnapshot, WindowNeed
 from signals.window.engines import RUNNING, Engines, EngineView
@@ -317,7 +317,7 @@ class SignalWindow:
             Signal.QUEUE_AGE: view.queue_age_s(expected) if waiting else waiting,
             **view.rates(),
         }
-        usable = {signal: Reading(Freshness.FRESH, value, at) for signal, value in numbers.items() if value == value}
+        usable = {signal: fresh(value, at) for signal, value in numbers.items() if value == value}
         for signal, q, which, _, undecided in _LATENCIES if alone else _BY_ENGINES_ONLY:
             value = view.quantile(which, q)
             if value is None:

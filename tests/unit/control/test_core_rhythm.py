@@ -127,6 +127,7 @@ async def test_a_model_for_which_somebody_begins_to_wait_is_in_the_next_step_how
     assert await core.run(late + 0.01) is not None
     (first,) = await snapshots(log, after=1)
     assert MODELS[-1] in {snapshot.model_id for snapshot in first}
+    assert len(first) == 1 + ROUTINE_AT_ONCE, "it waits for all that is in its step"
 
 
 async def test_an_urgent_snapshot_is_due_at_once_and_has_a_step_of_its_own() -> None:

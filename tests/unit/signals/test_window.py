@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -246,6 +247,26 @@ def test_ten_thousand_reports_in_falling_order_count_once_each() -> None:
             made.observe(report(10.0 + number * 1e-3, number, arrived=1))
     snapshot = look(made, 20.0)
     assert snapshot.reading(Signal.ARRIVAL_RATE).current == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("between", [1, 40], ids=["one by one", "in two halves"])
+def test_the_reports_of_many_gateways_tell_the_same_at_once_as_with_looks_between_them(between: int) -> None:
+    at_once, with_looks = window(), window()
+    for number in range(80):
+        values = [0.1 * 1.4 ** (number % 7 + step) for step in range(5)]
+        told = replace(
+            report(10.0 + number * 1e-3, 1, f"g{number}", ttft=Sketch.of(values), prompt=Sketch.of(values[:4])),
+            inter_token=Sketch.of(values[1:]),
+            output_tokens=Sketch.of(values[2:]),
+        )
+        at_once.observe(told)
+        with_looks.observe(told)
+        if number % between == between - 1:
+            look(with_looks, 10.5)
+    snapshot = look(at_once, 11.0)
+    assert snapshot.readings == look(with_looks, 11.0).readings
+    assert snapshot.reading(Signal.TTFT_P50).value == pytest.approx(0.1 * 1.4**5, rel=0.045)
+    assert snapshot.reading(Signal.GENERATION_TOKEN_RATE).value is not None
 
 
 def test_token_rates_come_from_gateways_where_engines_do_not_tell() -> None:
