@@ -116,6 +116,7 @@ class RestClient:
                 partitions=tuple(family.partition(raw) for raw in partitions.body["partitions"]),
                 reservations=tuple(family.reservation(raw) for raw in reservations.body["reservations"]),
                 clock_skew_s=None if controller_at is None else skew_s(controller_at, asked_at, answered_at),
+                token_life_s=(await self._tokens.current()).life_s,
             )
         except (ValueError, KeyError, TypeError) as error:
             raise TransientError(f"{self._where} shows a site that cannot be read: {error!r}") from None
