@@ -8,6 +8,7 @@ import pkgutil
 import sys
 
 import benchmarks
+from broker.log_lines import configure_logging
 
 ON_REQUEST = frozenset({"sim_fleet_day", "sim_memory"})
 """Takes minutes: runs only when named."""
@@ -30,6 +31,7 @@ def main() -> int:
     unknown = sorted(set(arguments.names) - set(names()))
     if unknown:
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(names())}")
+    configure_logging(sys.stderr)
     missed: list[str] = []
     chosen = arguments.names or [name for name in names() if arguments.list or name not in ON_REQUEST]
     for name in chosen:

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from broker.log_lines import configure_logging
-from cli.output import Exit, fail, print_json, table, told_errors
+from cli.output import Exit, duration_option, fail, print_json, table, told_errors
 from cli.site import HERE
 
 if TYPE_CHECKING:
     from actuators.slurm.checkup import Finding
+    from actuators.slurm.client import SlurmClient
     from broker.app.settings.slurm import SlurmPool
+    from broker.model.ports import Clock
+    from broker.model.spec import PoolSpec
 
 doctor = typer.Typer(name="doctor", help="Check a site before the broker is let loose on it.", no_args_is_help=True)
 
@@ -28,13 +31,16 @@ def root() -> None:
 def slurm(
     pool: Annotated[str | None, typer.Argument(metavar="[POOL]", help="One Slurm pool (default: all of the site).", show_default=False)] = None,
     site: Annotated[Path, typer.Option("--site", envvar="TIDEGATE_SITE", help="The site file.")] = HERE,
+    probe: Annotated[bool, typer.Option("--probe", help="Submit one short job for each pool, with one GPU, that looks at a node: Python, modules, container, weights, GPUs, the way to the broker and to the job's ports, clock, signals.")] = False,
+    wait: Annotated[str, typer.Option("--wait", metavar="DURATION", help="How long each such job may wait to start before it is cancelled.")] = "1m",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document for scripts.")] = False,
 ) -> None:  # fmt: skip
-    """Ask Slurm whether the site's pools fit it. Submits nothing, changes nothing; ends with 1 if something must be
-    mended."""
+    """Ask Slurm whether the site's pools fit it. Without --probe nothing is submitted or changed. Ends with 1 if something
+    must be mended."""
     import asyncio
 
     configure_logging(sys.stderr)
+    wait_s = duration_option("--wait", wait) if probe else None
     with told_errors():
         from broker.app.settings import load_site
 
@@ -43,7 +49,7 @@ def slurm(
             raise fail(f"{site} has no Slurm pool {pool!r}; it has {', '.join(pools) or 'none'}", Exit.USAGE)
         if not pools:
             raise fail(f"{site} has no pool of kind slurm", Exit.USAGE)
-        found = {name: asyncio.run(_found(name, one)) for name, one in pools.items() if pool in (None, name)}
+        found = {name: asyncio.run(_found(name, one, wait_s)) for name, one in pools.items() if pool in (None, name)}
     if as_json:
         print_json({"pools": {name: [_document(finding) for finding in each] for name, each in found.items()}})
     else:
@@ -57,9 +63,9 @@ def _document(finding: Finding) -> dict[str, str]:
     return {"verdict": finding.verdict.value, "about": finding.about, "words": finding.words}
 
 
-async def _found(pool_id: str, pool: SlurmPool) -> list[Finding]:
-    """Slurm that does not answer is a finding too."""
-    from actuators.slurm.checkup import Finding, Verdict, findings
+async def _found(pool_id: str, pool: SlurmPool, probe_wait_s: float | None) -> list[Finding]:
+    """Slurm that does not answer is a finding too. ``probe_wait_s`` is None where nothing is to be submitted."""
+    from actuators.slurm.checkup import Finding, Verdict
     from broker.app.slurm_pool import slurm_client
     from broker.clock import SystemClock
     from broker.model.errors import ActuatorError
@@ -67,15 +73,25 @@ async def _found(pool_id: str, pool: SlurmPool) -> list[Finding]:
     if pool.job is None:
         return [Finding(Verdict.MEND, "job", "is missing: what a job runs and where (docs/slurm.md)")]
     clock = SystemClock()
-    client = slurm_client(pool.transport, clock)
     try:
-        facts = await client.facts()
-        began = clock.monotonic()
-        jobs = await client.jobs()
-        taken_s = clock.monotonic() - began
+        client = slurm_client(pool.transport, clock)
+        try:
+            return await _asked(client, pool.to_spec(pool_id), clock, probe_wait_s)
+        finally:
+            await client.close()
     except ActuatorError as error:
         return [Finding(Verdict.MEND, "Slurm", str(error))]
-    finally:
-        await client.close()
-    listing = Finding(Verdict.FINE, "listing", f"{len(jobs)} jobs of ours, in {taken_s:.2f} s")
-    return [*findings(pool.to_spec(pool_id), facts, clock.now()), listing]
+
+
+async def _asked(client: SlurmClient, pool: PoolSpec, clock: Clock, probe_wait_s: float | None) -> list[Finding]:
+    from actuators.slurm.checkup import Finding, Verdict, findings
+    from actuators.slurm.probe import probed
+
+    facts = await client.facts()
+    began = clock.monotonic()
+    jobs = await client.jobs()
+    listing = Finding(Verdict.FINE, "listing", f"{len(jobs)} jobs of ours, in {clock.monotonic() - began:.2f} s")
+    of_site = [*findings(pool, facts, clock.now()), listing]
+    if any(finding.verdict is Verdict.MEND for finding in of_site):
+        return [*of_site, Finding(Verdict.LOOK, "nodes", "not looked at before that is mended")]
+    return [*of_site, *await probed(client, pool, facts, clock, probe_wait_s)]

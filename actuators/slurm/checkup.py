@@ -18,6 +18,10 @@ SKEW_THAT_HARMS_S = 30.0
 """A job's end is Slurm's time, a drain's deadline the broker's: the margin between both is some two minutes."""
 
 
+TOKEN_LIFE_S = 600.0
+"""One that lives for less is asked for again every few minutes, and there is little time to notice that none comes."""
+
+
 class Verdict(StrEnum):
     FINE = "fine"
     LOOK = "look"
@@ -37,6 +41,8 @@ def findings(pool: PoolSpec, facts: SiteFacts, now: float) -> Iterator[Finding]:
     """What the cluster's own word says of a pool. Raises ``ConfigError`` for options that nobody should have let by."""
     options = options_of(pool)
     yield Finding(Verdict.FINE, "Slurm", f"{facts.release} by {facts.transport}, as {facts.user}")
+    if facts.token_life_s is not None:
+        yield _token(facts.token_life_s)
     yield _clock(facts.clock_skew_s)
     partition = facts.partition(options.partition)
     if partition is None:
@@ -51,14 +57,27 @@ def findings(pool: PoolSpec, facts: SiteFacts, now: float) -> Iterator[Finding]:
     yield _way_to_broker(options)
 
 
+def clock_finding(about: str, whose: str, skew_s: float) -> Finding:
+    """``skew_s`` is how far that clock is ahead of ours."""
+    if abs(skew_s) < SKEW_WORTH_TELLING_S:
+        return Finding(Verdict.FINE, about, f"{abs(skew_s):.1f} s apart")
+    verdict = Verdict.MEND if abs(skew_s) >= SKEW_THAT_HARMS_S else Verdict.LOOK
+    ahead = "ahead of" if skew_s > 0 else "behind"
+    return Finding(verdict, about, f"{whose} is {abs(skew_s):.0f} s {ahead} ours; let both keep time (NTP)")
+
+
 def _clock(skew_s: float | None) -> Finding:
     if skew_s is None:
         return Finding(Verdict.LOOK, "clock", "this transport does not tell Slurm's; see that both keep time (NTP)")
-    if abs(skew_s) < SKEW_WORTH_TELLING_S:
-        return Finding(Verdict.FINE, "clock", f"{abs(skew_s):.1f} s apart")
-    verdict = Verdict.MEND if abs(skew_s) >= SKEW_THAT_HARMS_S else Verdict.LOOK
-    ahead = "ahead of" if skew_s > 0 else "behind"
-    return Finding(verdict, "clock", f"Slurm's is {abs(skew_s):.0f} s {ahead} ours; let both keep time (NTP)")
+    return clock_finding("clock", "Slurm's", skew_s)
+
+
+def _token(life_s: float) -> Finding:
+    words = f"each lives {format_duration(round(life_s))} and is renewed before its end"
+    if life_s >= TOKEN_LIFE_S:
+        return Finding(Verdict.FINE, "token", words)
+    longer = f"let what makes them ask for {format_duration(TOKEN_LIFE_S)} or more (scontrol token lifespan=...)"
+    return Finding(Verdict.LOOK, "token", f"{words}; {longer}")
 
 
 def _partition(partition: PartitionFacts) -> Finding:

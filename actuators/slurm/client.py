@@ -45,7 +45,8 @@ class ReservationFacts:
 
 @dataclass(frozen=True, slots=True)
 class SiteFacts:
-    """What a site says of itself: for ``tidegate doctor``, and for fitting wall times before maintenance."""
+    """What a site says of itself: for ``tidegate doctor``, and for fitting wall times before maintenance.
+    ``token_life_s`` is how long the present token lives in all; None without one."""
 
     release: str
     transport: str
@@ -53,6 +54,7 @@ class SiteFacts:
     partitions: tuple[PartitionFacts, ...]
     reservations: tuple[ReservationFacts, ...]
     clock_skew_s: float | None
+    token_life_s: float | None = None
 
     def partition(self, name: str) -> PartitionFacts | None:
         return next((known for known in self.partitions if known.name == name), None)

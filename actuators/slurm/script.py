@@ -20,16 +20,18 @@ from typing import Any
 
 from actuators.slurm import sbatch
 from actuators.slurm.client import SiteFacts
-from actuators.slurm.job import JobSpec, WarningSignal
+from actuators.slurm.job import COMMENT_MARK, JobSpec, WarningSignal
 from actuators.slurm.marks import mark_of_launch
 from actuators.slurm.options import SlurmOptions, options_of
 from actuators.slurm.wall_time import fitted_limit_s
 from broker.model.errors import ActionRejected, ConfigError
 from broker.model.plan import Launch
-from broker.model.spec import PoolSpec
+from broker.model.replica import Tier
+from broker.model.spec import EngineSpec, ModelSpec, PolicySpec, PoolSpec
 
 TEMPLATES = Path(__file__).with_name("templates")
 AGENT = Path(__file__).with_name("agent.py")
+PROBE = Path(__file__).with_name("node_probe.py")
 END_OF_AGENT = "TIDEGATE_AGENT_ENDS_HERE"
 HIDDEN_TOKEN = "(made when the job is submitted)"
 """Stands in a script that is shown."""
@@ -107,6 +109,17 @@ def rehearsed_script(launch: Launch, pool: PoolSpec) -> str:
     ``job_spec`` does."""
     script = job_spec(launch, pool, token=HIDDEN_TOKEN).script
     return script.replace(_agent_source(), "(here stands the node agent)")
+
+
+def probe_job(pool: PoolSpec, facts: SiteFacts, now: float, *, limit_s: float) -> JobSpec:
+    """A job that asks for what a replica of one GPU would, and looks at its node instead: ``actuators.slurm.probe``. By
+    its comment it is nobody's replica. Raises as ``fitted_job`` does."""
+    nothing = EngineSpec(command=("true",))
+    model = ModelSpec("probe", nothing, PolicySpec("threshold"), gpus=1)
+    launch = Launch("tidegate-probe", "doctor", "tidegate-probe", model, pool.pool_id, 0, 1, Tier.ELASTIC)
+    job = fitted_job(launch, pool, facts, now, token=HIDDEN_TOKEN)
+    script = job.script.replace(_agent_source(), PROBE.read_text(encoding="utf-8").rstrip("\n"))
+    return replace(job, comment=f"{COMMENT_MARK} probe of {pool.pool_id}", script=script, time_limit_s=limit_s)
 
 
 def _script(spec: JobSpec, launch: Launch, pool_id: str, options: SlurmOptions, token: str, notice_s: float) -> str:

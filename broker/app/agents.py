@@ -20,7 +20,16 @@ from broker.app.guard import Problem, bearer, guarded_by, unknown_token
 from broker.app.openapi import answers
 from broker.app.runtime import Runtime
 from broker.model import wire
-from broker.model.agents import SILENT_AFTER_S, AgentAnswer, AgentOrder, AgentPhase, AgentReport
+from broker.model.agents import (
+    DRAINING_HEARTBEAT_S,
+    HEARTBEAT_S,
+    SILENT_AFTER_S,
+    AgentAnswer,
+    AgentKeys,
+    AgentOrder,
+    AgentPhase,
+    AgentReport,
+)
 from broker.model.errors import WireError, shown
 from broker.model.ports import Clock
 from broker.model.replica import ReplicaPhase
@@ -145,7 +154,7 @@ def agents_router(table: AgentTable, access: AgentAccess, runtime: Runtime) -> A
         report = await _report(request, action_id)
         table.hear(report)
         keys = access.keys(report, runtime.clock.now())
-        return _answer(AgentAnswer(_order(report, table, runtime), keys=keys))
+        return _answer(_order(report, table, runtime), keys)
 
     @router.put(
         "/v1/agents/{action_id}", summary="An agent's heartbeat", openapi_extra=_REPORT,
@@ -158,7 +167,7 @@ def agents_router(table: AgentTable, access: AgentAccess, runtime: Runtime) -> A
             raise Problem(403, "forbidden", f"this key is not that of the run {shown(report.boot_id)}; register it")
         table.hear(report)
         keys = access.keys(report, now) if access.wants_renewal(presented, now) else None
-        return _answer(AgentAnswer(_order(report, table, runtime), keys=keys))
+        return _answer(_order(report, table, runtime), keys)
 
     return router
 
@@ -186,5 +195,6 @@ def _order(report: AgentReport, table: AgentTable, runtime: Runtime) -> AgentOrd
     return told
 
 
-def _answer(answer: AgentAnswer) -> JSONResponse:
-    return JSONResponse(wire.encode(answer))
+def _answer(order: AgentOrder, keys: AgentKeys | None) -> JSONResponse:
+    heartbeat_s = DRAINING_HEARTBEAT_S if order is AgentOrder.DRAIN else HEARTBEAT_S
+    return JSONResponse(wire.encode(AgentAnswer(order, heartbeat_s, keys)))

@@ -14,6 +14,8 @@ from typing import Final, Protocol
 from broker.model.identity import action_id, replica_name
 
 HEARTBEAT_S: Final = 2.0
+DRAINING_HEARTBEAT_S: Final = 0.5
+"""Of an agent whose replica drains: it hears of the end of its last stream from the broker, and holds its GPUs."""
 SILENT_AFTER_S: Final = 15.0
 """An agent not heard for this long is silent. That says nothing of its engine: probes do."""
 

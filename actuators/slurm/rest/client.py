@@ -87,7 +87,7 @@ class RestClient:
     async def jobs(self) -> tuple[JobRecord, ...]:
         family, parser = await self._spoken()
         user = await self._own_user()
-        answer, listed = await self._list_own(f"/slurm/{parser}/{family.path('jobs')}", user)
+        answer, listed = await self._list_own(f"/slurm/{parser}/{family.path('jobs')}", family.listing_query, user)
         self._check(answer)
         if not answer.fine or answer.unchanged:
             raise call_refused(answer.words, "list the jobs", self._where)
@@ -116,6 +116,7 @@ class RestClient:
                 partitions=tuple(family.partition(raw) for raw in partitions.body["partitions"]),
                 reservations=tuple(family.reservation(raw) for raw in reservations.body["reservations"]),
                 clock_skew_s=None if controller_at is None else skew_s(controller_at, asked_at, answered_at),
+                token_life_s=(await self._tokens.current()).life_s,
             )
         except (ValueError, KeyError, TypeError) as error:
             raise TransientError(f"{self._where} shows a site that cannot be read: {error!r}") from None
@@ -208,7 +209,7 @@ class RestClient:
             raise self._failed(error) from None
         return _answer(response.status_code, response.text)
 
-    async def _list_own(self, path: str, user: str) -> tuple[Answer, list[Any]]:
+    async def _list_own(self, path: str, query: Mapping[str, str], user: str) -> tuple[Answer, list[Any]]:
         """A cluster's jobs, of which only ``user``'s are kept. slurmrestd cannot be asked for one user's."""
         headers = await self._headers()
         listed: list[Any] = []
@@ -216,7 +217,7 @@ class RestClient:
         try:
             async with (
                 asyncio.timeout(TIMEOUT_S),
-                self._http().stream("GET", self._url + path, headers=headers) as response,
+                self._http().stream("GET", self._url + path, headers=headers, params=query) as response,
             ):
                 if response.status_code != 200:
                     await response.aread()

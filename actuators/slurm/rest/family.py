@@ -26,6 +26,9 @@ class Family(Protocol):
         """The body of ``POST /job/submit``. Raises ``ActionRejected`` for what the parser cannot say."""
         ...
 
+    listing_query: Mapping[str, str]
+    """With which a listing of jobs tells no more of each than it must."""
+
     def signal_query(self, name: str) -> Mapping[str, str]:
         """Of ``DELETE /job/ID``, for a signal to the batch script alone."""
         ...

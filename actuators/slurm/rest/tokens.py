@@ -44,8 +44,12 @@ class Token:
     expires_at: float
 
     @property
+    def life_s(self) -> float:
+        return self.expires_at - self.issued_at
+
+    @property
     def renew_at(self) -> float:
-        return self.expires_at - min(LONGEST_KEPT_S, LIFE_KEPT * (self.expires_at - self.issued_at))
+        return self.expires_at - min(LONGEST_KEPT_S, LIFE_KEPT * self.life_s)
 
 
 def from_file(path: Path) -> Source:

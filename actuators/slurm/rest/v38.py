@@ -19,6 +19,8 @@ from actuators.slurm.texts import hosts, minutes_up, moment, number
 
 
 class V38:
+    listing_query: Mapping[str, str] = {}
+
     def submission(self, job: JobSpec) -> Json:
         wanted: dict[str, object] = {
             "name": job.name,

@@ -158,7 +158,8 @@ async def test_what_the_actuator_says_reaches_the_agent() -> None:
         assert (await send(world, "PUT", key, report(2))).json()["order"] == "stop"
 
 
-async def test_a_replica_that_is_being_drained_is_told_so() -> None:
+async def test_a_replica_that_is_being_drained_is_told_so_and_reports_more_often() -> None:
+    """It hears of the end of its last stream by the answer to a report: a job is to be gone soon after that."""
     async with api_world() as world:
         await put(world, session(1))  # a gateway that never acknowledges: the drain waits for it
         await world.send("POST", "/v1/overrides", override(2))
@@ -171,8 +172,8 @@ async def test_a_replica_that_is_being_drained_is_told_so() -> None:
             name = action_id("launch", "demo", replica.model_id, replica.ordinal, replica.generation)
             told = report(ordinal=replica.ordinal, generation=replica.generation)
             answer = await send(world, "POST", registration_token(SITE_SECRET, name), told, name)
-            orders[replica.phase] = answer.json()["order"]
-        assert orders == {ReplicaPhase.READY: "keep", ReplicaPhase.DRAINING: "drain"}
+            orders[replica.phase] = answer.json()["order"], answer.json()["heartbeat_s"]
+        assert orders == {ReplicaPhase.READY: ("keep", 2.0), ReplicaPhase.DRAINING: ("drain", 0.5)}
 
 
 BAD_BODIES = [

@@ -16,8 +16,10 @@ VALUES = st.recursive(
 )
 
 
-def read(content: bytes, piece: int, words: tuple[str, ...] = ("",)) -> tuple[list[Any], dict[str, object]]:
-    reader = ListReader("jobs", words)
+def read(
+    content: bytes, piece: int, words: tuple[str, ...] = ("",), block: int = 1
+) -> tuple[list[Any], dict[str, object]]:
+    reader = ListReader("jobs", words, block)
     found: list[Any] = []
     for at in range(0, len(content), piece):
         found += reader.feed(content[at : at + piece])
@@ -45,15 +47,31 @@ def test_an_answer_in_pieces_is_read_as_one(
     ),
     st.integers(1, 60),
     st.integers(0, 4),
+    st.integers(1, 200),
 )
-def test_objects_without_the_words_are_passed_over_and_no_others(
-    jobs: list[dict[str, object]], piece: int, indent: int
+def test_no_object_with_one_of_the_words_is_passed_over(
+    jobs: list[dict[str, object]], piece: int, indent: int, block: int
 ) -> None:
     answer = {"meta": {"a": {}}, "jobs": jobs, "errors": []}
-    found, rest = read(json.dumps(answer, indent=indent).encode(), piece, words=('"tide"',))
+    found, rest = read(json.dumps(answer, indent=indent).encode(), piece, ('"tide"', "tidegate:"), block)
     assert [job for job in found if "tide" in job.values()] == [job for job in jobs if "tide" in job.values()]
     assert all(job in jobs for job in found)
     assert rest == {"meta": {"a": {}}, "errors": []}
+
+
+@pytest.mark.parametrize("block", [1, 700, 2**20])
+def test_of_objects_that_begin_alike_hardly_any_without_the_words_is_read(block: int) -> None:
+    def job(number: int) -> dict[str, object]:
+        owner = {3: "tide", 7: "tidegate: elsewhere"}.get(number % 10, "other")
+        return {"account": "", "user_name": owner, "nodes": [{"account": ""}], "job_id": number}
+
+    answer = {"jobs": [job(number) for number in range(50)], "errors": []}
+    found, rest = read(json.dumps(answer, indent=2).encode(), 100, ('"tide"', "tidegate:"), block)
+    numbers = [each["job_id"] for each in found]
+    assert [number for number in numbers if number % 10 in (3, 7)] == [3, 7, 13, 17, 23, 27, 33, 37, 43, 47]
+    assert rest == {"errors": []}
+    if block < 2**20:
+        assert len(numbers) < 25
 
 
 def test_bytes_that_are_no_text_and_raw_control_characters_do_not_hide_the_others() -> None:
