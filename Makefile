@@ -8,9 +8,11 @@ ARGS   ?=
 # processes that they started. A file's tests stay together, and in order the files with such tests come first.
 WORKERS ?= 3
 TRACE  ?=
+SUITE  ?=
+ON_SUITE = $(if $(SUITE),$(BIN)/python -m tests.support.slurm_suite $(SUITE) --)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format docs benchmarks benchmarks-dynamo accuracy faults wheel-check clean
+.PHONY: help install demo demo-slurm test test-slurm slurm-up slurm-down check format docs benchmarks benchmarks-dynamo accuracy faults wheel-check clean
 
 help: ## List all targets
 	@if [ -t 1 ]; then on='\033[36m' off='\033[0m'; fi; \
@@ -29,8 +31,20 @@ install: $(INSTALLED) ## Make the virtual environment and install Tidegate with 
 demo: $(INSTALLED) ## Serve, scale, drain and explain one model on this machine (TRACE=file replays a trace, ARGS=...)
 	@mkdir -p build && $(BIN)/tidegate demo $(if $(TRACE),--trace $(TRACE)) $(ARGS)
 
+demo-slurm: $(INSTALLED) ## The same with replicas as jobs of a real Slurm on this machine, one renewed before its wall time
+	@$(ON_SUITE) $(BIN)/python -m tests.support.slurm_here run -- $(BIN)/tidegate demo --slurm gpu $(ARGS)
+
+slurm-up: $(INSTALLED) ## Start a real Slurm on this machine (SUITE=trixie or forky: a newer release) and print what site.yaml needs
+	@$(ON_SUITE) $(BIN)/python -m tests.support.slurm_here up $(SUITE)
+
+slurm-down: $(INSTALLED) ## End what slurm-up started (SUITE=...)
+	@$(BIN)/python -m tests.support.slurm_here down $(SUITE)
+
 test: $(INSTALLED) ## Run the tests (ARGS=... goes to pytest, in WORKERS=3 processes)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-slurm: $(INSTALLED) ## Slurm's clients and the life cycle on a real Slurm, by each transport (SUITE=..., ARGS=...)
+	@$(ON_SUITE) $(BIN)/python -m pytest -m integration tests/contracts/test_slurm_clients.py tests/integration/slurm $(ARGS)
 
 faults: $(INSTALLED) ## Kill the broker, replicas and gateways at every point, under load
 	@$(BIN)/python -m pytest -m "faults or integration" tests/faults $(ARGS)

@@ -25,26 +25,29 @@ def demo(
     seed: Annotated[int, typer.Option("--seed", help="Seed of the load.")] = 1,
     headless: Annotated[bool, typer.Option("--headless", help="No live view.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The summary as one JSON document.")] = False,
+    slurm: Annotated[str | None, typer.Option("--slurm", metavar="PARTITION", help="Replicas as jobs of this partition of a Slurm whose nodes are this machine, succeeded before their wall time of two minutes (`make demo-slurm` starts one).")] = None,
     keep: Annotated[Path | None, typer.Option("--keep", help="Keep logs, state and files in this folder.")] = None,
 ) -> None:  # fmt: skip
     """Serve one model under a load: start replicas, publish, drain and explain them. Non-zero if anything broke."""
     import asyncio
 
+    from cli.demo.place import Processes, SlurmJobs
     from cli.demo.run import Demo, until_signal
     from cli.demo.scenario import from_trace, generated
 
     with told_errors():
+        place = Processes() if slurm is None else SlurmJobs(slurm)
         if trace is None:
             if span or rate_scale:
                 raise TraceError("--window and --rate-scale need a --trace")
-            scenario = generated(seed)
+            scenario = generated(seed, place.load_s)
         else:
             scenario = from_trace(
                 trace, span=span, rate_scale=rate_scale, method=scale_method, skip_bad=skip_bad, seed=seed
             )
         live = console.is_terminal and not (headless or as_json)
         with _folder(keep) as folder:
-            status = asyncio.run(until_signal(Demo(scenario, folder, live=live, as_json=as_json)))
+            status = asyncio.run(until_signal(Demo(scenario, place, folder, live=live, as_json=as_json)))
     raise typer.Exit(int(status))
 
 

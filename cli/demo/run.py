@@ -19,7 +19,8 @@ from broker.model import wire
 from broker.model.plan import Decision
 from broker.model.replica import ReplicaPhase
 from cli.demo.load import LoadPlayer
-from cli.demo.scenario import ANSWERS_S, MODEL_ID, TAIL_S, Scenario, policies_yaml, site_yaml
+from cli.demo.place import Place
+from cli.demo.scenario import ANSWERS_S, MODEL_ID, TAIL_S, Scenario, policies_yaml
 from cli.demo.stack import Stack
 from cli.demo.verdict import DrainSeen, drains_seen, problems_of, replay_problem
 from cli.demo.view import LiveState, render_live
@@ -54,14 +55,14 @@ async def until_signal(run: Demo) -> Exit:
 class Demo:
     """One demo from the first process to the verdict."""
 
-    def __init__(self, scenario: Scenario, folder: Path, *, live: bool, as_json: bool) -> None:
+    def __init__(self, scenario: Scenario, place: Place, folder: Path, *, live: bool, as_json: bool) -> None:
         self._scenario = scenario
+        self._place = place
         self._live = live
         self._as_json = as_json
         cluster = f"demo-{token_hex(4)}"
-        self._stack = Stack(
-            folder, site_yaml(cluster), policies_yaml(scenario.profile), (MODEL_ID,), cluster
-        )  # fmt: skip
+        policies = policies_yaml(scenario.profile, place.stop_grace_s)
+        self._stack = Stack(folder, place.site_yaml(cluster, folder), policies, (MODEL_ID,), cluster)
         self._state = LiveState(scenario.load_s + TAIL_S)
         self._points: list[ReplicaPoint] = []
         self._late = False
@@ -80,9 +81,11 @@ class Demo:
             summary, drains = await self._play()
         finally:
             self.tell_end()
-            orphans = self._end()
+            orphans = await self._end()
         problem, steps = await replay_problem(str(self._stack.folder / "tidegate.sqlite"))
-        problems = list(problems_of(summary, drains, orphans, open_at_drain=self._scenario.shaped))
+        shaped = self._scenario.shaped
+        renews = shaped and self._place.renews
+        problems = list(problems_of(summary, drains, orphans, open_at_drain=shaped, renews=renews))
         problems += [problem] if problem else []
         return self._tell(replace(summary, problems=tuple(problems)), drains, steps)
 
@@ -186,16 +189,14 @@ class Demo:
             ReplicaPoint.of(max(0.0, player.elapsed_s), [ReplicaPhase(r["phase"]) for r in state.replicas])
         )
 
-    def _end(self) -> int:
-        """Stop everything; returns the number of processes that no record named."""
+    async def _end(self) -> int:
+        """Stop everything; returns the number of replicas that no record named."""
         known = {replica["replica_id"] for replica in self._state.replicas}
-        orphans = 0
-        for process in self._stack.replica_processes():
-            try:
-                orphans += process.environ().get("TIDEGATE_REPLICA_ID") not in known
-            except OSError:
-                continue
-        self._stack.stop()
+        try:
+            orphans = sum(replica_id not in known for replica_id in await self._place.running(self._stack))
+        finally:
+            self._stack.stop()
+        await self._place.end(self._stack)
         return orphans
 
     def _tell(self, summary: RunSummary, drains: list[DrainSeen], steps: int) -> Exit:
@@ -210,7 +211,7 @@ class Demo:
             render(summary, console)
             for drain in drains:
                 console.print(
-                    f"Drain of {drain.replica_id} began at {drain.began_s:.1f} s under {drain.open_streams} open "
+                    f"Drain of {drain.replica_id} ({drain.reason}) began at {drain.began_s:.1f} s under {drain.open_streams} open "
                     f"streams; {drain.in_flight_at_stop} were in flight when it was stopped."
                 )
             console.print(f"{steps} recorded steps replayed: the same decisions, byte for byte." if steps else "")

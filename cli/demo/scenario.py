@@ -25,7 +25,6 @@ from traces.shape import Window, parse_window, scale_rate, window
 
 MODEL_ID = "chat"
 MAXIMUM = 4
-GENERATED_S = 60.0
 TRACE_S = 60.0
 TAIL_S = 26.0
 """After the last arrival: the streams end, the windows clear, the last drains finish."""
@@ -48,15 +47,15 @@ class Scenario:
     counts: TraceCounts | None = None
 
 
-def generated(seed: int) -> Scenario:
+def generated(seed: int, load_s: float) -> Scenario:
     """A load with the fitted shape of a conversation service, its lengths shortened to fit a minute."""
     engine = engine_profile("demo").engine
     profile = scale_tokens(load_profile("azure2023_conv"), prompt=0.1, output=0.25)
     sample = list(islice(demo_load(profile, 10.0, 600.0, seed), 2000))
     one_replica = _capacity(engine, sample)
-    requests = list(demo_load(profile, one_replica, GENERATED_S, seed))
+    requests = list(demo_load(profile, one_replica, load_s, seed))
     title = f"generated load, peak {DEMO_PEAK:g} times one replica's {one_replica:.1f} requests/s"
-    return Scenario(title, requests, GENERATED_S, "demo", shaped=True)
+    return Scenario(title, requests, load_s, "demo", shaped=True)
 
 
 def _capacity(engine: EngineProfile, requests: Iterable[TraceRequest]) -> float:
@@ -106,19 +105,7 @@ def _factor(requests: Callable[[], Iterable[TraceRequest]], chosen: Window, meth
     return min(LARGEST_RATE_SCALE, wanted / rate)
 
 
-def site_yaml(cluster: str) -> str:
-    return f"""\
-cluster: {cluster}
-pools:
-  local: {{kind: local, gpus: {MAXIMUM}, state_dir: replicas, log_dir: log}}
-log: {{kind: sqlite, path: tidegate.sqlite}}
-api: {{port: 0}}
-scrape: {{interval: 1s, timeout: 1s}}
-outputs: {{endpoints_file: endpoints.json}}
-"""
-
-
-def policies_yaml(profile: str) -> str:
+def policies_yaml(profile: str, stop_grace_s: float) -> str:
     """The demo's rules are those of the shipped example with shorter times: its day lasts a minute."""
     return f"""\
 models:
@@ -130,7 +117,7 @@ models:
     min: 1
     max: {MAXIMUM}
     drain_limit: 90s
-    stop_grace: 40s
+    stop_grace: {stop_grace_s:g}s
     load_timeout: 60s
     policy:
       kind: threshold

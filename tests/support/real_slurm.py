@@ -1,6 +1,6 @@
 """A real Slurm on this machine for the length of a test: a controller, some nodes and munge, as child processes.
 
-Needs root and Debian's packages (22.05 of Debian 12 was tried); no systemd, no cgroups, no database. The nodes are
+Needs root and Debian's packages (22.05, 24.11 and 26.05 were tried); no systemd, no cgroups, no database. The nodes are
 pretended: each is a ``slurmd`` of its own port, and jobs run as plain processes here.
 """
 
@@ -70,6 +70,14 @@ def _command(name: str) -> str | None:
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
 
 
+def installed_release() -> str:
+    """As ``22.05.8``."""
+    told = subprocess.run(
+        [_command("slurmctld") or "slurmctld", "-V"], capture_output=True, text=True, timeout=30, check=True
+    )
+    return told.stdout.split()[1]
+
+
 class RealSlurm:
     """``with RealSlurm(4, ["PartitionName=batch Nodes=ALL Default=YES"]) as slurm``: ready on entry, gone on exit.
 
@@ -79,6 +87,7 @@ class RealSlurm:
     """
 
     rest_url = ""
+    release = ""
 
     def __init__(
         self, nodes: int, partitions: Sequence[str], options: Sequence[str] = (), *, rest: bool = False,
@@ -94,6 +103,7 @@ class RealSlurm:
     def __enter__(self) -> Self:
         if (reason := why_not(rest=self._rest)) is not None:
             raise RuntimeError(reason)
+        self.release = installed_release()
         # Below /var/tmp, since munge wants every folder above its socket to be safe from others and open to pass.
         self._folder = Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix="slurm-", dir="/var/tmp")))
         self._folder.chmod(0o755)
@@ -117,6 +127,11 @@ class RealSlurm:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open.close()
+
+    @property
+    def _is_22_05(self) -> bool:
+        """The oldest that there is; what it lacks came with the next releases."""
+        return self.release.startswith("22.05")
 
     @property
     def environment(self) -> dict[str, str]:
@@ -151,6 +166,8 @@ class RealSlurm:
         gres_types = ["GresTypes=gpu"] if self._gpus_per_node else []
         tokens = ["AuthAltTypes=auth/jwt", f"AuthAltParameters=jwt_key={folder}/jwt.key"] if self._rest else []
         (folder / "slurm.conf").write_text("\n".join([*gres_types, text, *tokens, *self._lines, ""]), encoding="utf-8")
+        if not self._is_22_05:
+            (folder / "cgroup.conf").write_text("CgroupPlugin=disabled\n", encoding="utf-8")
         if self._gpus_per_node:
             for number in range(self._gpus_per_node):
                 (folder / f"gpu{number}").touch()
@@ -170,7 +187,8 @@ class RealSlurm:
     def _start_rest(self) -> None:
         """As nobody: it refuses to be root, or the user that slurmctld runs as."""
         host, _, port = self.rest_url.removeprefix("http://").partition(":")
-        self._start("slurmrestd", "-f", str(self._folder / "slurm.conf"), "-s", "v0.0.38", "-a", "rest_auth/jwt",
+        without_database = "v0.0.38" if self._is_22_05 else "slurmctld"
+        self._start("slurmrestd", "-f", str(self._folder / "slurm.conf"), "-s", without_database, "-a", "rest_auth/jwt",
                     f"{host}:{port}", user="nobody", extra={"SLURM_JWT": "daemon"})  # fmt: skip
         self._wait_for(lambda: listens(int(port)))
 

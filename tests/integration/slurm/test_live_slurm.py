@@ -15,8 +15,10 @@ import pytest
 from cli.demo.load import LoadPlayer
 from cli.demo.stack import Stack
 from simulator.report.summary import Outcome
+from tests.support import real_sshd
 from tests.support.command_line import run
 from tests.support.real_slurm import RealSlurm, why_not
+from tests.support.real_sshd import RealSshd
 from tests.support.slurm_stack import slurm_stack
 from tests.support.waiting import until
 from traces.schema import TraceRequest
@@ -29,6 +31,7 @@ pytestmark = [
 
 PARTITION = "PartitionName=gpu Nodes=ALL Default=YES MaxTime=120 State=UP"
 QUICK = ["SchedulerParameters=sched_min_interval=100000"]
+OF_TEST_SLURM = pytest.mark.minutes_on_slurm
 FOREIGN = "tidegate: cluster=other pool=shared model=chat ordinal=0 generation=1 gpus=1"
 
 
@@ -38,9 +41,23 @@ def slurm() -> Iterator[RealSlurm]:
         yield slurm
 
 
-def spoken(slurm: RealSlurm, transport: str) -> str:
+@pytest.fixture(params=["commands", "slurmrestd", "ssh"])
+def transport(request: pytest.FixtureRequest, slurm: RealSlurm) -> Iterator[str]:
     """The section of ``site.yaml``."""
-    return f"{{kind: slurmrestd, url: {slurm.rest_url}}}" if transport == "slurmrestd" else "{kind: commands}"
+    match request.param:
+        case "commands":
+            yield "{kind: commands}"
+        case "slurmrestd":
+            yield f"{{kind: slurmrestd, url: {slurm.rest_url}}}"
+        case _:
+            if (reason := real_sshd.why_not()) is not None:
+                pytest.skip(reason)
+            with RealSshd({"SLURM_CONF": slurm.environment["SLURM_CONF"]}) as sshd:
+                at, (key,) = sshd.login, sshd.login.keys
+                yield (
+                    f"{{kind: ssh, host: {at.host}, user: {at.user}, port: {at.port}, known_hosts: {at.known_hosts}, "
+                    f"keys: [{key}]}}"
+                )
 
 
 def jobs(slurm: RealSlurm) -> dict[str, str]:
@@ -78,10 +95,16 @@ def streams(stack: Stack, *, for_s: float) -> LoadPlayer:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "transport",
+    ["commands", pytest.param("slurmrestd", marks=OF_TEST_SLURM), pytest.param("ssh", marks=OF_TEST_SLURM)],
+    indirect=True,
+)
 def test_replicas_are_jobs_that_are_succeeded_before_their_wall_time_and_no_stream_is_cut(
-    slurm: RealSlurm, tmp_path: Path
+    slurm: RealSlurm, tmp_path: Path, transport: str
 ) -> None:
-    with slurm_stack(slurm, tmp_path, f"renewal-{os.getpid()}", time_limit="2m", notice="20s") as stack:
+    cluster = f"renewal-{os.getpid()}"
+    with slurm_stack(slurm, tmp_path, cluster, transport=transport, time_limit="2m", notice="20s") as stack:
         until(lambda: ready(stack), "one job serves", 60)
         player = streams(stack, for_s=110)
         assert {outcome.status for outcome in player.outcomes} == {Outcome.FINISHED}, player.problems
@@ -94,14 +117,13 @@ def test_replicas_are_jobs_that_are_succeeded_before_their_wall_time_and_no_stre
         assert list(jobs(slurm).values()) == ["RUNNING"]
 
 
-@pytest.mark.parametrize("transport", ["commands", "slurmrestd"])
 def test_the_doctor_finds_nothing_to_mend_in_a_site_that_fits(slurm: RealSlurm, tmp_path: Path, transport: str) -> None:
-    with slurm_stack(slurm, tmp_path, f"doctor-{os.getpid()}", transport=spoken(slurm, transport), mode="observe"):
+    with slurm_stack(slurm, tmp_path, f"doctor-{os.getpid()}", transport=transport, mode="observe"):
         environment = {"SLURM_CONF": slurm.environment["SLURM_CONF"]}
         status, out, err = run("doctor", "slurm", "--json", folder=tmp_path, environment=environment)
     found = {finding["about"]: finding for finding in json.loads(out)["pools"]["shared"]}
     assert (status, {finding["verdict"] for finding in found.values()} - {"look"}) == (0, {"fine"}), err
-    assert found["Slurm"]["words"].startswith("22.05")
+    assert found["Slurm"]["words"].startswith(slurm.release)
     assert "3 nodes" in found["partition"]["words"]
 
 
@@ -120,7 +142,6 @@ def test_a_broker_that_observes_logs_the_script_that_it_would_submit_and_submits
         assert (jobs(slurm), replicas(stack)) == ({}, {})
 
 
-@pytest.mark.parametrize("transport", ["commands", "slurmrestd"])
 def test_jobs_come_and_go_with_the_target_and_outlive_the_broker(
     slurm: RealSlurm, tmp_path: Path, transport: str
 ) -> None:
@@ -128,7 +149,7 @@ def test_jobs_come_and_go_with_the_target_and_outlive_the_broker(
         "sbatch", "--output", "/dev/null", "--comment", FOREIGN, "--job-name", "foreign", "--wrap", "sleep 600"
     )
     try:
-        with slurm_stack(slurm, tmp_path, f"{transport}-{os.getpid()}", transport=spoken(slurm, transport)) as stack:
+        with slurm_stack(slurm, tmp_path, f"target-{os.getpid()}", transport=transport) as stack:
             until(lambda: ready(stack), "one job serves", 60)
             scale(stack, 2)
             until(lambda: len(ready(stack)) == 2, "two jobs serve", 60)
