@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import os
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +12,8 @@ import typer
 
 from actuators.local.logs import log_path, read_log
 from broker.model.units import format_duration
-from cli.output import Exit, duration_option, fail, print_json, table, tell, told_errors
+from cli.output import Exit, duration_option, fail, local_time, print_json, table, tell, told_errors
+from cli.recorded import recorded_state
 from cli.rendering import render
 from cli.site import HERE, Broker, Site
 
@@ -50,10 +50,6 @@ def _author(given: str | None) -> str:
         return f"uid {os.getuid()}"
 
 
-def _time(at: float, form: str = "%H:%M:%S") -> str:
-    return datetime.fromtimestamp(at, UTC).astimezone().strftime(form)
-
-
 def explain(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The model to explain.")],
     broker: Broker = None, token: Token = None, site: Site = None, as_json: Json = False,
@@ -80,7 +76,7 @@ def decisions(
         print_json(body)
         return
     rows = [
-        (_time(d["now"]), d["model_id"], f"{d['before']} -> {d['target']}", d["code"], d["words"])
+        (local_time(d["now"]), d["model_id"], f"{d['before']} -> {d['target']}", d["code"], d["words"])
         for d in body["decisions"]
     ]
     table(
@@ -105,7 +101,9 @@ def models(broker: Broker = None, token: Token = None, site: Site = None, as_jso
     )
     for pause in body.get("pauses", ()):
         what = f"{pause['scope']} {pause['name']}".strip()
-        tell(f"paused: {what}, by {pause['author']} since {_time(pause['received_at'], '%F %T')}: {pause['because']}")
+        tell(
+            f"paused: {what}, by {pause['author']} since {local_time(pause['received_at'], '%F %T')}: {pause['because']}"
+        )
 
 
 def _model_row(model: dict[str, Any]) -> tuple[object, ...]:
@@ -114,7 +112,7 @@ def _model_row(model: dict[str, Any]) -> tuple[object, ...]:
     ordered = ""
     if override is not None:
         what = "hold" if override["target"] is None else f"{override['target']}"
-        ordered = f"{what} by {override['author']} until {_time(override['until'])}"
+        ordered = f"{what} by {override['author']} until {local_time(override['until'])}"
     bounds = "retired" if model["retired"] else f"{model['minimum']}..{model['maximum']}"
     return (model["model_id"], model["target"], bounds, phases, model["policy"], ordered, model["last_code"])
 
@@ -206,15 +204,12 @@ def replica_logs(
 
 def _why_no_log(site: SiteSettings, replica_id: str) -> str:
     """By the broker's record, which lies on the same machine as the replicas' logs: no broker need run for it."""
-    import asyncio
-
     from broker.app.settings.site import SqliteLog as SqliteSettings
-    from broker.log.sqlite import SqliteLog
 
     unknown = "`tidegate replicas` lists the replicas"
-    if not isinstance(site.log, SqliteSettings) or not site.log.path.exists():
+    if not isinstance(site.log, SqliteSettings):
         return unknown
-    state = asyncio.run(SqliteLog(site.log.path).load()).state
+    state = recorded_state(site.log.path)
     record = next((found for members in state.replicas.values() if (found := members.get(replica_id))), None)
     if record is None:
         return unknown
@@ -240,7 +235,7 @@ def scale(
     bounded = (
         "" if taken["target"] == target else f" (its target is {taken['target']} now; `tidegate explain` tells why)"
     )
-    tell(f"{model}: set to {target} until {_time(taken['until'], '%F %T')}{bounded}.")
+    tell(f"{model}: set to {target} until {local_time(taken['until'], '%F %T')}{bounded}.")
 
 
 def hold(
@@ -263,7 +258,7 @@ def hold(
     elif release:
         tell(f"{model}: the policy decides again.")
     else:
-        tell(f"{model}: held at {taken['target']} until {_time(taken['until'], '%F %T')}.")
+        tell(f"{model}: held at {taken['target']} until {local_time(taken['until'], '%F %T')}.")
 
 
 def _order(model: str, target: int | None, for_: str, because: str, author: str | None) -> dict[str, Any]:
