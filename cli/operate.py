@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from actuators.local.logs import log_path, read_log
 from broker.model.units import format_duration
+from cli.logs import replica_logs
 from cli.output import Exit, duration_option, fail, local_time, print_json, table, tell, told_errors
-from cli.recorded import recorded_state
 from cli.rendering import render
-from cli.site import HERE, Broker, Site
+from cli.site import Broker, Site
 
 if TYPE_CHECKING:
-    from broker.app.settings import SiteSettings
     from cli.client import BrokerClient
 
 Token = Annotated[
@@ -136,6 +134,7 @@ replicas = typer.Typer(
     invoke_without_command=True, no_args_is_help=False,
 )  # fmt: skip
 replicas.command("render")(render)
+replicas.command("logs")(replica_logs)
 
 
 @replicas.callback()
@@ -174,48 +173,6 @@ def _replica_row(replica: dict[str, Any], now: float) -> tuple[str, ...]:
     return (
         replica["replica_id"], replica["phase"], since, replica["pool_id"], replica["tier"], replica["url"] or "", detail,
     )  # fmt: skip
-
-
-@replicas.command("logs")
-def replica_logs(
-    replica: Annotated[str, typer.Argument(metavar="REPLICA", help="The replica's id, as `tidegate replicas` shows it.")],
-    tail: Annotated[int, typer.Option("--tail", "-n", min=1, help="How many of the last lines.")] = 100,
-    site: Annotated[Path, typer.Option("--site", envvar="TIDEGATE_SITE", help="The site file, whose pools say where logs lie.")] = HERE,
-    as_json: Json = False,
-) -> None:  # fmt: skip
-    """Print the end of what a local replica wrote. Needs no broker, but must run on the pool's machine."""
-    with told_errors():
-        from broker.app.settings import load_site
-        from broker.app.settings.site import LocalPool
-
-        settings = load_site(site)
-        folders = [pool.log_dir for pool in settings.pools.values() if isinstance(pool, LocalPool)]
-        written = [folder for folder in folders if log_path(folder, replica).exists()]
-        if not written:
-            looked = ", ".join(str(folder) for folder in folders)
-            raise fail(f"there is no log of {replica!r} in {looked}; {_why_no_log(settings, replica)}")
-        lines = read_log(written[0], replica, tail)
-    if as_json:
-        print_json({"replica_id": replica, "lines": lines})
-        return
-    for line in lines:
-        tell(line)
-
-
-def _why_no_log(site: SiteSettings, replica_id: str) -> str:
-    """By the broker's record, which lies on the same machine as the replicas' logs: no broker need run for it."""
-    from broker.app.settings.site import SqliteLog as SqliteSettings
-
-    unknown = "`tidegate replicas` lists the replicas"
-    if not isinstance(site.log, SqliteSettings):
-        return unknown
-    state = recorded_state(site.log.path)
-    record = next((found for members in state.replicas.values() if (found := members.get(replica_id))), None)
-    if record is None:
-        return unknown
-    if record.started_at is None and (record.detail or record.failure):
-        return f"it never started: {record.detail or record.failure}"
-    return f"the broker's record of it says {record.phase}" + (f": {record.detail}" if record.detail else "")
 
 
 def scale(

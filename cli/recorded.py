@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,8 @@ if TYPE_CHECKING:
 
 def recorded_state(log: Path) -> BrokerState:
     """As of the last step, also while a broker runs; an empty one where there is no log. Raises ``LogError``."""
+    import asyncio
+
     from broker.log.sqlite import SqliteLog
     from broker.model.state import BrokerState
 
