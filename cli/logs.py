@@ -47,7 +47,7 @@ def _lines(site: SiteSettings, replica_id: str, count: int) -> list[str]:
             if log_path(pool.log_dir, replica_id).exists():
                 return read_log(pool.log_dir, replica_id, count)
             looked.append(pool.log_dir)
-        elif pool.kind == "slurm" and pool.job is not None:
+        elif pool.job is not None:
             folder = Path(pool.job.directory)
             if folder.is_dir() and (output := written_output(folder, replica_id)) is not None:
                 return last_lines(output, count)

@@ -36,7 +36,7 @@ from broker.control.loop import ControlLoop
 from broker.log.sqlite import SqliteLog
 from broker.model.errors import ConfigError, TransientError
 from broker.model.identity import endpoint_key
-from broker.model.observation import PoolSnapshot, Probe, ProbeVerdict
+from broker.model.observation import Observation, PoolSnapshot, Probe, ProbeVerdict
 from broker.model.ports import Clock
 from broker.model.replica import ObservedReplica, ReplicaPhase
 from broker.model.spec import Mode, ModelSpec
@@ -165,7 +165,8 @@ async def take_back(adoption: Adoption, secret: bytes) -> BrokerState:
         app = _agents_only(agents, AgentAccess(secret), clock, lambda: loop.state)
         await stack.enter_async_context(serving(app, site.api.host, site.api.port))
         listings, proofs = await _awaited(actuators, Prober(session, clock), secret, clock)
-        for observation in (spec_changed(site.spec, adoption.models, clock.now()), *listings, *proofs):
+        seen: list[Observation] = [spec_changed(site.spec, adoption.models, clock.now()), *listings, *proofs]
+        for observation in seen:
             loop.offer(observation)
         await loop.run(clock.now())
         return loop.state

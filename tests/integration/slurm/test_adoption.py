@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -47,6 +48,13 @@ def names(slurm: RealSlurm) -> set[str]:
 def ready(stack: Stack) -> list[str]:
     with stack.client() as client:
         return sorted(found["replica_id"] for found in stack.replicas(client, "chat") if found["phase"] == "ready")
+
+
+def all_gone(stack: Stack) -> list[dict[str, Any]]:
+    """The records of all replicas, once none is anything else."""
+    with stack.client() as client:
+        found = stack.replicas(client, "chat")
+    return found if {replica["phase"] for replica in found} == {"gone"} else []
 
 
 def scale(stack: Stack, target: int) -> None:
@@ -116,8 +124,6 @@ def test_jobs_are_taken_back_after_the_state_was_lost_and_serve_on(
 
         (tmp_path / "policies.yaml").write_text("models: {}\n")
         until(lambda: names(slurm) == {"launch-0123456789abcdef"}, "only the other's job is left", 60)
-        with stack.client() as client:
-            ended = stack.replicas(client, "chat")
-        assert {replica["phase"] for replica in ended} <= {"gone"}
+        ended = until(lambda: all_gone(stack), "the broker knows that they are", 30)
         assert {replica["in_flight_at_stop"] for replica in ended} == {0}
         slurm.command("scancel", "--name", "launch-0123456789abcdef")
