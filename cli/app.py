@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from cli import operate
+from cli.adopt import adopt
 from cli.calibrate import calibrate
 from cli.compare import compare
 from cli.demo.command import demo
@@ -36,6 +37,7 @@ app = typer.Typer(
 app.command()(demo)
 app.command()(init)
 app.command()(run)
+app.command()(adopt)
 app.command()(gateway)
 app.command()(simulate)
 app.command()(sweep)

@@ -19,7 +19,6 @@ from simulator.cluster.calendar import StartRule, WeeklyWindow
 from simulator.cluster.plan import Background, ClusterPlan, Failures, GeneratedJobs, LoggedJobs, PlannedMaintenance
 from simulator.cluster.spec import ClusterSpec, NodeGroup, Partition, PreemptMode
 from simulator.cold_start import ColdStart, Duration
-from traces.batch.profiles import load_batch_profile
 
 _GIB = 2.0**30
 
@@ -90,7 +89,7 @@ def _background(name: str, load: LoggedBackground | GeneratedBackground) -> Back
         return Background(
             name, logged, load.partition, load.processors_per_gpu, load.default_limit_s, requeue=load.requeue
         )
-    generated = GeneratedJobs(load_batch_profile(load.profile), load.rate_scale)
+    generated = GeneratedJobs(load.to_profile(), load.rate_scale)
     return Background(name, generated, load.partition, load.processors_per_gpu, requeue=load.requeue)
 
 

@@ -5,20 +5,18 @@ from __future__ import annotations
 import getpass
 import os
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from actuators.local.logs import log_path, read_log
 from broker.model.units import format_duration
-from cli.output import Exit, duration_option, fail, print_json, table, tell, told_errors
+from cli.logs import replica_logs
+from cli.output import Exit, duration_option, fail, local_time, print_json, table, tell, told_errors
 from cli.rendering import render
-from cli.site import HERE, Broker, Site
+from cli.site import Broker, Site
 
 if TYPE_CHECKING:
-    from broker.app.settings import SiteSettings
     from cli.client import BrokerClient
 
 Token = Annotated[
@@ -50,10 +48,6 @@ def _author(given: str | None) -> str:
         return f"uid {os.getuid()}"
 
 
-def _time(at: float, form: str = "%H:%M:%S") -> str:
-    return datetime.fromtimestamp(at, UTC).astimezone().strftime(form)
-
-
 def explain(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The model to explain.")],
     broker: Broker = None, token: Token = None, site: Site = None, as_json: Json = False,
@@ -80,7 +74,7 @@ def decisions(
         print_json(body)
         return
     rows = [
-        (_time(d["now"]), d["model_id"], f"{d['before']} -> {d['target']}", d["code"], d["words"])
+        (local_time(d["now"]), d["model_id"], f"{d['before']} -> {d['target']}", d["code"], d["words"])
         for d in body["decisions"]
     ]
     table(
@@ -105,7 +99,9 @@ def models(broker: Broker = None, token: Token = None, site: Site = None, as_jso
     )
     for pause in body.get("pauses", ()):
         what = f"{pause['scope']} {pause['name']}".strip()
-        tell(f"paused: {what}, by {pause['author']} since {_time(pause['received_at'], '%F %T')}: {pause['because']}")
+        tell(
+            f"paused: {what}, by {pause['author']} since {local_time(pause['received_at'], '%F %T')}: {pause['because']}"
+        )
 
 
 def _model_row(model: dict[str, Any]) -> tuple[object, ...]:
@@ -114,7 +110,7 @@ def _model_row(model: dict[str, Any]) -> tuple[object, ...]:
     ordered = ""
     if override is not None:
         what = "hold" if override["target"] is None else f"{override['target']}"
-        ordered = f"{what} by {override['author']} until {_time(override['until'])}"
+        ordered = f"{what} by {override['author']} until {local_time(override['until'])}"
     bounds = "retired" if model["retired"] else f"{model['minimum']}..{model['maximum']}"
     return (model["model_id"], model["target"], bounds, phases, model["policy"], ordered, model["last_code"])
 
@@ -138,6 +134,7 @@ replicas = typer.Typer(
     invoke_without_command=True, no_args_is_help=False,
 )  # fmt: skip
 replicas.command("render")(render)
+replicas.command("logs")(replica_logs)
 
 
 @replicas.callback()
@@ -178,51 +175,6 @@ def _replica_row(replica: dict[str, Any], now: float) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-@replicas.command("logs")
-def replica_logs(
-    replica: Annotated[str, typer.Argument(metavar="REPLICA", help="The replica's id, as `tidegate replicas` shows it.")],
-    tail: Annotated[int, typer.Option("--tail", "-n", min=1, help="How many of the last lines.")] = 100,
-    site: Annotated[Path, typer.Option("--site", envvar="TIDEGATE_SITE", help="The site file, whose pools say where logs lie.")] = HERE,
-    as_json: Json = False,
-) -> None:  # fmt: skip
-    """Print the end of what a local replica wrote. Needs no broker, but must run on the pool's machine."""
-    with told_errors():
-        from broker.app.settings import load_site
-        from broker.app.settings.site import LocalPool
-
-        settings = load_site(site)
-        folders = [pool.log_dir for pool in settings.pools.values() if isinstance(pool, LocalPool)]
-        written = [folder for folder in folders if log_path(folder, replica).exists()]
-        if not written:
-            looked = ", ".join(str(folder) for folder in folders)
-            raise fail(f"there is no log of {replica!r} in {looked}; {_why_no_log(settings, replica)}")
-        lines = read_log(written[0], replica, tail)
-    if as_json:
-        print_json({"replica_id": replica, "lines": lines})
-        return
-    for line in lines:
-        tell(line)
-
-
-def _why_no_log(site: SiteSettings, replica_id: str) -> str:
-    """By the broker's record, which lies on the same machine as the replicas' logs: no broker need run for it."""
-    import asyncio
-
-    from broker.app.settings.site import SqliteLog as SqliteSettings
-    from broker.log.sqlite import SqliteLog
-
-    unknown = "`tidegate replicas` lists the replicas"
-    if not isinstance(site.log, SqliteSettings) or not site.log.path.exists():
-        return unknown
-    state = asyncio.run(SqliteLog(site.log.path).load()).state
-    record = next((found for members in state.replicas.values() if (found := members.get(replica_id))), None)
-    if record is None:
-        return unknown
-    if record.started_at is None and (record.detail or record.failure):
-        return f"it never started: {record.detail or record.failure}"
-    return f"the broker's record of it says {record.phase}" + (f": {record.detail}" if record.detail else "")
-
-
 def scale(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The model.")],
     target: Annotated[int, typer.Argument(metavar="TARGET", min=0, help="Replicas wanted; bounds and limits still hold.")],
@@ -240,7 +192,7 @@ def scale(
     bounded = (
         "" if taken["target"] == target else f" (its target is {taken['target']} now; `tidegate explain` tells why)"
     )
-    tell(f"{model}: set to {target} until {_time(taken['until'], '%F %T')}{bounded}.")
+    tell(f"{model}: set to {target} until {local_time(taken['until'], '%F %T')}{bounded}.")
 
 
 def hold(
@@ -263,7 +215,7 @@ def hold(
     elif release:
         tell(f"{model}: the policy decides again.")
     else:
-        tell(f"{model}: held at {taken['target']} until {_time(taken['until'], '%F %T')}.")
+        tell(f"{model}: held at {taken['target']} until {local_time(taken['until'], '%F %T')}.")
 
 
 def _order(model: str, target: int | None, for_: str, because: str, author: str | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Any, NoReturn
 
@@ -76,6 +77,10 @@ def duration_option(option: str, text: str) -> float:
         return parse_duration_s(text)
     except ValueError as error:
         raise fail(f"{option}: {error}", Exit.USAGE) from None
+
+
+def local_time(at: float, form: str = "%H:%M:%S") -> str:
+    return datetime.fromtimestamp(at, UTC).astimezone().strftime(form)
 
 
 def discard_output() -> None:

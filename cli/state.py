@@ -11,6 +11,7 @@ import typer
 from broker.model.errors import ConfigError, LogUnreachable
 from cli.output import Exit, errors, fail, print_json, tell, told_errors
 from cli.site import chosen_site
+from cli.waits import tell_waits
 
 state = typer.Typer(help="Back up, restore and replay the broker's log.", no_args_is_help=True)
 
@@ -130,6 +131,19 @@ def prove(
         raise fail(f"step {different} decides otherwise when replayed; was it recorded by another version?")
     if not as_json:
         tell(f"{steps} steps replayed: the same decisions, effects and state, byte for byte")
+
+
+@state.command("waits")
+def waits(
+    log: LogPath = None,
+    site: Site = None,
+    as_yaml: Annotated[bool, typer.Option("--yaml", help="`cold_starts` of cluster.yaml, for simulations.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Every start, as one JSON document for scripts.")] = False,
+) -> None:
+    """Tell how long replicas waited in the queue and loaded, as the broker learned it from their latest starts."""
+    with told_errors():
+        path = _existing(_log_of(log, site))
+    tell_waits(path, as_yaml=as_yaml, as_json=as_json)
 
 
 async def _replay(path: Path) -> tuple[int, int | None]:

@@ -1,7 +1,8 @@
-"""``tidegate trace``: what a trace holds."""
+"""``tidegate trace``: what a trace holds, of requests or of batch jobs."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -100,6 +101,36 @@ def fit(
     with told_errors(), errors.status(f"fitting {escape(path.name)}"):
         found = fit_file(path, name=name, provenance=provenance, kind=kind, hourly=hourly, skip_bad=skip_bad)
     print_json(wire.encode(found))
+
+
+@trace.command("fit-slurm")
+def fit_slurm(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="What `sacct` printed (docs/cluster-model.md has the command), - for standard input.")],
+    name: Annotated[str, typer.Option("--name", help="What the profile is called.")],
+    provenance: Annotated[str, typer.Option("--provenance", help="What it was fitted to, in words.")],
+    size: Annotated[int, typer.Option("--size", min=1, help="GPUs of the partitions that the jobs ran in; with --cpus their processors.")],
+    partition: Annotated[str | None, typer.Option("--partition", help="Only jobs of this partition.", show_default=False)] = None,
+    cpus: Annotated[bool, typer.Option("--cpus", help="Count processors, where jobs ask for no GPUs.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave malformed rows out instead of stopping.")] = False,
+) -> None:  # fmt: skip
+    """Print a profile of a cluster's other users as JSON, for `background` of cluster.yaml: arrivals by hour of the week,
+    sizes, limits, and how much of them is used; no row of it. Replicas of ours are left out."""
+    from broker.model import wire
+    from traces.batch.fit import fit_batch_profile
+    from traces.batch.sacct import Counted, SacctOptions, lines_of, sacct_jobs
+    from traces.schema import ReadStatistics
+
+    options = SacctOptions(Counted.CPUS if cpus else Counted.GPUS, partition, skip_bad)
+    statistics = ReadStatistics()
+    with told_errors(), errors.status(f"fitting {escape(path.name)}"):
+        lines = sys.stdin.buffer if str(path) == "-" else lines_of(path)
+        jobs = sorted(sacct_jobs(lines, path, options, statistics), key=lambda job: job.submitted_s)
+        found = fit_batch_profile(jobs, name=name, provenance=provenance, processors=size, began_at=0.0)
+    print_json(wire.encode(found))
+    left_out = f"{statistics.failed:,} left out, {statistics.bad:,} malformed"
+    errors.print(f"fitted to {len(jobs):,} of {statistics.rows + statistics.bad:,} rows ({left_out})")
+    if statistics.first_bad:
+        errors.print(f"first malformed row: {escape(statistics.first_bad)}")
 
 
 def _counts(found: Mapping[str, int]) -> str:

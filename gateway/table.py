@@ -59,18 +59,24 @@ class RoutingTable:
     def replace(self, snapshot: EndpointsSnapshot) -> None:
         """Take over a snapshot. One of a lower revision than ours is a registry that began anew: it replaces all.
 
-        Otherwise records that are newer than the snapshot (changes that overtook it) stay.
+        Otherwise records that are newer than the snapshot (changes that overtook it) stay, and no others: a registry
+        that began anew may have come past our revision while we did not hear it, with older ones of all its endpoints.
         """
         began_anew = snapshot.revision < self.applied_revision
         if began_anew:
             self._ahead.clear()
         listed = {record.endpoint_id for record in snapshot.endpoints}
-        for entry in list(self._entries.values()):
-            overtaken = began_anew or entry.record.revision <= snapshot.revision
-            if entry.record.endpoint_id not in listed and overtaken:
+        kept = {
+            name
+            for name, entry in self._entries.items()
+            if entry.record.revision > snapshot.revision and not began_anew
+        }
+        for name, entry in self._entries.items():
+            if name not in listed and name not in kept:
                 entry.record = replace(entry.record, phase=ReplicaPhase.GONE, revision=snapshot.revision)
         for record in snapshot.endpoints:
-            self._put(record, always=began_anew)
+            if record.endpoint_id not in kept:
+                self._put(record, always=True)
         self.populated = True
         self._declared = None if snapshot.models is None else frozenset(snapshot.models)
         self._advance(snapshot.revision)

@@ -1,12 +1,13 @@
-"""Profiles that ship with Tidegate as JSON files of a package."""
+"""Profiles as JSON files: those of a package, which ship with Tidegate, and one's own."""
 
 from __future__ import annotations
 
 import json
 from importlib.resources import files
+from pathlib import Path
 from typing import TypeVar
 
-from broker.model.errors import ConfigError
+from broker.model.errors import ConfigError, WireError
 from broker.model.wire import decode
 
 T = TypeVar("T")
@@ -24,4 +25,15 @@ def load_shipped(kind: type[T], package: str, name: str, what: str) -> T:
     if name not in names:
         raise ConfigError(f"no {what} {name!r}; there are {', '.join(names)}")
     profile: T = decode(kind, json.loads((files(package) / f"{name}.json").read_text("utf-8")))
+    return profile
+
+
+def read_written(kind: type[T], path: Path, command: str) -> T:
+    """A profile of one's own, as ``command`` wrote it. Raises ``ConfigError``."""
+    try:
+        profile: T = decode(kind, json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", path=str(path)) from None
+    except (ValueError, WireError) as error:
+        raise ConfigError(f"is not what `{command}` writes: {error}", path=str(path)) from None
     return profile

@@ -70,6 +70,7 @@ class SlurmActuator:
         self._submitted: dict[str, tuple[Mark, int, float]] = {}
         self._told: set[str] = set()
         self._ended: dict[str, _Ended] = {}
+        self._recalled = False
         self._facts: SiteFacts | None = None
         self._facts_until = 0.0
         self._submitting = asyncio.Lock()
@@ -89,6 +90,7 @@ class SlurmActuator:
         except ActuatorError as error:
             now = self._clock.now()
             return PoolSnapshot(self.pool_id, now, now, known=False, error=str(error))
+        await self._recall()
         await self._end_requeued()
         rows = {name: self._seen(job, mark) for name, (mark, job) in self._ours().items()}
         rows |= {name: _queued(mark, job_id) for name, mark, job_id in self._unlisted()}
@@ -102,13 +104,34 @@ class SlurmActuator:
         """The one job of each action, by its name. Of several, of which only a fault could be the cause, the first."""
         found: dict[str, tuple[Mark, JobRecord]] = {}
         for job in sorted(self._listings.jobs, key=lambda job: job.job_id):
-            mark = mark_of_job(job)
-            if mark is None or (mark.cluster, mark.pool_id) != (self._cluster, self.pool_id):
+            mark = self._own_mark(job)
+            if mark is None:
                 continue
             known = found.get(job.name)
             if known is None or (known[1].gone and not job.gone):
                 found[job.name] = mark, job
         return found
+
+    def _own_mark(self, job: JobRecord) -> Mark | None:
+        """None for what is not a job of this pool."""
+        mark = mark_of_job(job)
+        return mark if mark is not None and (mark.cluster, mark.pool_id) == (self._cluster, self.pool_id) else None
+
+    async def _recall(self) -> None:
+        """What ended while no broker looked, longer ago than the controller remembers. Asked once, after a listing."""
+        if self._recalled:
+            return
+        self._recalled = True
+        try:
+            jobs = await self._client.ended(FORGET_AFTER_S)
+        except ActuatorError as error:
+            log.warning("accounting_not_read", problem=str(error), action="what ended unseen is told as vanished")
+            return
+        listed = {job.name for job in self._listings.jobs}
+        for job in jobs:
+            mark = self._own_mark(job)
+            if mark is not None and job.name not in listed:
+                self._seen(job, mark)
 
     def _unlisted(self) -> list[tuple[str, Mark, int]]:
         """What was submitted since the last listing was asked for: (name, mark, job id)."""
@@ -156,10 +179,11 @@ class SlurmActuator:
             name = launch.action_id
             if name not in self._submitted and name not in self._ended:
                 await self._listings.fresh()
+                await self._recall()
                 listed = self._ours().get(name)
                 if listed is not None:
                     self._submitted[name] = listed[0], listed[1].job_id, self._listings.asked_at
-                else:
+                elif name not in self._ended:
                     self._check_room(launch)
                     await self._submit(launch)
         job_id = self._submitted[name][1] if name in self._submitted else None

@@ -80,6 +80,11 @@ class SlurmClient(Protocol):
         may be one of ours."""
         ...
 
+    async def ended(self, within_s: float) -> tuple[JobRecord, ...]:
+        """Jobs of our user that ended in the last ``within_s``, by the site's accounting, which remembers what the
+        controller has forgotten. None where there is no accounting, or none that this transport asks."""
+        ...
+
     async def cancel(self, job_id: int) -> None:
         """End a job, all of it. Already gone is success."""
         ...

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from actuators.slurm import sbatch, scontrol, squeue
+from actuators.slurm import sacct, sbatch, scontrol, squeue
 from actuators.slurm.client import SiteFacts, SubmitUnclear
 from actuators.slurm.job import JobRecord, JobSpec
 from actuators.slurm.listing import readable
@@ -20,6 +20,8 @@ from broker.model.ports import Clock
 log = structlog.get_logger(__name__)
 
 TIMEOUT_S = 30.0
+ACCOUNTING_TIMEOUT_S = 5.0
+"""Jobs are listed without it: a database that is slow must not keep a pool unknown."""
 _JOB_ID = re.compile(r"^(\d+)(;\S+)?$", re.MULTILINE)
 
 
@@ -54,6 +56,16 @@ class CommandClient:
             raise call_refused(done.errors, "list the jobs", self._where)
         return readable(squeue.fields(done.output, self._where), squeue.record, squeue.comment_of, self._where)
 
+    async def ended(self, within_s: float) -> tuple[JobRecord, ...]:
+        done = await self._runner.run(sacct.arguments(within_s), timeout_s=ACCOUNTING_TIMEOUT_S)
+        if sacct.DISABLED in done.errors:
+            return ()
+        if done.status:
+            raise call_refused(done.errors or done.output, "show its accounting", self._where)
+        user = await self._user()  # of root, sacct shows everybody's
+        records = readable(sacct.fields(done.output), sacct.record, sacct.comment_of, self._where)
+        return tuple(record for record in records if record.user == user and record.gone)
+
     async def cancel(self, job_id: int) -> None:
         await self._scancel(job_id, "end")
 
@@ -67,12 +79,12 @@ class CommandClient:
         release, as_of = scontrol.release_and_time(configuration.output)
         partitions = await self._run(scontrol.PARTITIONS, "show its partitions")
         reservations = await self._run(scontrol.RESERVATIONS, "show its reservations")
-        user = await self._run(("id", "-un"), "tell the user")
+        user = await self._user()
         try:
             return SiteFacts(
                 release=release,
                 transport=self._where,
-                user=user.output.strip(),
+                user=user,
                 partitions=tuple(scontrol.partitions(partitions.output)),
                 reservations=tuple(scontrol.reservations(reservations.output)),
                 clock_skew_s=None if as_of is None else skew_s(as_of, asked_at, answered_at),
@@ -86,6 +98,9 @@ class CommandClient:
     @property
     def _where(self) -> str:
         return self._runner.where
+
+    async def _user(self) -> str:
+        return (await self._run(("id", "-un"), "tell the user")).output.strip()
 
     async def _scancel(self, job_id: int, verb: str, *options: str) -> None:
         arguments = ("scancel", *options, str(job_id))

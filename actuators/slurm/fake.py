@@ -1,8 +1,8 @@
 """A Slurm in memory for tests, benchmarks and rehearsals: it never suspends, and its time is the ``now`` it is given.
 
 A job waits ``pending_s``, runs until its time limit unless something ends it before, is COMPLETING for
-``completing_s``, and its record is forgotten ``min_job_age_s`` after its end. Nothing happens between calls: what has
-fallen due is worked off when somebody looks.
+``completing_s``, and its record is forgotten ``min_job_age_s`` after its end, but by ``accounting``. Nothing happens
+between calls: what has fallen due is worked off when somebody looks.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class FakeSlurm:
         pending_s: float = 0.0,
         completing_s: float = 0.0,
         min_job_age_s: float = 300.0,
+        accounting: bool = False,
     ) -> None:
         self.partitions = {partition.name: partition for partition in partitions}
         self.reservations: tuple[ReservationFacts, ...] = ()
@@ -60,6 +61,7 @@ class FakeSlurm:
         self._accounts = accounts
         self._user = user
         self._min_job_age_s = min_job_age_s
+        self._accounted: list[JobRecord] | None = [] if accounting else None
         self._next_id = 1
         self._held: dict[int, _Held] = {}
         self._errors: dict[str, deque[ActuatorError]] = {}
@@ -79,6 +81,12 @@ class FakeSlurm:
     async def jobs(self) -> tuple[JobRecord, ...]:
         self._catch_up("jobs")
         return tuple(held.record for held in self._held.values() if held.record.user == self._user)
+
+    async def ended(self, within_s: float) -> tuple[JobRecord, ...]:
+        now = self._catch_up("ended")
+        remembered = [held.record for held in self._held.values() if held.record.gone]
+        known = () if self._accounted is None else (*self._accounted, *remembered)
+        return tuple(job for job in known if job.user == self._user and (job.end_at or 0.0) >= now - within_s)
 
     async def cancel(self, job_id: int) -> None:
         now = self._catch_up("cancel")
@@ -227,3 +235,5 @@ class FakeSlurm:
                 self._show(job_id, replace(record, flags=frozenset()))
             if record.end_at + self._min_job_age_s <= now:
                 del self._held[job_id]
+                if self._accounted is not None:
+                    self._accounted.append(record)

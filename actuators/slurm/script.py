@@ -23,6 +23,7 @@ from actuators.slurm.client import SiteFacts
 from actuators.slurm.job import COMMENT_MARK, JobSpec, WarningSignal
 from actuators.slurm.marks import mark_of_launch
 from actuators.slurm.options import SlurmOptions, options_of
+from actuators.slurm.outputs import output_pattern
 from actuators.slurm.wall_time import fitted_limit_s
 from broker.model.errors import ActionRejected, ConfigError
 from broker.model.plan import Launch
@@ -69,7 +70,7 @@ def job_spec(launch: Launch, pool: PoolSpec, *, token: str, time_limit_s: float 
         script="",
         partition=options.partition,
         time_limit_s=limit_s,
-        output=f"{job.directory}/{launch.replica_id}-%j.out",
+        output=output_pattern(job.directory, launch.replica_id),
         working_directory=job.directory,
         gpus=model.gpus,
         gpu_type=options.gpu_type,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
@@ -18,7 +19,6 @@ from fastapi.security import HTTPBearer
 from broker.app.access import AgentAccess
 from broker.app.guard import Problem, bearer, guarded_by, unknown_token
 from broker.app.openapi import answers
-from broker.app.runtime import Runtime
 from broker.model import wire
 from broker.model.agents import (
     DRAINING_HEARTBEAT_S,
@@ -33,6 +33,7 @@ from broker.model.agents import (
 from broker.model.errors import WireError, shown
 from broker.model.ports import Clock
 from broker.model.replica import ReplicaPhase
+from broker.model.state import BrokerState
 
 logger = structlog.get_logger("broker")
 
@@ -130,15 +131,15 @@ def _tell_of(report: AgentReport) -> None:
         told.info("agent_reports", phase=report.phase.value, url=report.url)
 
 
-def agents_router(table: AgentTable, access: AgentAccess, runtime: Runtime) -> APIRouter:
-    """Registration and heartbeats, each behind a token of its own kind."""
+def agents_router(table: AgentTable, access: AgentAccess, clock: Clock, state: Callable[[], BrokerState]) -> APIRouter:
+    """Registration and heartbeats, each behind a token of its own kind. ``state`` is the newest."""
 
     def check(request: Request) -> None:
         action_id, presented = request.path_params["action_id"], bearer(request)
         if request.method == "POST":
             known = access.may_register(action_id, presented)
         else:
-            known = access.holder(action_id, presented, runtime.clock.now()) is not None
+            known = access.holder(action_id, presented, clock.now()) is not None
         if not known:
             raise unknown_token()
 
@@ -153,8 +154,8 @@ def agents_router(table: AgentTable, access: AgentAccess, runtime: Runtime) -> A
         """Its answer has the agent's keys. Scope: that job's registration token, and no other."""
         report = await _report(request, action_id)
         table.hear(report)
-        keys = access.keys(report, runtime.clock.now())
-        return _answer(_order(report, table, runtime), keys)
+        keys = access.keys(report, clock.now())
+        return _answer(_order(report, table, state()), keys)
 
     @router.put(
         "/v1/agents/{action_id}", summary="An agent's heartbeat", openapi_extra=_REPORT,
@@ -162,12 +163,12 @@ def agents_router(table: AgentTable, access: AgentAccess, runtime: Runtime) -> A
     )  # fmt: skip
     async def heartbeat(action_id: _ActionId, request: Request) -> JSONResponse:
         """The answer has new keys before the old one expires. Scope: the key that the registration gave."""
-        report, now, presented = await _report(request, action_id), runtime.clock.now(), bearer(request)
+        report, now, presented = await _report(request, action_id), clock.now(), bearer(request)
         if report.boot_id != access.holder(action_id, presented, now):
             raise Problem(403, "forbidden", f"this key is not that of the run {shown(report.boot_id)}; register it")
         table.hear(report)
         keys = access.keys(report, now) if access.wants_renewal(presented, now) else None
-        return _answer(_order(report, table, runtime), keys)
+        return _answer(_order(report, table, state()), keys)
 
     return router
 
@@ -187,9 +188,9 @@ async def _report(request: Request, action_id: str) -> AgentReport:
     return report
 
 
-def _order(report: AgentReport, table: AgentTable, runtime: Runtime) -> AgentOrder:
+def _order(report: AgentReport, table: AgentTable, state: BrokerState) -> AgentOrder:
     told = table.order(report.action_id)
-    record = runtime.core.loop.state.replicas_of(report.model_id).get(report.replica_id)
+    record = state.replicas_of(report.model_id).get(report.replica_id)
     if told is AgentOrder.KEEP and record is not None and record.phase is ReplicaPhase.DRAINING:
         return AgentOrder.DRAIN
     return told

@@ -93,7 +93,7 @@ def create_api(parts: ApiParts) -> FastAPI:
     add_errors(app)
     routers = [
         _health(parts), _registry(parts), _gateways(parts), _reading(parts), _operating(parts),
-        agents_router(parts.agents, parts.agent_access, parts.runtime),
+        agents_router(parts.agents, parts.agent_access, parts.runtime.clock, lambda: parts.runtime.core.loop.state),
     ]  # fmt: skip
     for router in routers:
         app.include_router(router)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
 import structlog
-import uvicorn
 
 from broker.app.access import AgentAccess, Scope, Tokens
 from broker.app.agents import AgentTable
@@ -28,6 +27,7 @@ from broker.app.reloading import warn_of_removed, watch_files
 from broker.app.runner import AsyncRunner
 from broker.app.runtime import Runtime, RuntimeSettings, cancel
 from broker.app.scraping import ScrapeLoop
+from broker.app.serving import serving
 from broker.app.settings import Secrets, SiteSettings, load_policies, load_secrets, load_site, spec_changed
 from broker.app.steadiness import steady_steps
 from broker.clock import SystemClock
@@ -68,7 +68,7 @@ async def run_broker(files: ServiceFiles, stop: asyncio.Event, *, ready: Callabl
     require_runnable(site, files.site)
     models = load_policies(files.policies, site)
     secrets = load_secrets(site)
-    secret = _site_secret(secrets)
+    secret = site_secret(secrets)
     clock = SystemClock()
     policies = cached()
     points = fault_points(os.environ)
@@ -123,7 +123,7 @@ async def run_broker(files: ServiceFiles, stop: asyncio.Event, *, ready: Callabl
         feed = Feed(runtime)
         explainer = Explainer(log, policies)
         app = create_api(ApiParts(runtime, feed, _tokens(secrets), agents, AgentAccess(secret), explainer, release()))
-        address = await stack.enter_async_context(_serving(app, site.api.host, site.api.port))
+        address = await stack.enter_async_context(serving(app, site.api.host, site.api.port))
         stack.callback(feed.close)  # before the server stops, which waits for open streams
         logger.info("broker_ready", address=address, cluster=site.cluster, mode=site.mode.value)
         if ready is not None:
@@ -149,7 +149,8 @@ async def _until(stop: asyncio.Event, runtime: Runtime, tasks: list[asyncio.Task
         raise BrokerDied("a part of the broker ended by a mistake in it (see above); start it again, replicas live on")
 
 
-def _site_secret(secrets: Secrets) -> bytes:
+def site_secret(secrets: Secrets) -> bytes:
+    """Raises ``ConfigError`` if the site has none."""
     if secrets.site_secret is None:
         raise ConfigError(
             "no site secret, from which the replicas' keys derive: set secret_file in site.yaml or "
@@ -193,39 +194,3 @@ def _open_log(site: SiteSettings, points: FaultPoints | None) -> Log:
     if site.log.kind == "memory":
         return MemoryLog()
     return SqliteLog(site.log.path) if points is None else FaultyLog(site.log.path, points)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: the broker's own say when everything ends."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-@asynccontextmanager
-async def _serving(app: object, host: str, port: int) -> AsyncIterator[str]:
-    """Serve the API on a socket bound before, so that a taken port is an error in words and port 0 is known."""
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise ConfigError(
-            f"the API cannot listen on {host}:{port}: {error.strerror or error}; set api.port in site.yaml"
-        ) from None
-    config = uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=2)  # type: ignore[arg-type]
-    server = _Server(config)
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    try:
-        while not server.started:
-            if task.done():
-                await task
-                raise ConfigError(f"the API did not start on {host}:{port}")
-            await asyncio.sleep(0.01)
-        yield f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        await task
-        listener.close()

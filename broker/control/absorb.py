@@ -106,10 +106,10 @@ def _pool(draft: Draft, listing: PoolSnapshot) -> None:
             error="",
         )
     )
-    for observed in new_rows(draft.replicas_of, listing):
+    for observed in new_rows(draft.models, draft.replicas_of, listing):
         record = draft.replicas_of(observed.model_id).get(observed.replica_id)
         if record is None:
-            _adopt(draft, listing, observed)
+            _found_without_record(draft, listing, observed)
         elif record.phase in ENDED:
             lifecycle.stop(draft, record, "it still runs though it was given up", StopMode.GRACEFUL)
         else:
@@ -162,17 +162,25 @@ def _seen(draft: Draft, record: Replica, observed: ObservedReplica) -> None:
         draft.dirty.add(record.model_id)
 
 
-def _adopt(draft: Draft, listing: PoolSnapshot, observed: ObservedReplica) -> None:
-    """Something provably ours without a record: our record was lost (an older backup), the thing was not.
-
-    It joins as if just started and must prove itself; one whose model we do not serve is stopped.
-    """
-    model = draft.models.get(observed.model_id)
-    if observed.phase in ENDED or draft.site.mode is Mode.OBSERVE:
+def _found_without_record(draft: Draft, listing: PoolSnapshot, observed: ObservedReplica) -> None:
+    """Something provably ours without a record: our record was lost (an older backup), the thing was not. Its name is
+    taken, also if it has ended."""
+    if draft.site.mode is Mode.OBSERVE:
         return
+    model = draft.models.get(observed.model_id)
     if model is None:
         model = ModelState(observed.model_id, _unserved(observed.model_id), target=0, retired=True)
+    draft.put_model(replace(model, next_generation=max(model.next_generation, observed.generation + 1)))
+    if observed.phase not in ENDED:
+        _adopt(draft, listing, observed)
+
+
+def _adopt(draft: Draft, listing: PoolSnapshot, observed: ObservedReplica) -> None:
+    """It joins as if just started, or just submitted, and must prove itself; one whose model we do not serve is
+    stopped. The target rises with it: to have found it is no reason to stop it, the policy may have one."""
+    model = draft.models[observed.model_id]
     tiers = next(pool.tiers for pool in draft.site.pools if pool.pool_id == listing.pool_id)
+    waits = observed.phase is ReplicaPhase.PENDING
     record = Replica(
         replica_id=observed.replica_id,
         model_id=observed.model_id,
@@ -181,18 +189,21 @@ def _adopt(draft: Draft, listing: PoolSnapshot, observed: ObservedReplica) -> No
         generation=observed.generation,
         tier=Tier.ELASTIC if Tier.ELASTIC in tiers else Tier.BASELINE,
         gpus=model.spec.gpus,
-        phase=ReplicaPhase.STARTING,
+        phase=ReplicaPhase.PENDING if waits else ReplicaPhase.STARTING,
         phase_since=draft.now,
         requested_at=observed.started_at if observed.started_at is not None else draft.now,
-        started_at=draft.now,
+        started_at=None if waits else draft.now,
         url=observed.url,
         not_after=observed.not_after,
         adopted=True,
         capabilities=model.spec.capabilities,
         detail="adopted: found in its pool without a record",
     )
-    draft.put_model(replace(model, next_generation=max(model.next_generation, observed.generation + 1)))
     draft.put_replica(record)
+    _seen(draft, record, observed)  # its pool may be stopping it
+    if not model.retired:
+        held = sum(lifecycle.counts_towards_target(each) for each in draft.replicas_of(model.model_id).values())
+        draft.put_model(replace(model, target=max(model.target, held)))
     draft.dirty.add(model.model_id)
 
 
@@ -317,9 +328,9 @@ def _gateway(draft: Draft, report: GatewayReport) -> None:
     if report.closed:
         draft.drop_gateway(key)
     else:
-        draft.put_gateway(
-            GatewayState(key, report.sequence, report.applied_revision, draft.now, dict(report.in_flight))
-        )
+        # One that is ahead of us followed a registry that was lost since, and has seen nothing of this one yet.
+        applied = report.applied_revision if report.applied_revision <= draft.control.revision else 0
+        draft.put_gateway(GatewayState(key, report.sequence, applied, draft.now, dict(report.in_flight)))
     draft.dirty.update(model_id for model_id, model in draft.models.items() if model.draining)
 
 

@@ -13,7 +13,7 @@ from broker.model.making import copy_with
 from broker.model.observation import PoolSnapshot
 from broker.model.replica import ENDED, ObservedReplica, Replica, ReplicaPhase
 from broker.model.spec import Mode, SiteSpec
-from broker.model.state import BrokerState
+from broker.model.state import BrokerState, ModelState
 
 POOL_INTERVAL_S = 0.5
 _PHASE_S = 0.2
@@ -66,8 +66,9 @@ def may_be_missed(record: Replica, listing: PoolSnapshot) -> bool:
 
 
 def new_rows(
-    replicas_of: Callable[[str], Mapping[str, Replica]], listing: PoolSnapshot, *, adopts: bool = True
-) -> list[ObservedReplica]:
+    models: Mapping[str, ModelState], replicas_of: Callable[[str], Mapping[str, Replica]], listing: PoolSnapshot,
+    *, adopts: bool = True,
+) -> list[ObservedReplica]:  # fmt: skip
     """The rows that are not on record as shown. ``adopts``: what has no record would get one."""
     rows: list[ObservedReplica] = []
     records, model_id = replicas_of(""), ""
@@ -76,7 +77,7 @@ def new_rows(
             records, model_id = replicas_of(observed.model_id), observed.model_id
         record = records.get(observed.replica_id)
         if record is None:
-            new = adopts and observed.phase not in ENDED
+            new = adopts and (observed.phase not in ENDED or _name_is_free(models, observed))
         elif record.phase in ENDED:
             new = lives_again(observed, record, listing.observed_at)
         else:
@@ -86,13 +87,20 @@ def new_rows(
     return rows
 
 
+def _name_is_free(models: Mapping[str, ModelState], ended: ObservedReplica) -> bool:
+    """Whether a replica yet to be made would be called as one that has ended: records were lost since. Its actuator
+    would hold the new one for the old."""
+    model = models.get(ended.model_id)
+    return model is not None and ended.generation >= model.next_generation
+
+
 def news_of(state: BrokerState, listing: PoolSnapshot) -> PoolSnapshot:
     """``listing`` without what is on record already. Pure; a step makes of it what it would make of the whole."""
     if not listing.known:
         return listing
     site = state.control.site
     adopts = site is None or site.mode is not Mode.OBSERVE
-    rows = new_rows(state.replicas_of, listing, adopts=adopts)
+    rows = new_rows(state.models, state.replicas_of, listing, adopts=adopts)
     listed = {observed.replica_id for observed in listing.replicas}
     missing = [
         replica_id

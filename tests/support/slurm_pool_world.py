@@ -76,10 +76,10 @@ class FakeAgents:
 class SlurmJobsWorld:
     """A ``SlurmActuator`` on a pretended cluster whose queue takes a second."""
 
-    def __init__(self, *, silent: bool = False) -> None:
+    def __init__(self, *, silent: bool = False, accounting: bool = False) -> None:
         self.cluster = "test"
         self.clock = SetClock()
-        self.slurm = FakeSlurm(self.clock.now, pending_s=1.0)
+        self.slurm = FakeSlurm(self.clock.now, pending_s=1.0, accounting=accounting)
         self.agents = FakeAgents(self.clock, self.slurm, silent=silent)
         self.renew()
 

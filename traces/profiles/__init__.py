@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from broker.model.errors import ConfigError, WireError
-from broker.model.wire import decode
+from broker.model.errors import ConfigError
 from traces.generate import LoadProfile
-from traces.shipped import load_shipped, shipped_names
+from traces.shipped import load_shipped, read_written, shipped_names
 
 
 def profile_names() -> list[str]:
@@ -26,10 +24,4 @@ def load_profile(name: str) -> LoadProfile:
 
 def read_profile(path: str | Path) -> LoadProfile:
     """A profile of one's own, as ``tidegate trace fit`` writes it. Raises ``ConfigError``."""
-    try:
-        profile: LoadProfile = decode(LoadProfile, json.loads(Path(path).read_text(encoding="utf-8")))
-    except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror}", path=str(path)) from None
-    except (ValueError, WireError) as error:
-        raise ConfigError(f"is not what `tidegate trace fit` writes: {error}", path=str(path)) from None
-    return profile
+    return read_written(LoadProfile, Path(path), "tidegate trace fit")

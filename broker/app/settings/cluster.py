@@ -12,7 +12,8 @@ from broker.app.settings.fields import Duration, LocalPath, Name, Section, Size,
 from broker.app.settings.loading import read_section
 from broker.app.settings.words import Misplaced, choices
 from broker.model.errors import ConfigError
-from traces.batch.profiles import load_batch_profile
+from traces.batch.generate import BatchProfile
+from traces.batch.profiles import load_batch_profile, read_batch_profile
 
 PositiveDuration = Annotated[Duration, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -111,16 +112,29 @@ class GeneratedBackground(_Jobs):
     """Jobs in the shape of a fitted log."""
 
     kind: Literal["generated"] = Field(description="`generated`: drawn from a fitted profile.")
-    profile: str = Field(description="A batch profile that ships with Tidegate: `kth_sp2` or `cea_curie`.")
+    profile: str | None = Field(
+        default=None, description="A batch profile that ships with Tidegate: `kth_sp2` or `cea_curie`."
+    )
+    profile_file: LocalPath | None = Field(
+        default=None, description="Or one of your own, as `trace fit-slurm` writes it."
+    )
     rate_scale: Annotated[float, Field(gt=0, le=100)] = Field(default=1.0, description="Times the rate of its log.")
 
     @model_validator(mode="after")
     def _is_profile(self) -> GeneratedBackground:
+        if (self.profile is None) == (self.profile_file is None):
+            raise Misplaced("name either `profile` or `profile_file`", "profile")
         try:
-            load_batch_profile(self.profile)
+            self.to_profile()
         except ConfigError as error:
-            raise Misplaced(error.problem, "profile") from None
+            raise Misplaced(str(error), "profile" if self.profile_file is None else "profile_file") from None
         return self
+
+    def to_profile(self) -> BatchProfile:
+        """Raises ``ConfigError``."""
+        if self.profile_file is not None:
+            return read_batch_profile(self.profile_file)
+        return load_batch_profile(self.profile or "")
 
 
 class Spread(Section):

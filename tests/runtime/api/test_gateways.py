@@ -47,10 +47,10 @@ async def test_a_report_reaches_the_state_and_is_answered_with_the_revision() ->
 
 async def test_a_sequence_that_goes_back_is_ignored() -> None:
     async with api_world() as world:
-        await put(world, session(7, applied_revision=5))
+        await put(world, session(7, in_flight={"chat-0-g1": 5}))
         for sequence in (7, 6, 0):
-            assert (await put(world, session(sequence, applied_revision=9))).status_code == 200
-        assert (gateways(world)["gw/boot-1"].sequence, gateways(world)["gw/boot-1"].applied_revision) == (7, 5)
+            assert (await put(world, session(sequence, in_flight={"chat-0-g1": 9}))).status_code == 200
+        assert (gateways(world)["gw/boot-1"].sequence, gateways(world)["gw/boot-1"].in_flight) == (7, {"chat-0-g1": 5})
         await put(world, session(1, boot_id="boot-2"))
         assert gateways(world)["gw/boot-2"].sequence == 1
 

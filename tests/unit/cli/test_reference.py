@@ -14,10 +14,10 @@ from cli.reference import main, reference
 from tests.support.command_line import ROOT, tidegate
 
 COMMANDS = [
-    "demo", "init", "run", "gateway", "simulate", "sweep", "compare", "calibrate", "explain", "decisions", "models",
-    "endpoints", "replicas", "replicas logs", "replicas render", "scale", "hold", "pause", "resume", "policy",
-    "policy lint", "policy schema", "doctor", "doctor slurm", "state", "state export", "state import", "state replay",
-    "trace", "trace fit", "trace info",
+    "demo", "init", "run", "adopt", "gateway", "simulate", "sweep", "compare", "calibrate", "explain", "decisions",
+    "models", "endpoints", "replicas", "replicas logs", "replicas render", "scale", "hold", "pause", "resume",
+    "policy", "policy lint", "policy schema", "doctor", "doctor slurm", "state", "state export", "state import",
+    "state replay", "state waits", "trace", "trace fit", "trace fit-slurm", "trace info",
 ]  # fmt: skip
 
 

@@ -150,6 +150,36 @@ def test_generations_go_on_above_the_adopted_ones() -> None:
     assert [launch.replica_id for launch in world.launches()] == ["chat-0-g8"]
 
 
+def test_to_have_found_replicas_is_no_reason_to_stop_one() -> None:
+    world = World(rate=None)
+    others = [
+        replace(stray(world), replica_id=f"chat-{ordinal}-g{ordinal + 1}", generation=ordinal + 1) for ordinal in (0, 1)
+    ]
+    world.see(world.declared(), listing_of(world, *others, stray(world)), world.snapshot())
+    assert (world.stops(), world.launches(), world.target()) == ([], [], 3)
+
+
+def test_a_job_that_waits_is_adopted_as_one_that_waits() -> None:
+    world = World(models=(model_spec(load_timeout_s=100.0),))
+    world.see(world.declared(), listing_of(world, stray(world, phase=ReplicaPhase.PENDING)), world.snapshot())
+    assert world.phases() == {"chat-3-g7": "pending"}
+    world.after(1000).see(world.snapshot())
+    assert world.stops() == [], "it has not begun to load"
+
+
+def test_what_its_pool_is_stopping_is_adopted_as_no_supply() -> None:
+    world = World(rate=1.0)
+    world.see(world.declared(), listing_of(world, stray(world, phase=ReplicaPhase.STOPPING)), world.snapshot())
+    assert (world.replica("chat-3-g7").phase, world.target()) == (ReplicaPhase.STOPPING, 1)
+    assert [launch.replica_id for launch in world.launches()] == ["chat-0-g8"]
+
+
+def test_the_name_of_what_ended_without_a_record_is_not_given_again() -> None:
+    world = World(rate=1.0)
+    world.see(world.declared(), listing_of(world, stray(world, phase=ReplicaPhase.GONE)), world.snapshot())
+    assert [launch.replica_id for launch in world.launches()] == ["chat-0-g8"]
+
+
 def test_an_adopted_replica_of_a_model_that_nobody_declares_is_stopped_and_forgotten() -> None:
     world = serving()
     world.see(listing_of(world, *world.listing().replicas, stray(world, "stranger")))
@@ -332,6 +362,14 @@ def test_a_new_leader_repeats_nothing_in_a_pool_it_has_not_seen_in_time() -> Non
     assert world.launches() == []
     world.after(0.2).see(empty_listing(world))
     assert world.launches() == launches
+
+
+def test_a_drain_waits_for_a_gateway_that_followed_a_registry_which_was_lost() -> None:
+    world = serving(2)
+    world.see(world.gateway(applied=world.state.control.revision + 50))
+    world.wants(1.0)
+    drain = next(replica.drain for replica in world.replicas() if replica.drain is not None)
+    assert [session.gateway_id for session in drain.awaiting] == ["gw"]
 
 
 def test_after_an_outage_a_drain_waits_for_the_gateways_that_could_not_report() -> None:

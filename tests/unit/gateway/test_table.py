@@ -157,6 +157,12 @@ def test_a_registry_that_began_anew_replaces_everything_but_open_requests() -> N
     assert table.applied_revision == 2
 
 
+def test_a_registry_that_began_anew_and_came_past_our_revision_unheard_replaces_everything_too() -> None:
+    table = table_of(record("a", DRAINING, revision=9), record("b", revision=8))
+    table.replace(EndpointsSnapshot(20, "test", NOW, (record("a", READY, revision=3),)))
+    assert [(found.endpoint_id, found.phase, found.revision) for found in table.records()] == [("a", READY, 3)]
+
+
 def test_expected_models_are_known_before_the_registry_names_them() -> None:
     table = RoutingTable(["chat"])
     assert table.knows("chat")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from actuators.slurm.client import SubmitUnclear
-from actuators.slurm.job import JobSpec
+from actuators.slurm.job import JobSpec, JobState
 from broker.model.errors import ActionRejected, TransientError
 from broker.model.observation import Outcome
 from broker.model.plan import Launch
@@ -164,3 +164,41 @@ async def test_orders_for_another_pool_or_cluster_are_refused(world: SlurmJobsWo
         await world.actuator.start(launch)
     with pytest.raises(ActionRejected, match="belongs to pool pool of elsewhere"):
         await world.actuator.stop(stop_of(launch))
+
+
+OUTAGE_S = 1000.0
+"""Longer than Slurm's controller remembers a job that ended."""
+
+
+async def ended_unseen(world: SlurmJobsWorld) -> Launch:
+    """A job ends while no broker runs, and another begins after all of it is forgotten."""
+    launch = await running(world)
+    world.slurm.finish(world.job_id(CHAT), state=JobState.TIMEOUT, exit_code=None)
+    world.agents.silent = True
+    world.clock.at += OUTAGE_S
+    world.renew()
+    return launch
+
+
+async def test_what_ended_while_no_broker_looked_is_told_by_accounting() -> None:
+    world = SlurmJobsWorld(accounting=True)
+    await ended_unseen(world)
+    replica = await shown(world)
+    assert (replica.phase, "TIMEOUT" in replica.detail) == (ReplicaPhase.FAILED, True)
+
+
+async def test_an_action_that_has_had_its_job_has_no_other_however_late_it_is_asked_for_again() -> None:
+    world = SlurmJobsWorld(accounting=True)
+    launch = await ended_unseen(world)
+    assert (await world.actuator.start(launch)).outcome is Outcome.ACCEPTED
+    assert world.runs(CHAT) == 1
+
+
+async def test_accounting_is_asked_once_and_does_without_an_answer() -> None:
+    world = SlurmJobsWorld(accounting=True)
+    await ended_unseen(world)
+    world.slurm.fail_next("ended", TransientError("slurmdbd does not answer"))
+    for _ in range(2):
+        world.clock.at += POLL_S
+        assert (await world.actuator.observe()).known
+    assert await seen(world, CHAT) is None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from actuators.slurm import sbatch, scontrol, squeue
+from actuators.slurm import sacct, sbatch, scontrol, squeue
 from actuators.slurm.ssh import command_line
 from tests.support.shared_data import REPOSITORY
 from tests.unit.slurm.test_commands import FULL
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.integration
 @pytest.fixture
 def programs(tmp_path: Path) -> Path:
     """Commands of Slurm's names that print their arguments and their environment's time format."""
-    for name in ("sbatch", "squeue", "scancel", "scontrol", "id", "rm"):
+    for name in ("sbatch", "squeue", "sacct", "scancel", "scontrol", "id", "rm"):
         program = tmp_path / name
         program.write_text('#!/bin/sh\nprintf "%s\\n" "$(basename "$0")" "$@" "$SLURM_TIME_FORMAT"\n', encoding="ascii")
         program.chmod(0o755)
@@ -45,6 +45,7 @@ def through_gate(asked: str, programs: Path) -> tuple[int, str, str]:
         pytest.param(scontrol.CONFIGURATION, id="configuration"),
         pytest.param(scontrol.PARTITIONS, id="partitions"),
         pytest.param(scontrol.RESERVATIONS, id="reservations"),
+        pytest.param(sacct.arguments(3600.0), id="accounting"),
         pytest.param(("id", "-un"), id="user"),
     ],
 )
@@ -74,6 +75,7 @@ PREFIX = "env LC_ALL=C SLURM_TIME_FORMAT=%s timeout --kill-after=2 30 "
         PREFIX + "scancel 17 --state=RUNNING",
         PREFIX + "scontrol update nodename=n1 state=drain",
         PREFIX + "scontrol token",
+        PREFIX + "sacct --allusers",
         PREFIX + "id -un; id",
         PREFIX + "id -un && id",
         PREFIX + "scancel '17\n18'",
