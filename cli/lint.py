@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from broker.app.settings import Lint, SiteSettings
 from broker.app.settings import lint as of_broker
 from broker.app.settings.cluster import ClusterSettings
@@ -20,7 +22,7 @@ from cli.clusters import read_cluster
 from cli.sweep_plan import plan_sweep
 from simulator.profiles.document import load_profile
 
-_KINDS = (PoliciesSettings, SiteSettings, SweepSettings, ScenarioSettings, ClusterSettings)
+_KINDS: tuple[type[BaseModel], ...] = (PoliciesSettings, SiteSettings, SweepSettings, ScenarioSettings, ClusterSettings)
 """Of a file with as many fields of two kinds, the first of them is meant."""
 
 
@@ -50,7 +52,7 @@ def lint(*paths: Path) -> Lint:
     return Lint(in_order([*problems, *found.problems], paths), in_order([*warnings, *found.warnings], paths))
 
 
-def _kind_of(document: Document) -> type[object]:
+def _kind_of(document: Document) -> type[BaseModel]:
     names = document.data.keys() if isinstance(document.data, dict) else ()
     return max(_KINDS, key=lambda kind: len(fields_by_alias(kind).keys() & names))
 
