@@ -25,7 +25,7 @@ def told() -> RunReport:
     return document(reported().facts)
 
 
-def shown(page: str, folder: Path, after_hash: str = "") -> str:
+def shown(page: str, folder: Path, after_hash: str = "", width: int = 1300) -> str:
     """The page's elements after its script has run, which must not complain."""
     browser = next(
         (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -36,7 +36,7 @@ def shown(page: str, folder: Path, after_hash: str = "") -> str:
     done = subprocess.run(
         [
             browser, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom",
-            "--virtual-time-budget=2000", f"--user-data-dir={folder / 'profile'}",
+            "--virtual-time-budget=2000", f"--window-size={width},900", f"--user-data-dir={folder / 'profile'}",
             f"file://{folder / 'index.html'}#{after_hash}",
         ],
         capture_output=True, text=True, timeout=100, check=True,
@@ -57,6 +57,36 @@ def test_all_of_it_is_drawn_and_the_crosshair_stands_where_the_address_says(told
     table = re.search(r'<table id="decision-table">(.*?)</table>', page, re.DOTALL)
     assert table is not None
     assert table[1].count("<details>") == len(changes)
+
+
+PROBE = """<script>addEventListener("load", () => {
+  const boxes = [document.documentElement, ...document.querySelectorAll(".scroll")];
+  const wide = boxes.filter((one) => one.scrollWidth > one.clientWidth + 1);
+  document.body.dataset.wide = wide.map((one) => one.textContent.slice(0, 40)).join("; ");
+});</script></body>"""
+
+
+@pytest.mark.parametrize("width", [1300, 1920])
+@pytest.mark.parametrize("models", [1, 2])
+def test_no_table_scrolls_sideways_on_a_desk(models: int, width: int, tmp_path: Path) -> None:
+    """With an interval below each quantile the latencies of one model were wider than half of the page."""
+    page = page_of(figures.told(figures.facts(models=models))).replace("</body>", PROBE)
+    assert 'data-wide=""' in shown(page, tmp_path, width=width)
+
+
+def test_limits_are_told_beside_the_title_where_no_curve_goes_through_them(told: RunReport, tmp_path: Path) -> None:
+    page = shown(page_of(told), tmp_path)
+    assert re.search(r'<span class="legend">(?:(?!</h3>).)*<i class="limit"></i>limit 2 s</span>', page, re.DOTALL)
+    assert not re.search(r"<text[^>]*>limit", page)
+
+
+def test_below_the_replicas_stand_the_last_changes_until_somebody_points(told: RunReport, tmp_path: Path) -> None:
+    """There was an empty strip."""
+    page = shown(page_of(told), tmp_path)
+    why = re.search(r'<div class="why"[^>]*>(.*?)</div>', page, re.DOTALL)
+    assert why is not None
+    last = [row for row in told.decisions if row.before != row.target][-2:]
+    assert re.findall(r"(\d+) → (\d+), ", why[1]) == [(str(row.before), str(row.target)) for row in last]
 
 
 def test_hostile_names_and_reasons_stay_text(told: RunReport, tmp_path: Path) -> None:

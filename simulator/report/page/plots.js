@@ -62,6 +62,9 @@ class Plot {
       this.legend.append(element("span", {}, key, `${line.name} `, value));
       return value;
     });
+    // Beside the title and not in the plot, where a curve may go through the words.
+    this.limitWords = limits.map(() => element("span", {}));
+    this.legend.append(...this.limitWords);
     this.svg = drawn("svg", { role: "img", "aria-label": title });
     this.box = element("figure", { class: "plot", style: "margin: 0" }, element("h3", {}, title), this.legend, this.svg);
     for (const event of ["pointermove", "pointerdown"]) {
@@ -108,7 +111,7 @@ class Plot {
       this.high = 10 ** Math.ceil(Math.log10(Math.max(...(some.length ? some : [1])) * 1.0001));
       return;
     }
-    // A limit far above what was measured would press the lines to the floor: it is told at the top instead.
+    // A limit far above what was measured would press the lines to the floor: it is only told beside the title.
     const near = this.limits.map((limit) => limit.value).filter((value) => value <= 4 * greatest);
     const top = this.most ?? Math.max(greatest, ...near, 0);
     const span = Math.max(top - this.least, 1e-9);
@@ -128,7 +131,7 @@ class Plot {
     const floor = new Array(grid.bins).fill(0);
     for (const line of this.lines) if (line.stacked) this.area(line, floor);
     for (const line of this.lines) if (!line.stacked) this.line(line);
-    this.limits.forEach((limit, index) => this.limit(limit, LEFT + 4 + 60 * index));
+    this.limits.forEach((limit, index) => this.limit(limit, this.limitWords[index]));
     const taken = new Set();
     for (const mark of this.marks) this.mark(mark, taken);
     this.cross = this.svg.appendChild(drawn("line", { class: "cross", y1: TOP, y2: this.height - BOTTOM, visibility: "hidden" }));
@@ -194,10 +197,10 @@ class Plot {
     this.svg.append(drawn("path", { d: `M${upper.join("L")}L${lower.join("L")}Z`, fill: `var(${colour})` }));
   }
 
-  limit({ value, words }, x) {
-    const beyond = value > this.high, y = beyond ? TOP : this.y(value);
+  limit({ value, words }, told) {
+    const beyond = value > this.high, y = this.y(value);
     if (!beyond) this.svg.append(drawn("line", { class: "limit-line", x1: LEFT, x2: this.width - RIGHT, y1: y, y2: y }));
-    this.svg.append(drawn("text", { class: "limit", x, y: beyond ? TOP + 9 : Math.max(TOP + 9, y - 4) }, beyond ? `${words} (above)` : words));
+    told.replaceChildren(element("i", { class: "limit" }), beyond ? `${words} (above)` : words);
   }
 
   // Where many targets change one mark stands for those beside it.
@@ -281,8 +284,12 @@ function order(phase) {
   return ["ready", "unknown", "draining", "stopping", "loading", "starting", "pending", "requested"].indexOf(phase);
 }
 
+function decisionsOf(model) {
+  return report.decisions.filter((one) => !model || one.model_id === model);
+}
+
 function changesOf(model) {
-  return report.decisions.filter((one) => one.before !== one.target && (!model || one.model_id === model));
+  return decisionsOf(model).filter((one) => one.before !== one.target);
 }
 
 function buildPlots() {
@@ -309,37 +316,41 @@ function buildPlots() {
     new Plot(several || run.models.length > 1 ? "GPUs, all models" : "GPUs", { lines: gpus, whole: true }),
   ];
   const box = document.getElementById("plots");
-  const why = element("div", { class: "why", id: "why" });
+  // As high as what it ever tells, so that nothing moves under the pointer.
+  const why = element("div", { class: "why", id: "why", style: `min-height: ${1.6 * Math.min(3, decisionsOf(model).length)}em` });
   box.replaceChildren(document.getElementById("cursor"), ...state.plots.map((plot) => plot.box));
   state.plots[2].box.append(why);
   for (const plot of state.plots) plot.draw();
   show(state.bin);
 }
 
-// The decisions around the crosshair: the nearest changes, and what else was decided in its bin.
+// The decisions around the crosshair, the nearest changes and what else was decided in its bin; without one the last.
 function tellWhy(bin) {
-  const box = document.getElementById("why");
+  const box = document.getElementById("why"), model = chosenModel(), changes = changesOf(model);
   box.replaceChildren();
   if (bin === null) {
-    box.append(element("p", {}, "▲ target raised, ▼ lowered. Point at the plot to read why."));
+    const last = (changes.length ? changes : decisionsOf(model)).slice(-2);
+    box.append(element("p", {}, `▲ target raised, ▼ lowered. Point at a plot to read why${last.length ? "; at the end:" : "."}`));
+    box.append(...last.map(whyLine));
     return;
   }
-  const model = chosenModel(), begin = timeOf(bin), end = begin + grid.bin_s;
+  const begin = timeOf(bin), end = begin + grid.bin_s;
   const near = 5 * grid.bin_s;
-  const found = report.decisions.filter((one) =>
-    (!model || one.model_id === model) && one.t_s < end + near && one.until_s >= begin - near);
+  const found = decisionsOf(model).filter((one) => one.t_s < end + near && one.until_s >= begin - near);
   const away = (one) => Math.abs(one.t_s - (begin + end) / 2);
-  const changes = found.filter((one) => one.before !== one.target).sort((a, b) => away(a) - away(b)).slice(0, 3).sort((a, b) => a.t_s - b.t_s);
+  const nearest = found.filter((one) => one.before !== one.target).sort((a, b) => away(a) - away(b)).slice(0, 3).sort((a, b) => a.t_s - b.t_s);
   const rest = found.filter((one) => one.before === one.target && one.t_s < end && one.until_s >= begin);
-  const told = [...changes, ...rest].slice(0, 3);
+  const told = [...nearest, ...rest].slice(0, 3);
   if (!told.length) {
-    const last = changesOf(model).filter((one) => one.t_s < begin).pop();
+    const last = changes.filter((one) => one.t_s < begin).pop();
     if (!last) box.append(element("p", {}, "No decision until here."));
     else told.push(last);
   }
-  for (const one of told) {
-    const change = one.before === one.target ? `stays ${one.target}` : `${one.before} → ${one.target}`;
-    const who = several ? `${one.model_id}: ` : "";
-    box.append(element("p", {}, element("time", {}, instant(one.t_s, false)), `${who}${change}, ${one.words}`));
-  }
+  box.append(...told.map(whyLine));
+}
+
+function whyLine(one) {
+  const change = one.before === one.target ? `stays ${one.target}` : `${one.before} → ${one.target}`;
+  const who = several ? `${one.model_id}: ` : "";
+  return element("p", {}, element("time", {}, instant(one.t_s, false)), `${who}${change}, ${one.words}`);
 }

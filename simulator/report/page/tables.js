@@ -10,7 +10,7 @@ function fill(table, columns, rows) {
 
 function card(title, columns, rows, words = [], wide = false) {
   const box = element("div", { class: wide ? "card wide" : "card" }, element("h3", {}, title));
-  box.append(element("div", { class: "scroll" }, fill(element("table"), columns, rows)));
+  if (rows.length) box.append(element("div", { class: "scroll" }, fill(element("table"), columns, rows)));
   for (const sentence of words) box.append(element("p", {}, sentence));
   return box;
 }
@@ -49,6 +49,7 @@ function ranged(row, name) {
 }
 
 function latencyCard() {
+  const wide = several || report.latencies.some((row) => Object.values(row.intervals || {}).some((one) => one.low !== null));
   const names = { ttft: "first token", tpot: "per output token", end_to_end: "end to end" };
   const limits = report.latencies.filter((row) => row.limits).map((row) => `${several ? `${row.model_id}, ` : ""}${names[row.what]}: ${row.limits}`);
   return card("Latencies", [
@@ -59,7 +60,7 @@ function latencyCard() {
     { title: "max", number: true, of: (row) => seconds(row.latency.max_s) },
     { title: "mean", number: true, of: (row) => seconds(row.latency.mean_s) },
     { title: "n", number: true, of: (row) => digits(row.latency.count) },
-  ], report.latencies, [`Limits: ${limits.join("; ")}.`, "Over the requests that have one; the greatest is the greatest of many and has no interval.", resampledWords()], several);
+  ], report.latencies, [`Limits: ${limits.join("; ")}.`, "Over the requests that have one; the greatest is the greatest of many and has no interval.", resampledWords()], wide);
 }
 
 function gpuCard() {
