@@ -35,13 +35,16 @@ def require_folder(folder: Path) -> None:
 
 def write_folder(folder: Path, report: RunReport, facts: Facts) -> bool:
     """Make ``folder`` if need be and replace what an earlier report left there; whether tables were written, too, for
-    which pyarrow must be there. An earlier report stays until all of this one is on the disk, and the page comes last:
-    who finds one finds all of it. Raises ``OSError`` that names the folder."""
+    which pyarrow must be there. An earlier report stays until all of this one is on the disk; its page and document then
+    go first, and the new ones come last: who finds one, even after a kill, finds tables of the same run. Raises
+    ``OSError`` that names the folder."""
     unfinished = folder / UNFINISHED
     try:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         with_tables = _write(unfinished, report, facts)
+        for name in (PAGE, DOCUMENT):
+            (folder / name).unlink(missing_ok=True)
         for name in (*_TABLES, DOCUMENT, PAGE):
             if (unfinished / name).exists():
                 os.replace(unfinished / name, folder / name)

@@ -51,6 +51,21 @@ def test_on_a_full_disk_the_earlier_report_stays_and_the_error_names_the_folder(
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_a_report_that_ends_between_two_of_its_files_has_neither_page_nor_document(
+    report: Report, told: RunReport, tmp_path: Path
+) -> None:
+    """The page and the document of the run before stood beside tables of this one."""
+    write_folder(tmp_path, told, report.facts)
+    (tmp_path / "replicas.parquet").unlink()
+    (tmp_path / "replicas.parquet" / "in the way").mkdir(parents=True)
+    earlier = (tmp_path / "requests.parquet").stat().st_ino
+    with pytest.raises(OSError, match="directory"):
+        write_folder(tmp_path, replace(told, notes=("the second",)), report.facts)
+    assert (tmp_path / "requests.parquet").stat().st_ino != earlier
+    assert not (tmp_path / PAGE).exists()
+    assert not (tmp_path / DOCUMENT).exists()
+
+
 def test_what_a_killed_process_left_is_known_and_written_over(report: Report, told: RunReport, tmp_path: Path) -> None:
     (tmp_path / UNFINISHED).mkdir()
     (tmp_path / UNFINISHED / "requests.parquet").write_bytes(b"PAR1")
