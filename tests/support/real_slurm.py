@@ -113,6 +113,7 @@ class RealSlurm:
                         f"--socket={self._folder}/munge.socket", f"--pid-file={self._folder}/munged.pid",
                         f"--seed-file={self._folder}/munge.seed", f"--log-file={self._folder}/munged.log")  # fmt: skip
             self._wait_for(lambda: (self._folder / "munge.socket").exists())
+            self._start_accounting()
             self._start("slurmctld", "-D", "-f", str(self._folder / "slurm.conf"))
             for node in self._names():
                 self._start("slurmd", "-D", "-f", str(self._folder / "slurm.conf"), "-N", node)
@@ -183,6 +184,9 @@ class RealSlurm:
 
     def _names(self) -> list[str]:
         return [f"n{number}" for number in range(1, self._nodes + 1)]
+
+    def _start_accounting(self) -> None:
+        """There is none, but in ``AccountedSlurm``."""
 
     def _start_rest(self) -> None:
         """As nobody: it refuses to be root, or the user that slurmctld runs as."""

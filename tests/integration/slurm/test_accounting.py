@@ -14,8 +14,8 @@ from actuators.slurm.job import JobRecord, JobState
 from actuators.slurm.marks import Mark, mark_of_job
 from actuators.slurm.runner import LocalRunner
 from broker.clock import SystemClock
-from tests.support.real_accounting import RealAccounting, why_no_accounting
-from tests.support.real_slurm import RealSlurm, why_not
+from tests.support.real_accounting import AccountedSlurm, why_no_accounting
+from tests.support.real_slurm import RealSlurm
 from tests.support.waiting import until
 from traces.batch.sacct import COMMAND, Counted, SacctOptions, sacct_jobs
 from traces.schema import ReadStatistics
@@ -23,7 +23,6 @@ from traces.schema import ReadStatistics
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.slow,
-    pytest.mark.skipif(why_not() is not None, reason=why_not() or "there is a Slurm"),
     pytest.mark.skipif(why_no_accounting() is not None, reason=why_no_accounting() or "there is accounting"),
 ]
 
@@ -33,10 +32,8 @@ FORGETFUL = ["MinJobAge=2", "SchedulerParameters=sched_min_interval=100000"]
 
 @pytest.fixture(scope="module")
 def slurm() -> Iterator[RealSlurm]:
-    accounting = RealAccounting()
-    options = [*FORGETFUL, *accounting.options()]
-    partition = ["PartitionName=gpu Nodes=ALL Default=YES MaxTime=120 State=UP"]
-    with RealSlurm(1, partition, options, gpus_per_node=2) as slurm, accounting.running(slurm):
+    partition = "PartitionName=gpu Nodes=ALL Default=YES MaxTime=120 State=UP"
+    with AccountedSlurm(1, [partition], FORGETFUL, gpus_per_node=2) as slurm:
         yield slurm
 
 
