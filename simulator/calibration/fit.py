@@ -150,7 +150,8 @@ def _tamed(errors: Floats, width: float = 0.5) -> Floats:
 
 
 GIVE_UP_FIRST = (
-    "front_end_s_per_token", "s_per_kv_token", "s_per_decode_sequence", "s_per_prefill_token", "front_end_s", "base_s",
+    "front_end_s_per_token", "wakeup_latency_s", "s_per_kv_token", "s_per_decode_sequence", "s_per_prefill_token",
+    "front_end_s", "base_s",
 )  # fmt: skip
 """Where only a combination is known, the smaller effect is the one to hold."""
 
@@ -217,6 +218,7 @@ class _Typical:
             "s_per_kv_token": 0.2 * self.iteration_s / (self.sequences * self.context_tokens),
             "front_end_s": 0.5 * self.iteration_s,
             "front_end_s_per_token": 0.1 * self.iteration_s / self.sequences,
+            "wakeup_latency_s": 0.5 * self.iteration_s,
         }
 
 
@@ -271,7 +273,7 @@ def _without_effect(loads: Sequence[Load]) -> dict[str, str]:
     if not any(figure.metric in (Metric.TTFT, Metric.E2E) for load in loads for figure in load.figures) and not any(
         load.measured is not None for load in loads
     ):
-        for name in ("front_end_s", "front_end_s_per_token", "s_per_prefill_token"):
+        for name in ("front_end_s", "front_end_s_per_token", "wakeup_latency_s", "s_per_prefill_token"):
             found.setdefault(name, "no time to first token was measured")
     return found
 
