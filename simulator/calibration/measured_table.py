@@ -1,8 +1,6 @@
 """Tables of measured set-ups, one CSV row each: model, hardware, limits, a constant-rate load, and mean latencies.
 
-Columns (others are passed over): ``exp_id, model, hardware, tp, params, layers, kv_heads, head_dim,
-max_num_batched_tokens, max_num_seqs, kv_blocks_of_16, uncached_prompt_tokens, cached_prefix_tokens, output_tokens,
-request_rate_per_s, duration_s, ttft_mean_ms, itl_mean_ms, e2e_mean_ms``.
+Its columns are ``COLUMNS``; others are passed over.
 """
 
 from __future__ import annotations
@@ -19,6 +17,11 @@ from simulator.profiles.physics import GPUS, Gpu, ModelShape
 REQUESTS = 250
 """Simulated of each load: at a constant rate with equal lengths the times repeat long before."""
 BLOCK_SIZE = 16
+COLUMNS = (
+    "exp_id", "model", "hardware", "tp", "params", "layers", "kv_heads", "head_dim", "max_num_batched_tokens",
+    "max_num_seqs", "kv_blocks_of_16", "uncached_prompt_tokens", "cached_prefix_tokens", "output_tokens",
+    "request_rate_per_s", "ttft_mean_ms", "itl_mean_ms", "e2e_mean_ms",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +35,22 @@ class SetUp:
     load: Load
 
 
-def looks_like_table(header: str) -> bool:
-    return {"exp_id", "ttft_mean_ms", "itl_mean_ms", "request_rate_per_s"} <= set(header.strip().split(","))
+def looks_like_table(first_line: str) -> bool:
+    """Whether it is a CSV file at all: which of its columns are missing is for ``read_table`` to say."""
+    return "," in first_line and not first_line.lstrip().startswith(("{", "["))
 
 
 def read_table(path: Path, text: str) -> list[SetUp]:
     """Every row. Raises ``ConfigError`` with line and column of what is wrong."""
+    rows = csv.DictReader(text.splitlines())
+    if missing := [column for column in COLUMNS if column not in (rows.fieldnames or ())]:
+        raise ConfigError(
+            f"is no table of set-ups: it has no column {', '.join(missing)} (of {', '.join(COLUMNS)}); "
+            "docs/accuracy.md tells which files can be used",
+            path=str(path), line=1,
+        )  # fmt: skip
     found = []
-    for line, row in enumerate(csv.DictReader(text.splitlines()), 2):
+    for line, row in enumerate(rows, 2):
         cells = _Row(path, line, row)
         found.append(_set_up(cells))
     if not found:

@@ -68,11 +68,11 @@ def _read(
     path: Path, text: str, found: Measurements, rows: Sequence[str], cached_share: float, until_s: float | None
 ) -> None:
     first_line = text.partition("\n")[0]
-    if looks_like_table(first_line):
+    if first_line.startswith(("#", "vllm:")):
+        _add_cache(path, text, found)
+    elif looks_like_table(first_line):
         _add_set_ups(path, read_table(path, text), rows, found)
         found.sources.append(f"{path.name} (table of set-ups)")
-    elif first_line.startswith(("#", "vllm:")):
-        _add_cache(path, text, found)
     else:
         first = _first_json(path, text)
         if looks_like_bench(first):
@@ -108,7 +108,7 @@ def _text(path: Path) -> str:
     if len(raw) > LARGEST_BYTES:
         raise ConfigError("holds more than 1 GiB; cut it to some thousands of requests", path=str(path))
     try:
-        return raw.decode("utf-8")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ConfigError("is not UTF-8 text", path=str(path)) from None
 

@@ -16,6 +16,8 @@ from simulator.calibration.replay import Floats
 STEPS = (0.2, 0.05)
 """Shares of a parameter by which it is changed to see its effect, first to come near and then to settle. Simulated
 times jump where a request just misses an iteration; wide steps average over many such jumps."""
+APART = 2.0
+"""By which factor, at most, other places to begin at differ from the first in each parameter."""
 LEAST_NOISE = 0.01
 """No measurement of a running server repeats to better than a percent; a perfect fit of few figures claims no more."""
 UNKNOWN_BEYOND = 0.5
@@ -60,23 +62,32 @@ Residuals = Callable[[dict[str, float]], Floats]
 
 
 def solve(
-    residuals: Residuals, parameters: Sequence[Parameter], *, tell: Callable[[int, float], None] | None = None
+    residuals: Residuals,
+    parameters: Sequence[Parameter],
+    *,
+    places: int = 1,
+    tell: Callable[[int, float], None] | None = None,
 ) -> Solution:
     """Find the values that make ``residuals`` (relative errors, one for each measured figure) least in the sum of
-    squares. ``tell`` hears the count of evaluations and the root mean square of each. Raises ``ValueError`` without
-    parameters, and ``ConfigError`` where scipy is not installed."""
+    squares. The jumps make many hollows, so that the search may begin at several ``places``, always the same, and goes
+    on from the lowest. ``tell`` hears the count of evaluations and the root mean square of each. Raises ``ValueError``
+    without parameters, and ``ConfigError`` where scipy is not installed."""
     if not parameters:
         raise ValueError("nothing to fit: every parameter is held")
     problem = _Problem(residuals, parameters, tell)
-    best, least_squares = problem.start, _least_squares()
+    least_squares = _least_squares()
+    begins = [problem.start * factors for factors in _factors(places, len(parameters))]
     for step in STEPS:
         problem.step = step
-        found = least_squares(
-            problem.at, problem.inside(best), jac=problem.jacobian, bounds=(problem.low, problem.high), xtol=1e-4,
-            ftol=1e-4, gtol=1e-8, max_nfev=40,
-        )  # fmt: skip
-        best = np.asarray(found.x, dtype=np.float64)
-    return problem.judge(best)
+        found = [
+            least_squares(
+                problem.at, problem.inside(begin), jac=problem.jacobian, bounds=(problem.low, problem.high), xtol=1e-4,
+                ftol=1e-4, gtol=1e-8, max_nfev=40,
+            )
+            for begin in begins
+        ]  # fmt: skip
+        begins = [np.asarray(min(found, key=lambda each: each.cost).x, dtype=np.float64)]
+    return problem.judge(begins[0])
 
 
 def _least_squares() -> Callable[..., Any]:
@@ -87,6 +98,14 @@ def _least_squares() -> Callable[..., Any]:
         raise ConfigError("calibration needs scipy: pip install 'tidegate[sim]'") from None
     found: Callable[..., Any] = least_squares
     return found
+
+
+def _factors(places: int, parameters: int) -> Floats:
+    """What the start is multiplied by at each place; by 1 at the first."""
+    exponents = np.random.default_rng(1).uniform(-1, 1, (places, parameters))
+    exponents[0] = 0.0
+    factors: Floats = APART**exponents
+    return factors
 
 
 class _Problem:

@@ -152,11 +152,13 @@ class EngineFleet:
             "per_kv_token": cost.per_kv_token,
             "front_end_per_request": round(profile.front_end_s * TICKS_PER_S),
             "front_end_per_token": round(profile.front_end_s_per_token * TICKS_PER_S),
+            "wakeup_latency": round(profile.wakeup_latency_s * TICKS_PER_S),
             "max_num_seqs": profile.max_num_seqs,
             "max_num_batched_tokens": profile.max_num_batched_tokens,
             "block_size": profile.block_size,
             "num_blocks": profile.num_blocks,
             "free_blocks": profile.num_blocks,
+            "free_at": -_LONG_PAST,
             "partial": layout.NOBODY,
         }
         for name, value in values.items():

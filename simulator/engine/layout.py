@@ -35,6 +35,7 @@ REPLICA = _record(
     "started",  # number of this replica among all that ever were: its index is used again
     # The profile.
     "base", "per_prefill_token", "per_decode_sequence", "per_kv_token", "front_end_per_request", "front_end_per_token",
+    "wakeup_latency",
     "max_num_seqs", "max_num_batched_tokens", "block_size", "num_blocks",
     # The run in progress: ``length`` iterations from ``started_at`` (0: none), the first of ``first`` ticks and each
     # later one ``growth`` longer.

@@ -14,6 +14,10 @@ class EngineProfile:
     decoding sequences' tokens at the iteration's start. A sequence holds whole blocks of ``block_size`` tokens.
     ``front_end_s`` is the time the API server spends on each request, one after the other, before the scheduler sees
     it, and ``front_end_s_per_token`` the time it spends on each token that it streams, which requests wait for too.
+    ``wakeup_latency_s`` passes before the first iteration of an engine that had nothing to do. vLLM's engine sleeps on
+    its queue then (vllm-project/vllm#43702): its thread has to be scheduled again, on a core that may have lowered its
+    clock and whose caches are cold, and the worker threads with it. Which of these takes how long is not known; they
+    are one delay, the same after short idleness and long, and 0 where nobody measured it.
     ``load_time_s`` is the cold start, process start to first request. ``provenance`` says where the numbers come from
     and what they are good for.
 
@@ -33,6 +37,7 @@ class EngineProfile:
     front_end_s: float
     provenance: str
     front_end_s_per_token: float = 0.0
+    wakeup_latency_s: float = 0.0
 
     def __post_init__(self) -> None:
         counts = (self.max_num_seqs, self.max_num_batched_tokens, self.block_size, self.num_blocks)
@@ -46,7 +51,8 @@ class EngineProfile:
         if self.base_s < 1e-9:
             raise ValueError("base_s is at least 1e-9 s: an iteration takes time")
         costs = (self.s_per_prefill_token, self.s_per_decode_sequence, self.s_per_kv_token)
-        if min(*costs, self.front_end_s, self.front_end_s_per_token, self.load_time_s) < 0:
+        delays = (self.front_end_s, self.front_end_s_per_token, self.wakeup_latency_s, self.load_time_s)
+        if min(*costs, *delays) < 0:
             raise ValueError("times are not negative")
 
     @property

@@ -11,6 +11,9 @@ After vLLM's V1 scheduler. Each iteration is made up at its start, of what the s
    (vLLM's ``scheduler_reserve_full_isl``, on by default). What the prefix cache holds of the prompt is not computed
    again, but takes blocks of its own.
 
+The iterations of an engine that has something to do follow each other at once. One that has not sleeps, and begins
+``wakeup_latency_s`` after the scheduler's queue got a request; what else gets there meanwhile is in that iteration.
+
 When the iteration ends each sequence whose known tokens are all computed gets one token more.
 """
 
@@ -32,13 +35,13 @@ from simulator.engine.requests import (
     IterationCost,
     check_fits,
 )
-from simulator.engine.ticks import last_tick, to_seconds
+from simulator.engine.ticks import END_OF_TIME, TICKS_PER_S, last_tick, to_seconds
 
 
 @dataclass(slots=True, eq=False)
 class _Sequence:
     request: EngineRequest
-    queued_at: float
+    queued_at: int
     computed: int = 0
     generated: int = 0
     blocks: int = 0
@@ -79,7 +82,8 @@ class ReferenceEngine:
         self._free_blocks = profile.num_blocks
         self._prefixes = PrefixCache(profile.block_size)
         self._batch: _Batch | None = None
-        self._free_at = 0
+        self._wakeup_latency = round(profile.wakeup_latency_s * TICKS_PER_S)
+        self._free_at = -END_OF_TIME
 
     @property
     def running(self) -> int:
@@ -152,14 +156,16 @@ class ReferenceEngine:
         return ended
 
     def _next_start(self) -> int | None:
-        if self._running or self._waiting:
+        if self._running:
             return self._free_at
-        ready_at = self._front_end.next_ready_at
-        return None if ready_at is None else max(ready_at, self._free_at)
+        queued_at = self._waiting[0].queued_at if self._waiting else self._front_end.next_ready_at
+        if queued_at is None:
+            return None
+        return self._free_at if queued_at <= self._free_at else queued_at + self._wakeup_latency
 
     def _see_arrivals(self, until: int) -> None:
         for ready_at, request in self._front_end.release(until):
-            self._waiting.append(_Sequence(request, to_seconds(ready_at)))
+            self._waiting.append(_Sequence(request, ready_at))
 
     def _schedule(self, start: int) -> _Batch:
         self._see_arrivals(start)
@@ -266,7 +272,7 @@ class ReferenceEngine:
                 Finished(
                     request.request_id,
                     at,
-                    sequence.queued_at,
+                    to_seconds(sequence.queued_at),
                     sequence.first_scheduled_at,
                     sequence.first_token_at,
                     sequence.preemptions,

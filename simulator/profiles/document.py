@@ -16,6 +16,7 @@ from simulator.profiles.profile import LoadTime, Method, Profile, Range, Value, 
 
 CATALOGUE = Path(__file__).parent
 LARGEST_BYTES = 256 * 1024
+NOT_IN_OLDER_FILES = {"wakeup_latency_s": Value(0.0, Method.FLOOR, "not told by this file")}
 Location = tuple[str | int, ...]
 
 
@@ -199,10 +200,14 @@ class _ProfileIn(_In):
     load_time: _LoadTimeIn
     valid: _RangeIn | None = None
 
+    def _coefficients(self) -> dict[str, Value]:
+        told = {name: value.checked() for name, value in self.coefficients.items()}
+        return told | {name: value for name, value in NOT_IN_OLDER_FILES.items() if name not in told}
+
     def profile(self) -> Profile:
         return Profile(
             self.name, self.hardware, self.model, self.tensor_parallel, self.precision, self.summary,
-            {name: value.checked() for name, value in self.coefficients.items()},
+            self._coefficients(),
             {name: value.checked() for name, value in self.limits.items()},
             LoadTime(self.load_time.median_s, self.load_time.sigma, self.load_time.method, self.load_time.source),
             self.valid.range() if self.valid is not None else None,

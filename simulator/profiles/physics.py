@@ -121,6 +121,7 @@ def from_physics(name: str, model: ModelShape, gpu: Gpu, tensor_parallel: int, l
             "s_per_kv_token": floor(least.s_per_kv_token, "keys and values of one token / memory bandwidth"),
             "front_end_s": floor(0.0, unknown),
             "front_end_s_per_token": floor(0.0, unknown),
+            "wakeup_latency_s": floor(0.0, unknown),
         },
         limits={
             "max_num_seqs": Value(gpu.default_max_num_seqs, Method.DEFAULT, "vLLM's default on this GPU"),

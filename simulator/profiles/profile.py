@@ -80,6 +80,7 @@ class LoadTime:
 
 COEFFICIENTS = (
     "base_s", "s_per_prefill_token", "s_per_decode_sequence", "s_per_kv_token", "front_end_s", "front_end_s_per_token",
+    "wakeup_latency_s",
 )  # fmt: skip
 LIMITS = ("max_num_seqs", "max_num_batched_tokens", "block_size", "num_blocks")
 
@@ -137,6 +138,7 @@ def _engine(profile: Profile) -> EngineProfile:
         front_end_s=seconds["front_end_s"],
         provenance=profile.summary,
         front_end_s_per_token=seconds["front_end_s_per_token"],
+        wakeup_latency_s=seconds["wakeup_latency_s"],
     )
 
 

@@ -69,12 +69,13 @@ def cut_at_next_arrival(replica: Record, queues: Records, slots: Records, now: i
 @inner
 def next_start(replica: Record, queues: Records, slots: Records) -> int:
     """When the next iteration starts if none is in progress; ``NEVER`` if there is nothing to do."""
-    if replica.decoding > 0 or queues[WAITING].length > 0 or replica.partial != NOBODY:
+    if replica.decoding > 0 or replica.partial != NOBODY:
         return int(replica.free_at)
-    front_end = queues[FRONT_END]
-    if front_end.length == 0:
+    upcoming = queues[WAITING] if queues[WAITING].length > 0 else queues[FRONT_END]
+    if upcoming.length == 0:
         return NEVER
-    return int(max(slots[front_end.first].queued_at, replica.free_at))
+    queued_at = int(slots[upcoming.first].queued_at)
+    return int(replica.free_at) if queued_at <= replica.free_at else queued_at + int(replica.wakeup_latency)
 
 
 @inner

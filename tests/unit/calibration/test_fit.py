@@ -36,6 +36,21 @@ def test_requests_of_several_loads_give_the_true_coefficients_back() -> None:
     assert {each.figure for each in fitted.residuals} >= {"ttft median", "tpot p95"}
 
 
+@pytest.mark.parametrize("true_s", [0.0, 0.03])
+def test_requests_that_found_the_engine_asleep_and_others_that_did_not_tell_its_wakeup_latency(true_s: float) -> None:
+    requests = tuple(poisson_requests(0.5, 120))
+    slow_to_wake = replace(TRUE_ENGINE, wakeup_latency_s=true_s)
+    fitted = fit_profile([Load("light", requests, measured=replay(slow_to_wake, requests)[0])], BLANK)
+    assert fitted.engine.wakeup_latency_s == pytest.approx(true_s, abs=0.005)
+
+
+def test_an_engine_that_never_slept_tells_no_wakeup_latency() -> None:
+    requests = tuple(replace(request, arrival_at=0.0) for request in poisson_requests(1.0, 60))
+    fitted = fit_profile([Load("at once", requests, measured=replay(TRUE_ENGINE, requests)[0])], BLANK)
+    assert "wakeup_latency_s" in {each.name for each in fitted.held}
+    assert fitted.engine.wakeup_latency_s == 0.0
+
+
 def test_one_load_of_means_leaves_the_small_terms_unknown_and_says_with_what_they_are_mixed_up() -> None:
     fitted = fit_profile([summary_load(4.0, 60)], BLANK)
     held = {each.name: each for each in fitted.held}

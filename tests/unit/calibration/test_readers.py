@@ -163,6 +163,7 @@ def test_a_table_gives_set_ups_with_whole_cached_blocks() -> None:
         pytest.param("20.0,5.0", "-20,5.0", r"t.csv:2: ttft_mean_ms: -20 is not positive", id="negative"),
         pytest.param("Small,H100", "Small,TPU", r"t.csv:2: hardware: no data sheet of 'TPU'", id="unknown GPU"),
         pytest.param(TABLE.partition("\n")[2], "", "holds no row", id="only a header"),
+        pytest.param(",itl_mean_ms", "", r"t.csv:1: .* it has no column itl_mean_ms \(of", id="a column missing"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_refused_with_its_cell(old: str, new: str, problem: str) -> None:
@@ -200,6 +201,12 @@ def test_rows_of_a_table_must_be_of_one_set_up(tmp_path: Path) -> None:
     ("content", "problem"),
     [
         pytest.param(b"hello", "neither JSON nor a table", id="words"),
+        pytest.param(
+            b"Timestamp,Model,tp\n1,ChatGPT,2\n",
+            "file:1: is no table of set-ups: it has no column exp_id, model, hardware, params",
+            id="another CSV",
+        ),
+        pytest.param(b'{"arrival_s": 0, "x"\n', "neither JSON", id="broken JSON with a comma"),
         pytest.param(b"{}", "docs/accuracy.md tells the formats", id="other JSON"),
         pytest.param(b"\xff\xfe", "not UTF-8", id="bytes"),
         pytest.param(b"\x1f\x8b\x00", "cannot be read", id="broken archive"),

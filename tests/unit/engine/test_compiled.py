@@ -42,6 +42,7 @@ def profiles(draw: st.DrawFn) -> EngineProfile:
         front_end_s=draw(st.sampled_from([0.0, 0.004, 0.3])),
         provenance="drawn",
         front_end_s_per_token=draw(st.sampled_from([0.0, 0.002, 0.02])),
+        wakeup_latency_s=draw(st.sampled_from([0.0, 0.003, 0.1, 0.5])),
     )
 
 

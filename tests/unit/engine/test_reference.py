@@ -131,6 +131,26 @@ def test_streamed_tokens_take_their_turn_in_the_front_end_before_requests_that_c
     assert (finished["b"].queued_at, finished["b"].first_scheduled_at) == (1.25, 2.0)
 
 
+def test_an_engine_that_sleeps_wakes_before_it_begins_and_takes_along_what_came_meanwhile() -> None:
+    engine = engine_with(EngineRequest("a", 1.0, 1, 2), EngineRequest("b", 1.25, 1, 1), wakeup_latency_s=0.5)
+    engine.advance(1.25)
+    assert (engine.running, engine.waiting) == (0, 2)
+    assert first_tokens(engine.advance(100)) == {"a": 2.5, "b": 2.5}
+
+
+@pytest.mark.parametrize(
+    ("at", "first_token"),
+    [
+        pytest.param(1.25, 2.5, id="while it runs"),
+        pytest.param(1.5, 2.5, id="as it ends"),
+        pytest.param(1.75, 3.25, id="when it sleeps again"),
+    ],
+)
+def test_only_an_engine_that_sleeps_has_to_wake(at: float, first_token: float) -> None:
+    engine = engine_with(EngineRequest("a", 0.0, 1, 1), EngineRequest("b", at, 1, 1), wakeup_latency_s=0.5)
+    assert first_tokens(engine.advance(100))["b"] == first_token
+
+
 def shared(name: str, at: float, prompt: int, prefix: int, output: int = 1) -> EngineRequest:
     return EngineRequest(name, at, prompt, output, prefix_group=7, prefix_tokens=prefix)
 

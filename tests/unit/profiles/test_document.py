@@ -8,6 +8,7 @@ import pytest
 
 from broker.model.errors import ConfigError, ConfigErrors
 from simulator.profiles.document import CATALOGUE, dump_profile, load_profile, names, read_profile
+from simulator.profiles.profile import Method
 
 DEMO = (CATALOGUE / "demo.yaml").read_text(encoding="utf-8")
 
@@ -25,6 +26,15 @@ def test_a_profile_survives_being_written_and_read(name: str, tmp_path: Path) ->
     path = tmp_path / "copy.yaml"
     path.write_text(dump_profile(load_profile(name)), encoding="utf-8")
     assert load_profile(str(path)) == load_profile(name)
+
+
+def test_a_file_from_before_engines_had_to_wake_has_them_wake_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "older.yaml"
+    lines = DEMO.splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if "wakeup_latency_s" not in line), encoding="utf-8")
+    profile = read_profile(path)
+    assert profile.engine == load_profile("demo").engine
+    assert profile.coefficients["wakeup_latency_s"].method is Method.FLOOR
 
 
 def test_an_unknown_profile_is_refused_with_the_names_there_are() -> None:
@@ -56,7 +66,7 @@ def test_an_unknown_profile_is_refused_with_the_names_there_are() -> None:
         pytest.param(
             "load_time:",
             "valid: {concurrency: [9, 1]}\nload_time:",
-            r":20: valid.concurrency: .*from the lower",
+            r":21: valid.concurrency: .*from the lower",
             id="range turned round",
         ),
         pytest.param("precision: none", "precision: [", ":8: is not YAML", id="not YAML"),
