@@ -19,7 +19,6 @@ from broker.app.settings.sweep import SweepSettings
 from broker.app.settings.words import fields_by_alias
 from broker.model.errors import ConfigError, ConfigErrors
 from cli.clusters import read_cluster
-from cli.sweep_plan import plan_sweep
 from simulator.profiles.document import load_profile
 
 _KINDS: tuple[type[BaseModel], ...] = (PoliciesSettings, SiteSettings, SweepSettings, ScenarioSettings, ClusterSettings)
@@ -59,6 +58,8 @@ def _kind_of(document: Document) -> type[BaseModel]:
 
 def _left_out(path: Path) -> Iterator[ConfigError]:
     """Raises ``ConfigErrors`` for a sweep that cannot be planned."""
+    from cli.sweep_plan import plan_sweep  # brings the whole simulator along, which other files do not need
+
     plan = plan_sweep(path)
     for cause, count in Counter(failure.cause for failure in plan.failed).items():
         yield ConfigError(f"{count:,} of {len(plan.cells):,} cells cannot be run: {cause}", path=str(path))
