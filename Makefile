@@ -12,7 +12,7 @@ SUITE  ?=
 ON_SUITE = $(if $(SUITE),$(BIN)/python -m tests.support.slurm_suite $(SUITE) --)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-slurm test test-slurm slurm-up slurm-down check format docs benchmarks benchmarks-dynamo accuracy faults wheel-check clean
+.PHONY: help install demo demo-slurm test test-slurm test-vllm slurm-up slurm-down check format docs benchmarks benchmarks-dynamo accuracy faults wheel-check clean
 
 help: ## List all targets
 	@if [ -t 1 ]; then on='\033[36m' off='\033[0m'; fi; \
@@ -48,6 +48,10 @@ test-slurm: $(INSTALLED) ## Slurm's clients and the life cycle on a real Slurm, 
 
 faults: $(INSTALLED) ## Kill the broker, replicas and gateways at every point, under load
 	@$(BIN)/python -m pytest -m "faults or integration" tests/faults $(ARGS)
+
+test-vllm: $(INSTALLED) ## A real vLLM on CPU as the engine of a Slurm job (first installs 5 GB into build/vllm)
+	@$(BIN)/python -m tests.support.real_vllm
+	@$(BIN)/python -m pytest -m integration tests/integration/slurm/test_real_vllm.py -rA $(ARGS)
 
 check: $(INSTALLED) ## Lint, types and import contracts
 	@$(BIN)/ruff check .

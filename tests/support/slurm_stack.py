@@ -41,7 +41,7 @@ api: {{port: {port}}}
 @contextmanager
 def slurm_stack(
     slurm: RealSlurm, folder: Path, cluster: str, *, transport: str = "{kind: commands}", time_limit: str = "1h",
-    notice: str = "30s", mode: str = "act",
+    notice: str = "30s", mode: str = "act", policies: str = POLICIES,
 ) -> Iterator[Stack]:  # fmt: skip
     """Both run on entry. On exit they end, and their jobs."""
     site = SITE.format(
@@ -49,7 +49,7 @@ def slurm_stack(
         python=sys.executable, root=ROOT, notice=notice,
     )  # fmt: skip
     environment = {"PYTHONPATH": str(ROOT), "SLURM_CONF": slurm.environment["SLURM_CONF"]}
-    stack = Stack(folder, site, POLICIES, ("chat",), cluster, environment=environment)
+    stack = Stack(folder, site, policies, ("chat",), cluster, environment=environment)
     try:
         stack.write_files()
         stack.start_broker()

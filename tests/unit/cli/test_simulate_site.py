@@ -135,6 +135,8 @@ def test_options_that_make_no_sense_together(given: list[str], message: str) -> 
 
 
 def test_run_says_what_a_slurm_pool_lacks_that_says_enough_to_be_simulated(files: Path) -> None:
+    site = files / "site-slurm.yaml"
+    site.write_text(site.read_text().replace("    job: *job\n", ""))
     status, _, told = run("run", "--site", "site-slurm.yaml", "--policies", "policies-slurm.yaml", folder=files)
     assert status == int(Exit.USAGE)
     assert "pools.shared.job: is missing" in " ".join(told.split())
