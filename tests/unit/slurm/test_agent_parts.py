@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actuators.slurm import agent
+from actuators.slurm import agent, node_probe
 from actuators.slurm.agent import (
     AgentError,
     BadMessage,
@@ -29,14 +29,17 @@ from broker.model import agents, wire
 from broker.model.agents import AgentPhase, AgentReport, DrainCause, EndCause
 
 SOURCE = Path(agent.__file__).read_text(encoding="utf-8")
+ON_NODES = {"agent": SOURCE, "probe": Path(node_probe.__file__).read_text(encoding="utf-8")}
+on_nodes = pytest.mark.parametrize("source", ON_NODES.values(), ids=ON_NODES)
 SETTINGS = {
     "broker_url": "http://broker:8600", "action_id": "launch-1", "cluster": "hpc", "model_id": "chat", "ordinal": 0,
     "generation": 1,
 }  # fmt: skip
 
 
-def test_the_agent_is_written_in_python_3_9_and_needs_its_standard_library_alone() -> None:
-    tree = ast.parse(SOURCE, feature_version=(3, 9))
+@on_nodes
+def test_what_runs_on_nodes_is_written_in_python_3_9_and_needs_its_standard_library_alone(source: str) -> None:
+    tree = ast.parse(source, feature_version=(3, 9))
     imported = {
         name.partition(".")[0]
         for node in ast.walk(tree)
@@ -46,8 +49,9 @@ def test_the_agent_is_written_in_python_3_9_and_needs_its_standard_library_alone
     assert imported <= sys.stdlib_module_names
 
 
-def test_the_agent_uses_nothing_that_came_after_python_3_9() -> None:
-    tree = ast.parse(SOURCE)
+@on_nodes
+def test_what_runs_on_nodes_uses_nothing_that_came_after_python_3_9(source: str) -> None:
+    tree = ast.parse(source)
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.Match | ast.TryStar)]
     later = {"TaskGroup", "timeout", "timeout_at", "Runner", "UTC", "StrEnum", "tomllib", "pairwise", "ExceptionGroup"}
     used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}

@@ -91,6 +91,12 @@ MISFITS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], tuple[V
         {},
         (Verdict.LOOK, "clock", "does not tell"),
     ),
+    "a token that lives for a moment": (
+        {},
+        {"token_life_s": 120.0},
+        {},
+        (Verdict.LOOK, "token", "each lives 2m and is renewed before its end; let what makes them ask for 10m or more"),
+    ),
     "a maintenance ahead": (
         {},
         {"reservations": (MAINTENANCE,)},

@@ -75,6 +75,14 @@ async def test_the_newest_parser_that_both_know_is_chosen(folder: Path) -> None:
     assert asking.server.asked[-1].url.path.split("/")[2] == asking.server.parser
 
 
+async def test_jobs_are_asked_for_without_the_cores_of_each_where_the_parser_can(folder: Path) -> None:
+    """DETAIL is what 24.11 and later take for granted: it lists every core, in half of each record and more."""
+    asking = Asking(folder)
+    async with asking as client:
+        await client.jobs()
+    assert asking.server.asked[-1].url.query == (b"" if folder.name.endswith("v0.0.38") else b"flags=ALL")
+
+
 async def test_every_recorded_job_is_read_but_for_the_traces_of_refused_ones(folder: Path, client: RestClient) -> None:
     listed = recorded(folder, "jobs")["body"]["jobs"]
     records = await client.jobs()
