@@ -31,6 +31,7 @@ def adopt(
     configure_logging(sys.stderr)
     with told_errors():
         from broker.app.adopting import Verdict, adoption_of, found_jobs
+        from broker.model import wire
 
         adoption = adoption_of(site, policies)
         found = asyncio.run(found_jobs(adoption, recorded_state(adoption.log)))
@@ -39,7 +40,8 @@ def adopt(
             _tell_found(found)
         taken = asyncio.run(_taken(adoption, wanted)) if yes and wanted else []
     if as_json:
-        print_json({"jobs": [_document(each) for each in found], "replicas": [_record(record) for record in taken]})
+        records = [wire.encode(record) for record in taken]
+        print_json({"jobs": [_document(each) for each in found], "replicas": records})
     elif yes and wanted:
         _tell_taken(taken)
     elif wanted:
@@ -107,9 +109,3 @@ def _document(found: FoundJob) -> dict[str, Any]:
         "verdict": found.verdict.value,
         "words": found.words,
     }
-
-
-def _record(record: Replica) -> Any:
-    from broker.model import wire
-
-    return wire.encode(record)

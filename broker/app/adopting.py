@@ -95,20 +95,19 @@ def adoption_of(site_path: Path, policies_path: Path) -> Adoption:
 
 async def found_jobs(adoption: Adoption, state: BrokerState) -> list[FoundJob]:
     """Every living job that is ours or looks like it, as Slurm lists them. Raises ``ActuatorError``."""
-    by_transport: dict[str, list[str]] = {}
-    for pool_id, pool in adoption.pools.items():
-        by_transport.setdefault(pool.transport.model_dump_json(), []).append(pool_id)
+    transports = {pool.transport.model_dump_json(): pool.transport for pool in adoption.pools.values()}
     declared = {model.model_id for model in adoption.models}
-    found: list[FoundJob] = []
-    for pool_ids in by_transport.values():
-        client = slurm_client(adoption.pools[pool_ids[0]].transport, SystemClock())
+    found: dict[tuple[int, str], FoundJob] = {}  # two transports may lead to one Slurm
+    for transport in transports.values():
+        client = slurm_client(transport, SystemClock())
         try:
             jobs = await client.jobs()
         finally:
             await client.close()
-        judged = (judge(job, adoption.site.cluster, pool_ids, declared, state) for job in jobs)
-        found.extend(each for each in judged if each is not None)
-    return found
+        for job in jobs:
+            if (judged := judge(job, adoption.site.cluster, adoption.pools, declared, state)) is not None:
+                found[job.job_id, job.name] = judged
+    return list(found.values())
 
 
 def judge(
@@ -162,7 +161,7 @@ async def take_back(adoption: Adoption, secret: bytes) -> BrokerState:
         for actuator in actuators:
             stack.push_async_callback(actuator.close)
         session = await stack.enter_async_context(aiohttp.ClientSession(trust_env=False))
-        app = _agents_only(agents, AgentAccess(secret), clock, lambda: loop.state)
+        app = agents_only_api(agents, AgentAccess(secret), clock, lambda: loop.state)
         await stack.enter_async_context(serving(app, site.api.host, site.api.port))
         listings, proofs = await _awaited(actuators, Prober(session, clock), secret, clock)
         seen: list[Observation] = [spec_changed(site.spec, adoption.models, clock.now()), *listings, *proofs]
@@ -172,7 +171,7 @@ async def take_back(adoption: Adoption, secret: bytes) -> BrokerState:
         return loop.state
 
 
-def _agents_only(agents: AgentTable, access: AgentAccess, clock: Clock, state: Callable[[], BrokerState]) -> FastAPI:
+def agents_only_api(agents: AgentTable, access: AgentAccess, clock: Clock, state: Callable[[], BrokerState]) -> FastAPI:
     """The part of the API that agents need. Gateways are told to ask again: what they know stays in force."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(BodyLimit)
