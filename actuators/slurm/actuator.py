@@ -148,7 +148,8 @@ class SlurmActuator:
         shown = sighting(job, mark, self._agents.latest(job.name), told=job.name in self._told)
         if shown.phase in ENDED:
             self._ended[job.name] = _Ended(shown, self._clock.now())
-            log.info("job_ended", job_id=job.job_id, replica_id=shown.replica_id, detail=shown.detail)
+            tell = log.warning if shown.phase is ReplicaPhase.FAILED else log.info
+            tell("job_ended", job_id=job.job_id, replica_id=shown.replica_id, detail=shown.detail)
         return shown
 
     async def _end_requeued(self) -> None:
@@ -198,9 +199,9 @@ class SlurmActuator:
             job = self._render(launch, facts, now)
         except ConfigError as error:
             raise ActionRejected(str(error)) from error
-        self._checkpoint("submitting")
+        self._checkpoint("before_submit")
         job_id = await self._client.submit(job)
-        self._checkpoint("submitted")
+        self._checkpoint("after_submit")
         self._submitted[job.name] = mark_of_launch(launch), job_id, self._clock.now()
         self._listings.soon()
         log.info("job_submitted", job_id=job_id, replica_id=launch.replica_id, action_id=job.name)

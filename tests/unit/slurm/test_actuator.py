@@ -8,6 +8,7 @@ import pytest
 
 from actuators.slurm.client import SubmitUnclear
 from actuators.slurm.job import JobSpec, JobState
+from broker.model.agents import AgentOrder
 from broker.model.errors import ActionRejected, TransientError
 from broker.model.observation import Outcome
 from broker.model.plan import Launch
@@ -50,7 +51,7 @@ def dies_at(point: str) -> Callable[[str], None]:
     return checkpoint
 
 
-@pytest.mark.parametrize("point", ["submitting", "submitted"])
+@pytest.mark.parametrize("point", ["before_submit", "after_submit"])
 async def test_a_broker_that_dies_around_a_submission_has_one_job_by_the_next(
     world: SlurmJobsWorld, point: str
 ) -> None:
@@ -106,6 +107,26 @@ async def test_a_job_that_was_requeued_is_cancelled_and_its_replica_has_failed(w
     replica = await shown(world)
     assert (replica.phase, "requeued" in replica.detail) == (ReplicaPhase.FAILED, True)
     assert world.slurm.cancelled == [world.job_id(CHAT)]
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        (JobState.CANCELLED, "CANCELLED: somebody cancelled the job; its agent says stopped: the engine exited"),
+        (JobState.PREEMPTED, "PREEMPTED: another job took its nodes; its agent says stopped: the engine exited"),
+        (JobState.COMPLETED, "stopped: the engine exited"),
+    ],
+)
+async def test_who_ended_a_job_is_told_by_slurm_and_how_by_its_agent(
+    world: SlurmJobsWorld, state: JobState, words: str
+) -> None:
+    """Somebody's scancel was told as if we had asked for the exit, since the agent hears the same SIGTERM."""
+    launch = await running(world)
+    world.agents.tell(launch.action_id, AgentOrder.STOP)
+    world.slurm.finish(world.job_id(CHAT), state=state)
+    replica = await shown(world)
+    assert replica.detail == words
+    assert (replica.phase is ReplicaPhase.GONE) == (state is JobState.COMPLETED)
 
 
 async def test_a_life_that_slurm_shortens_is_told_as_it_is(world: SlurmJobsWorld) -> None:
