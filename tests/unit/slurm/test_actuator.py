@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from structlog.testing import capture_logs
 
 from actuators.slurm.client import SubmitUnclear
 from actuators.slurm.job import JobSpec, JobState
@@ -130,10 +131,14 @@ async def test_who_ended_a_job_is_told_by_slurm_and_how_by_its_agent(
 
 
 async def test_a_life_that_slurm_shortens_is_told_as_it_is(world: SlurmJobsWorld) -> None:
-    """Pitfalls 9 and 10."""
+    """Pitfalls 9 and 10. A preemption with a grace left no word of itself: its replica was drained for expiry."""
     await running(world)
     world.slurm.move_end(world.job_id(CHAT), world.clock.at + 60.0)
-    assert (await shown(world)).not_after == world.clock.at - POLL_S + 60.0
+    with capture_logs() as lines:
+        assert (await shown(world)).not_after == world.clock.at - POLL_S + 60.0
+        await shown(world)
+    (line,) = [line for line in lines if line["event"] == "job_shortened"]
+    assert (line["replica_id"], line["left_s"], "preempted" in line["cause"]) == (CHAT, 55, True)
 
 
 @pytest.mark.parametrize(
