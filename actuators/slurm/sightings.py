@@ -44,6 +44,8 @@ def sighting(job: JobRecord, mark: Mark, report: AgentReport | None, *, told: bo
     detail = "" if report is None else report.detail
     if report is not None and report.drain is not None and not told:
         leaving, detail = True, f"its agent asks to be drained: {report.drain.cause.value.replace('_', ' ')}"
+    elif end is not None:
+        detail = _end_words(job, end, told)
     elif job.state is JobState.SUSPENDED:
         detail = "the job is suspended"
     elif CONFIGURING in job.flags:
