@@ -27,7 +27,7 @@ from broker.model.errors import ActuatorError, LeadershipRefused, LogError, Tide
 from broker.model.observation import Observation, Outcome, PoolSnapshot
 from broker.model.plan import Effect, Launch
 from broker.model.ports import Clock, Log, Runner
-from broker.model.replica import EndpointRecord
+from broker.model.replica import EndpointRecord, Replica, ReplicaPhase
 from broker.model.signals import MetricSample, RequestSummary
 
 logger = structlog.get_logger("broker")
@@ -230,6 +230,12 @@ class Runtime:
             for fault in ran.faults:  # with a decision, which says it once, and not each time that it fails again
                 if fault.model_id == decision.model_id:
                     _policy_failed(fault)
+        for entity in ran.record.changes.values():
+            if isinstance(entity, Replica) and entity.phase is ReplicaPhase.FAILED:
+                logger.warning(
+                    "replica_failed", replica_id=entity.replica_id, pool_id=entity.pool_id, failure=entity.failure,
+                    problem=entity.detail,
+                )  # fmt: skip
         for launch in ran.plan.rehearsals:
             self._tell_rehearsal(launch)
         for effect, problem in ran.held:
