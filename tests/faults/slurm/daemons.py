@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import subprocess
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import psutil
 
+from tests.support.ports import listens
 from tests.support.real_slurm import RealSlurm
 from tests.support.waiting import until
 
@@ -75,8 +75,8 @@ class Daemons:
 
     def _until_answers(self, name: str, process: subprocess.Popen[bytes]) -> None:
         if name == "slurmrestd":
-            at = urlsplit(self._slurm.rest_url)
-            until(lambda: _listens(at.hostname or "", at.port or 0), "slurmrestd listens", by=process)
+            port = urlsplit(self._slurm.rest_url).port or 0
+            until(lambda: listens(port), "slurmrestd listens", by=process)
         elif name == "slurmctld":
             until(self._controller_is_up, "slurmctld answers", by=process)
 
@@ -84,8 +84,3 @@ class Daemons:
         with contextlib.suppress(RuntimeError):
             return "UP" in self._slurm.command("scontrol", "ping")
         return False
-
-
-def _listens(host: str, port: int) -> bool:
-    with socket.socket() as asking:
-        return asking.connect_ex((host, port)) == 0
