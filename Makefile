@@ -12,7 +12,7 @@ SUITE  ?=
 ON_SUITE = $(if $(SUITE),$(BIN)/python -m tests.support.slurm_suite $(SUITE) --)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-slurm test test-slurm test-vllm slurm-up slurm-down check format docs benchmarks benchmarks-dynamo accuracy faults wheel-check clean
+.PHONY: help install demo demo-slurm test test-slurm test-vllm slurm-up slurm-down check format docs benchmarks benchmarks-dynamo accuracy faults faults-slurm wheel-check clean
 
 help: ## List all targets
 	@if [ -t 1 ]; then on='\033[36m' off='\033[0m'; fi; \
@@ -47,7 +47,10 @@ test-slurm: $(INSTALLED) ## Slurm's clients and the life cycle on a real Slurm, 
 	@$(ON_SUITE) $(BIN)/python -m pytest -m integration tests/contracts/test_slurm_clients.py tests/integration/slurm $(ARGS)
 
 faults: $(INSTALLED) ## Kill the broker, replicas and gateways at every point, under load
-	@$(BIN)/python -m pytest -m "faults or integration" tests/faults $(ARGS)
+	@$(BIN)/python -m pytest -m "faults or integration" tests/faults --ignore tests/faults/slurm $(ARGS)
+
+faults-slurm: $(INSTALLED) ## Do all of that to jobs on a real Slurm of this machine: about MINUTES minutes
+	@$(BIN)/python -m pytest -m "faults or integration" tests/faults/slurm $(ARGS)
 
 test-vllm: $(INSTALLED) ## A real vLLM on CPU as the engine of a Slurm job (first installs 5 GB into build/vllm)
 	@$(BIN)/python -m tests.support.real_vllm

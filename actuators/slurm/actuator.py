@@ -28,6 +28,8 @@ from broker.model.spec import PoolSpec
 
 FORGET_AFTER_S = 3600.0
 FACTS_KEPT_S = 300.0
+SHORTENED_S = 60.0
+"""Slurm counts limits in minutes: what moves a job's end by less is no news."""
 
 log = structlog.get_logger(__name__)
 
@@ -71,6 +73,7 @@ class SlurmActuator:
         self._told: set[str] = set()
         self._ended: dict[str, _Ended] = {}
         self._recalled = False
+        self._ends: dict[str, float] = {}
         self._facts: SiteFacts | None = None
         self._facts_until = 0.0
         self._submitting = asyncio.Lock()
@@ -145,11 +148,24 @@ class SlurmActuator:
         before = self._ended.get(job.name)
         if before is not None:
             return before.shown
+        self._tell_of_shortening(job, mark)
         shown = sighting(job, mark, self._agents.latest(job.name), told=job.name in self._told)
         if shown.phase in ENDED:
             self._ended[job.name] = _Ended(shown, self._clock.now())
-            log.info("job_ended", job_id=job.job_id, replica_id=shown.replica_id, detail=shown.detail)
+            tell = log.warning if shown.phase is ReplicaPhase.FAILED else log.info
+            tell("job_ended", job_id=job.job_id, replica_id=shown.replica_id, detail=shown.detail)
         return shown
+
+    def _tell_of_shortening(self, job: JobRecord, mark: Mark) -> None:
+        """A preemption with a grace tells nobody but by the job's end, which moves."""
+        if job.state is not JobState.RUNNING or job.end_at is None:
+            return
+        before = self._ends.get(job.name, job.end_at)
+        self._ends[job.name] = job.end_at
+        if (earlier_s := before - job.end_at) > SHORTENED_S:
+            cause = "it is being preempted, or somebody shortened its limit"
+            told = log.bind(job_id=job.job_id, replica_id=mark.replica_id, cause=cause)
+            told.warning("job_shortened", earlier_s=earlier_s, left_s=round(job.end_at - self._clock.now()))
 
     async def _end_requeued(self) -> None:
         """A requeued job keeps its name and would start a second engine for an action that has had its one."""
@@ -170,6 +186,7 @@ class SlurmActuator:
             del self._ended[name]
             self._told.discard(name)
             self._submitted.pop(name, None)
+            self._ends.pop(name, None)
 
     # Starting
 
@@ -198,9 +215,9 @@ class SlurmActuator:
             job = self._render(launch, facts, now)
         except ConfigError as error:
             raise ActionRejected(str(error)) from error
-        self._checkpoint("submitting")
+        self._checkpoint("before_submit")
         job_id = await self._client.submit(job)
-        self._checkpoint("submitted")
+        self._checkpoint("after_submit")
         self._submitted[job.name] = mark_of_launch(launch), job_id, self._clock.now()
         self._listings.soon()
         log.info("job_submitted", job_id=job_id, replica_id=launch.replica_id, action_id=job.name)

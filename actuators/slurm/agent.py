@@ -88,9 +88,15 @@ class AgentError(Exception):
     """Ends the agent with one line."""
 
 
+unsaid: set[str] = set()
+"""Why lines of the job's output were lost."""
+
+
 def say(words: str) -> None:
-    with contextlib.suppress(OSError):  # a full disk under the job's output must not end a replica that serves
+    try:
         print(f"tidegate agent: {time.strftime('%H:%M:%S')} {words}", file=sys.stderr, flush=True)
+    except OSError as error:  # a full disk under the job's output must not end a replica that serves
+        unsaid.add(error.strerror or str(error))
 
 
 # What it is told.
@@ -1147,6 +1153,9 @@ class Agent:
             in_flight=None if self._front is None else self._front.in_flight,
             end_at=self._end_at,
         )
+        if unsaid:
+            lost = f"the job's output cannot be written: {', '.join(sorted(unsaid))}"
+            report["detail"] = f"{report['detail']}; {lost}" if report["detail"] else lost
         return {"schema": REPORT_SCHEMA, "data": report}
 
 

@@ -22,6 +22,8 @@ _ENDS = {
     JobState.OUT_OF_MEMORY: "the job went over its memory",
 }
 
+_SLURMS_DOING = frozenset(_ENDS) - {JobState.COMPLETED, JobState.FAILED}
+
 
 def sighting(job: JobRecord, mark: Mark, report: AgentReport | None, *, told: bool) -> ObservedReplica:
     """``told``: it was ordered to exit. ``report`` is its agent's, None while that is silent. A job that was requeued
@@ -32,9 +34,9 @@ def sighting(job: JobRecord, mark: Mark, report: AgentReport | None, *, told: bo
         report = None
     end = None if report is None else report.end
     if job.gone:
-        wanted = told or (end is not None and end.cause is EndCause.STOPPED)
+        wanted = told or (end is not None and end.cause is EndCause.STOPPED and job.state not in _SLURMS_DOING)
         phase = ReplicaPhase.GONE if wanted else ReplicaPhase.FAILED
-        return _shown(job, mark, phase, end=end, detail=_end_words(job, end))
+        return _shown(job, mark, phase, end=end, detail=_end_words(job, end, wanted))
     if job.state is JobState.PENDING:
         detail = f"{job.reason}: {explain(job.reason)}" if job.reason else ""
         return _shown(job, mark, ReplicaPhase.STOPPING if told else ReplicaPhase.PENDING, detail=detail)
@@ -42,6 +44,8 @@ def sighting(job: JobRecord, mark: Mark, report: AgentReport | None, *, told: bo
     detail = "" if report is None else report.detail
     if report is not None and report.drain is not None and not told:
         leaving, detail = True, f"its agent asks to be drained: {report.drain.cause.value.replace('_', ' ')}"
+    elif end is not None:
+        detail = _end_words(job, end, told)
     elif job.state is JobState.SUSPENDED:
         detail = "the job is suspended"
     elif CONFIGURING in job.flags:
@@ -69,9 +73,11 @@ def _shown(
     )
 
 
-def _end_words(job: JobRecord, end: AgentEnd | None) -> str:
-    """The agent knows more than Slurm, whose COMPLETED may be a server whose engine died, unless Slurm ended it."""
+def _end_words(job: JobRecord, end: AgentEnd | None, wanted: bool) -> str:
+    """The agent knows more than Slurm, whose COMPLETED may be a server whose engine died, unless Slurm ended it: an
+    agent that is told to exit cannot know who wanted that."""
     slurm = f"{job.state.value}: {_ENDS.get(job.state, 'it ended')}"
-    if end is None or job.state in (JobState.NODE_FAIL, JobState.BOOT_FAIL):
+    if end is None:
         return slurm
-    return f"{end.cause.value.replace('_', ' ')}: {end.detail or slurm}"
+    agents = f"{end.cause.value.replace('_', ' ')}: {end.detail or slurm}"
+    return f"{slurm}; its agent says {agents}" if job.state in _SLURMS_DOING and not wanted else agents

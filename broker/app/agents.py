@@ -32,7 +32,7 @@ from broker.model.agents import (
 )
 from broker.model.errors import WireError, shown
 from broker.model.ports import Clock
-from broker.model.replica import ReplicaPhase
+from broker.model.replica import ENDED, ReplicaPhase
 from broker.model.state import BrokerState
 
 logger = structlog.get_logger("broker")
@@ -189,11 +189,15 @@ async def _report(request: Request, action_id: str) -> AgentReport:
 
 
 def _order(report: AgentReport, table: AgentTable, state: BrokerState) -> AgentOrder:
+    """What its actuator says, else what its record does: an agent whose replica is over serves nobody. Slurm ends a job
+    whose node was set DOWN without ending its processes there, and its listings show nothing of them."""
     told = table.order(report.action_id)
     record = state.replicas_of(report.model_id).get(report.replica_id)
-    if told is AgentOrder.KEEP and record is not None and record.phase is ReplicaPhase.DRAINING:
-        return AgentOrder.DRAIN
-    return told
+    if told is not AgentOrder.KEEP or record is None:
+        return told
+    if record.phase in ENDED:
+        return AgentOrder.STOP
+    return AgentOrder.DRAIN if record.phase is ReplicaPhase.DRAINING else AgentOrder.KEEP
 
 
 def _answer(order: AgentOrder, keys: AgentKeys | None) -> JSONResponse:

@@ -11,11 +11,13 @@ import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from broker.app.agents import AgentTable
 from broker.log.sqlite import SqliteLog
+from broker.model.agents import AgentPhase, AgentReport
 from broker.model.errors import ConfigError
 from broker.model.observation import Receipt
 from broker.model.plan import Effect, Launch, Stop
-from broker.model.ports import Runner, StepRecord
+from broker.model.ports import Clock, Runner, StepRecord
 from broker.model.replica import ReplicaPhase
 
 VARIABLE = "TIDEGATE_FAULT_POINT"
@@ -27,6 +29,9 @@ EFFECTS = ("launch", "stop")
 """The point lies before the actuator is called, or after it answered and before its receipt is offered."""
 
 POINTS = tuple(f"{side}_{name}" for name in (*WRITES, *EFFECTS) for side in ("before", "after"))
+
+JOB_POINTS = tuple(f"{side}_{name}" for name in ("submit", "registration") for side in ("before", "after"))
+"""Of pools whose replicas are jobs: around the submission, within the effect, and around an agent's first report."""
 
 _REGISTRY = {
     ReplicaPhase.READY: "publish",
@@ -55,8 +60,9 @@ def fault_points(environment: Mapping[str, str]) -> FaultPoints | None:
     if not text:
         return None
     point, _, passes = text.partition(":")
-    if point not in POINTS or not (passes or "1").isdecimal() or passes == "0":
-        raise ConfigError(f"{VARIABLE}={text} is no POINT or POINT:PASS; points are {', '.join(POINTS)}")
+    if point not in (*POINTS, *JOB_POINTS) or not (passes or "1").isdecimal() or passes == "0":
+        known = ", ".join((*POINTS, *JOB_POINTS))
+        raise ConfigError(f"{VARIABLE}={text} is no POINT or POINT:PASS; points are {known}")
     return FaultPoints(point, int(passes or "1"))
 
 
@@ -89,6 +95,22 @@ class FaultyRunner:
         receipt = await self._runner.execute(effect)
         self._points.reached(f"after_{kind}")
         return receipt
+
+
+class FaultyAgentTable(AgentTable):
+    """The agents with a point on either side of the first report of one that loads."""
+
+    def __init__(self, clock: Clock, points: FaultPoints) -> None:
+        super().__init__(clock)
+        self._points = points
+
+    def hear(self, report: AgentReport) -> None:
+        first = self.latest(report.action_id) is None and report.phase in (AgentPhase.STARTING, AgentPhase.LOADING)
+        if first:
+            self._points.reached("before_registration")
+        super().hear(report)
+        if first:
+            self._points.reached("after_registration")
 
 
 def _writes(record: StepRecord) -> Iterator[str]:

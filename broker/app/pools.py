@@ -27,12 +27,13 @@ from broker.model.ports import Clock
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What every actuator may be made with."""
+    """What every actuator may be made with. ``checkpoint`` is told where a fault test may let the broker die."""
 
     cluster: str
     secret: bytes
     clock: Clock
     agents: Agents
+    checkpoint: Callable[[str], None]
 
     def endpoint_key(self, name: str, generation: int) -> str:
         return endpoint_key(self.secret, name, generation)
@@ -62,8 +63,9 @@ def _local(pool_id: str, pool: LocalPool, parts: Parts) -> Actuator:
 
 def _slurm(pool_id: str, pool: SlurmPool, parts: Parts) -> Actuator:
     return slurm_actuator(
-        pool_id, pool, cluster=parts.cluster, secret=parts.secret, agents=parts.agents, clock=parts.clock
-    )
+        pool_id, pool, cluster=parts.cluster, secret=parts.secret, agents=parts.agents, clock=parts.clock,
+        checkpoint=parts.checkpoint,
+    )  # fmt: skip
 
 
 _KINDS: Mapping[str, _Kind] = {

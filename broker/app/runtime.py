@@ -27,7 +27,7 @@ from broker.model.errors import ActuatorError, LeadershipRefused, LogError, Tide
 from broker.model.observation import Observation, Outcome, PoolSnapshot
 from broker.model.plan import Effect, Launch
 from broker.model.ports import Clock, Log, Runner
-from broker.model.replica import EndpointRecord
+from broker.model.replica import EndpointRecord, Replica, ReplicaPhase
 from broker.model.signals import MetricSample, RequestSummary
 
 logger = structlog.get_logger("broker")
@@ -230,6 +230,12 @@ class Runtime:
             for fault in ran.faults:  # with a decision, which says it once, and not each time that it fails again
                 if fault.model_id == decision.model_id:
                     _policy_failed(fault)
+        for entity in ran.record.changes.values():
+            if isinstance(entity, Replica) and entity.phase is ReplicaPhase.FAILED:
+                logger.warning(
+                    "replica_failed", replica_id=entity.replica_id, pool_id=entity.pool_id, failure=entity.failure,
+                    problem=entity.detail,
+                )  # fmt: skip
         for launch in ran.plan.rehearsals:
             self._tell_rehearsal(launch)
         for effect, problem in ran.held:
@@ -268,10 +274,11 @@ class Runtime:
 
     async def _watch_pool(self, actuator: Actuator, next_at: float) -> None:
         """List one pool for ever."""
-        listings = ListingFilter()
+        listings, outage = ListingFilter(), _Outage(actuator.pool_id)
         while True:
             await self.clock.sleep_until(next_at)
             listing = await self._list(actuator)
+            outage.tell(listing)
             told = listings.worth_telling(listing, self.core.loop.state)
             if told is not None:
                 self.offer(told)
@@ -302,6 +309,24 @@ class Runtime:
                 await self.log.trim(self.clock.now() - self.settings.retention_s)
             except LogError as error:
                 logger.error("trim_failed", problem=str(error))
+
+
+class _Outage:
+    """One line in the log when a pool becomes unknown, and one when it is known again."""
+
+    def __init__(self, pool_id: str) -> None:
+        self._pool_id = pool_id
+        self._since: float | None = None
+
+    def tell(self, listing: PoolSnapshot) -> None:
+        if not listing.known and self._since is None:
+            self._since = listing.received_at
+            action = "nothing is started there until it can be listed again; what serves, serves on"
+            logger.warning("pool_unknown", pool_id=self._pool_id, problem=listing.error, action=action)
+        elif listing.known and self._since is not None:
+            unknown_s = round(listing.received_at - self._since, 1)
+            logger.info("pool_known_again", pool_id=self._pool_id, unknown_s=unknown_s)
+            self._since = None
 
 
 async def _let_effects_begin() -> None:

@@ -17,7 +17,7 @@ from broker.app.access import AgentAccess, Scope, Tokens
 from broker.app.agents import AgentTable
 from broker.app.api import ApiParts, create_api
 from broker.app.explaining import Explainer
-from broker.app.faultpoints import FaultPoints, FaultyLog, FaultyRunner, fault_points
+from broker.app.faultpoints import FaultPoints, FaultyAgentTable, FaultyLog, FaultyRunner, fault_points
 from broker.app.feed import Feed
 from broker.app.outputs import EndpointsFile
 from broker.app.pools import Parts, make_actuator, pool_held, rehearsed, require_runnable
@@ -80,8 +80,9 @@ async def run_broker(files: ServiceFiles, stop: asyncio.Event, *, ready: Callabl
         _require_pools((await log.load()).state, site, files.site)
         for pool_id, pool in site.pools.items():
             stack.enter_context(pool_held(pool_id, pool))
-        agents = AgentTable(clock)
-        parts = Parts(site.cluster, secret, clock, agents)
+        agents = AgentTable(clock) if points is None else FaultyAgentTable(clock, points)
+        reached = (lambda name: None) if points is None else points.reached
+        parts = Parts(site.cluster, secret, clock, agents, reached)
         actuators = {pool_id: make_actuator(pool_id, pool, parts) for pool_id, pool in site.pools.items()}
         for actuator in actuators.values():
             stack.push_async_callback(actuator.close)

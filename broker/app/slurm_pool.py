@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from actuators.slurm.actuator import SlurmActuator
 from actuators.slurm.client import SiteFacts, SlurmClient
 from actuators.slurm.commands import CommandClient
@@ -32,12 +34,15 @@ def slurm_client(transport: TransportSettings, clock: Clock) -> SlurmClient:
 
 
 def slurm_actuator(
-    pool_id: str, pool: SlurmPool, *, cluster: str, secret: bytes, agents: Agents, clock: Clock
-) -> SlurmActuator:
+    pool_id: str, pool: SlurmPool, *, cluster: str, secret: bytes, agents: Agents, clock: Clock,
+    checkpoint: Callable[[str], None],
+) -> SlurmActuator:  # fmt: skip
     spec = pool.to_spec(pool_id)
 
     def render(launch: Launch, facts: SiteFacts, now: float) -> JobSpec:
         return fitted_job(launch, spec, facts, now, token=registration_token(secret, launch.action_id))
 
     client = slurm_client(pool.transport, clock)
-    return SlurmActuator(spec, client, agents, render, cluster=cluster, clock=clock, poll_s=pool.poll_s)
+    return SlurmActuator(
+        spec, client, agents, render, cluster=cluster, clock=clock, poll_s=pool.poll_s, checkpoint=checkpoint
+    )  # fmt: skip

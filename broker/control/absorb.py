@@ -143,8 +143,12 @@ def _seen(draft: Draft, record: Replica, observed: ObservedReplica) -> None:
                 changes |= {"phase": ReplicaPhase.PENDING, "phase_since": draft.now, "retry_at": None}
         case ReplicaPhase.STOPPING:
             if record.phase not in (ReplicaPhase.STOPPING, ReplicaPhase.DRAINING):
-                changes["detail"] = observed.detail or "its pool is stopping it"
-                lifecycle.begin_drain(draft, replace(record, **changes), "stopped_by_pool")
+                why = observed.detail or "its pool is stopping it"
+                stopped = replace(record, **changes, detail=why)
+                if record.phase in ON_ITS_WAY and not record.adopted:  # a start that failed, whoever ended it
+                    lifecycle.give_up(draft, stopped, "exited", why, StopMode.GRACEFUL)
+                else:
+                    lifecycle.begin_drain(draft, stopped, "stopped_by_pool")
                 return
         case _:
             pass

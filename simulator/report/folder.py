@@ -35,8 +35,8 @@ def require_folder(folder: Path) -> None:
 
 def write_folder(folder: Path, report: RunReport, facts: Facts) -> bool:
     """Make ``folder`` if need be and replace what an earlier report left there; whether tables were written, too, for
-    which pyarrow must be there. An earlier report stays until all of this one is on the disk; then its page and document
-    go first, and the new ones come last: who finds one, even after a kill, finds tables of the same run. Raises
+    which pyarrow must be there. An earlier report stays until all of this one is on the disk; its page and document go
+    first then, and the new ones come last: who finds one, even after a kill, finds tables of the same run. Raises
     ``OSError`` that names the folder."""
     unfinished = folder / UNFINISHED
     try:

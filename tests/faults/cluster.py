@@ -8,11 +8,13 @@ import itertools
 import json
 import os
 import re
+import subprocess
+import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import httpx
@@ -33,6 +35,8 @@ ENDED = ("gone", "failed")
 REQUESTS_PER_S = 5.0
 OUTPUT_TOKENS = 50
 """About 1.7 s at the demo profile's pace: some eight streams are open at any time."""
+
+C = TypeVar("C", bound="Cluster")
 
 _numbers = itertools.count(1)
 _POLL_S = 0.1
@@ -69,11 +73,16 @@ models:
 class Cluster:
     """One stack of its own. ``running`` starts and ends it; the rest is what tests do to it."""
 
-    def __init__(self, folder: Path, *, site: str | None = None, policies: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, site: str | None = None, policies: str | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         name = f"faults-{os.getpid()}-{next(_numbers)}"
-        self.stack = Stack(
-            folder, site or site_yaml(name, free_port()), policies or policies_yaml(), (MODEL_ID,), name
-        )  # fmt: skip
+        site = site or site_yaml(name, free_port())
+        if named := re.search(r"^cluster: (\S+)", site, re.MULTILINE):
+            name = named[1]
+        self._environment = dict(environment or {})
+        self.stack = Stack(folder, site, policies or policies_yaml(), (MODEL_ID,), name, environment=self._environment)
         self.brokers = 0
         self.log_path = folder / "tidegate.sqlite"
 
@@ -81,7 +90,7 @@ class Cluster:
 
     async def start_broker(self, point: str = "") -> bool:
         """Whether it came up; one that is to die at ``point`` may have died before that."""
-        self.stack.environment = {VARIABLE: point}
+        self.stack.environment = self._environment | {VARIABLE: point}
         self.brokers += 1
         try:
             await asyncio.to_thread(self.stack.start_broker)
@@ -102,6 +111,14 @@ class Cluster:
         assert self.stack.broker is not None
         await asyncio.to_thread(self.stack.stop_process, self.stack.broker)
         return self.stack.broker.returncode
+
+    async def second_broker(self) -> subprocess.CompletedProcess[str]:
+        """Another broker on the same files, which is expected to refuse to start."""
+        command = [sys.executable, "-m", "cli", "run", "--site", "site.yaml", "--policies", "policies.yaml"]
+        environment = os.environ | self._environment | self.stack.secrets
+        return await asyncio.to_thread(
+            subprocess.run, command, cwd=self.stack.folder, env=environment, capture_output=True, text=True, timeout=60
+        )
 
     def broker_dead(self) -> bool:
         return self.stack.broker is None or self.stack.broker.poll() is not None
@@ -208,14 +225,9 @@ class Cluster:
 
 
 @contextlib.asynccontextmanager
-async def cluster(
-    folder: Path, *, site: str | None = None, policies: str | None = None, gateway: bool = True, ready: int = 1
-) -> AsyncIterator[Cluster]:
-    """A running cluster, ended whatever happens."""
-    made = Cluster(folder, site=site, policies=policies)
+async def brought_up(made: C, *, gateway: bool = True, ready: int = 1) -> AsyncIterator[C]:
+    """Its processes run within the block, and are ended whatever happens."""
     made.stack.write_files()
-    if site is not None and (named := re.search(r"^cluster: (\S+)", site, re.MULTILINE)):
-        made.stack.cluster = named[1]
     try:
         await made.start_broker()
         if gateway:
@@ -225,6 +237,13 @@ async def cluster(
         yield made
     finally:
         await asyncio.to_thread(made.stack.stop)
+
+
+def cluster(
+    folder: Path, *, site: str | None = None, policies: str | None = None, gateway: bool = True, ready: int = 1
+) -> contextlib.AbstractAsyncContextManager[Cluster]:
+    """A running cluster, ended whatever happens."""
+    return brought_up(Cluster(folder, site=site, policies=policies), gateway=gateway, ready=ready)
 
 
 class Load:

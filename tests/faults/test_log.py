@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -110,19 +107,13 @@ async def test_a_log_that_another_program_locks_is_waited_for(tmp_path: Path) ->
 async def test_a_second_broker_on_the_same_log_is_refused_and_the_first_goes_on(tmp_path: Path, note: Note) -> None:
     async with cluster(tmp_path, gateway=False) as running:
         assert running.stack.broker is not None
-        second = await asyncio.to_thread(run_broker, running.stack.folder, running.stack.secrets)
+        second = await running.second_broker()
         assert second.returncode == Exit.REFUSED
         assert f"pid {running.stack.broker.pid}" in second.stderr
         assert "Traceback" not in second.stderr
         note(second.stderr.strip().replace("\n", " "))
         await running.settled(1)
         await running.no_orphan_no_double()
-
-
-def run_broker(folder: Path, secrets: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """A broker that is expected to refuse to start."""
-    command = [sys.executable, "-m", "cli", "run", "--site", "site.yaml", "--policies", "policies.yaml"]
-    return subprocess.run(command, cwd=folder, env=os.environ | secrets, capture_output=True, text=True, timeout=60)
 
 
 def empty(path: Path) -> None:
@@ -148,7 +139,7 @@ async def test_a_damaged_log_is_named_and_never_taken_for_a_new_one(tmp_path: Pa
         for damage in (empty, no_database, torn):
             running.log_path.write_bytes(whole)
             damage(running.log_path)
-            found = await asyncio.to_thread(run_broker, running.stack.folder, running.stack.secrets)
+            found = await running.second_broker()
             assert found.returncode == Exit.FAILED, found.stderr
             assert "tidegate.sqlite is damaged" in found.stderr
             assert "tidegate state import --force" in found.stderr

@@ -13,7 +13,7 @@ from actuators.fake import FakeActuator
 from broker.app.runner import AsyncRunner
 from broker.app.runtime import Runtime, RuntimeSettings
 from broker.log.memory import MemoryLog, MemoryStore
-from broker.model.errors import LogError
+from broker.model.errors import LogError, TransientError
 from broker.model.observation import (
     Outcome,
     Override,
@@ -215,6 +215,30 @@ def test_a_pool_that_hangs_is_unknown_after_its_time_and_not_submitted_to() -> N
             bench.pool.before_observe = as_always
             await bench.after(5.0)
             assert len(bench.pool.launched) == 4
+
+    in_virtual_time(story)
+
+
+def test_a_pool_that_cannot_be_listed_is_told_of_once_with_the_cause_and_once_when_it_is_back() -> None:
+    """The log had not a word of a controller that was away for minutes: only the API told."""
+
+    async def fail() -> None:
+        raise TransientError("slurmctld does not answer")
+
+    async def story() -> None:
+        bench = Bench()
+        async with bench.running():
+            with capture_logs() as lines:
+                for before_observe in (as_always, fail, as_always):
+                    bench.pool.before_observe = before_observe
+                    await bench.after(5.0)
+        told = [line for line in lines if line["event"].startswith("pool_")]
+        assert [(line["event"], line["log_level"]) for line in told] == [
+            ("pool_unknown", "warning"),
+            ("pool_known_again", "info"),
+        ]
+        assert told[0]["problem"] == "slurmctld does not answer"
+        assert 4.0 < told[1]["unknown_s"] < 6.0
 
     in_virtual_time(story)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import socket
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 LOWEST, HIGHEST = 10_000, 20_000
 """Below those that the kernel gives to connections: one of them took a port before the process that was told it. And
@@ -37,3 +38,14 @@ def listens(port: int) -> bool:
     """Whether somebody takes connections there."""
     with socket.socket() as asking:
         return asking.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextmanager
+def held(port: int, *, shared: bool = False) -> Iterator[None]:
+    """Another process's listener as far as the kernel is concerned; ``shared`` sets SO_REUSEPORT, as vLLM did."""
+    with socket.socket() as listener:
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind(("127.0.0.1", port))
+        listener.listen()
+        yield

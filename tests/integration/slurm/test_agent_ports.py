@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,20 +13,9 @@ import pytest
 from actuators.slurm.agent import AgentError, bound, candidates, ephemeral_ports, strangers_on
 from broker.model.agents import AgentPhase, EndCause
 from tests.support.agent_world import EMULATOR, ENDPOINT_KEY, agent, get, served_broker
-from tests.support.ports import free_port, free_ports
+from tests.support.ports import free_port, free_ports, held
 
 pytestmark = pytest.mark.integration
-
-
-@contextmanager
-def held(port: int, *, shared: bool = False) -> Iterator[None]:
-    """Another process's listener as far as the kernel is concerned; ``shared`` sets SO_REUSEPORT, as vLLM did."""
-    with socket.socket() as listener:
-        if shared:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        listener.bind(("127.0.0.1", port))
-        listener.listen()
-        yield
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["held alone", "held with SO_REUSEPORT"])

@@ -176,6 +176,15 @@ async def test_a_replica_that_is_being_drained_is_told_so_and_reports_more_often
         assert orders == {ReplicaPhase.READY: ("keep", 2.0), ReplicaPhase.DRAINING: ("drain", 0.5)}
 
 
+async def test_an_agent_whose_replica_is_over_is_told_to_exit() -> None:
+    """Slurm calls a job ended whose node was set DOWN; its engine served on there, known to nobody."""
+    async with api_world() as world:
+        await world.serve()
+        world.pool.crash("chat-0-g1")
+        await world.until(lambda: world.replicas()[0].phase is ReplicaPhase.FAILED)
+        assert (await send(world, "POST", TOKEN, report())).json()["order"] == "stop"
+
+
 BAD_BODIES = [
     ("no JSON", "{", "not JSON"),
     ("no envelope", "{}", "needs the fields schema and data"),

@@ -425,6 +425,17 @@ def test_an_ended_record_is_forgotten_after_its_time() -> None:
     assert FIRST not in world.phases()
 
 
+def test_a_start_that_its_pool_ends_has_failed_and_counts_towards_the_breaker() -> None:
+    """A job whose agent had found no port was seen while it was being ended: it went as if that had been wanted, and
+    was started anew for ever."""
+    world = World().begin()
+    world.see(world.accept(world.launches()[0]))
+    world.see(world.listing(chat_0_g1=ReplicaPhase.STOPPING))
+    assert world.state.models["chat"].breakers["local"].failures == 1
+    world.after(1).see(world.listing(chat_0_g1=ReplicaPhase.GONE))
+    assert world.phases()[FIRST] is ReplicaPhase.FAILED
+
+
 def test_a_replica_that_its_pool_is_stopping_is_drained_and_replaced() -> None:
     world = serving()
     world.see(world.listing(chat_0_g1=ReplicaPhase.STOPPING))

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from structlog.testing import capture_logs
 
 from actuators.slurm.client import SubmitUnclear
 from actuators.slurm.job import JobSpec, JobState
+from broker.model.agents import AgentOrder
 from broker.model.errors import ActionRejected, TransientError
 from broker.model.observation import Outcome
 from broker.model.plan import Launch
@@ -50,7 +52,7 @@ def dies_at(point: str) -> Callable[[str], None]:
     return checkpoint
 
 
-@pytest.mark.parametrize("point", ["submitting", "submitted"])
+@pytest.mark.parametrize("point", ["before_submit", "after_submit"])
 async def test_a_broker_that_dies_around_a_submission_has_one_job_by_the_next(
     world: SlurmJobsWorld, point: str
 ) -> None:
@@ -108,11 +110,35 @@ async def test_a_job_that_was_requeued_is_cancelled_and_its_replica_has_failed(w
     assert world.slurm.cancelled == [world.job_id(CHAT)]
 
 
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        (JobState.CANCELLED, "CANCELLED: somebody cancelled the job; its agent says stopped: the engine exited"),
+        (JobState.PREEMPTED, "PREEMPTED: another job took its nodes; its agent says stopped: the engine exited"),
+        (JobState.COMPLETED, "stopped: the engine exited"),
+    ],
+)
+async def test_who_ended_a_job_is_told_by_slurm_and_how_by_its_agent(
+    world: SlurmJobsWorld, state: JobState, words: str
+) -> None:
+    """Somebody's scancel was told as if we had asked for the exit, since the agent hears the same SIGTERM."""
+    launch = await running(world)
+    world.agents.tell(launch.action_id, AgentOrder.STOP)
+    world.slurm.finish(world.job_id(CHAT), state=state)
+    replica = await shown(world)
+    assert replica.detail == words
+    assert (replica.phase is ReplicaPhase.GONE) == (state is JobState.COMPLETED)
+
+
 async def test_a_life_that_slurm_shortens_is_told_as_it_is(world: SlurmJobsWorld) -> None:
-    """Pitfalls 9 and 10."""
+    """Pitfalls 9 and 10. A preemption with a grace left no word of itself: its replica was drained for expiry."""
     await running(world)
     world.slurm.move_end(world.job_id(CHAT), world.clock.at + 60.0)
-    assert (await shown(world)).not_after == world.clock.at - POLL_S + 60.0
+    with capture_logs() as lines:
+        assert (await shown(world)).not_after == world.clock.at - POLL_S + 60.0
+        await shown(world)
+    (line,) = [line for line in lines if line["event"] == "job_shortened"]
+    assert (line["replica_id"], line["left_s"], "preempted" in line["cause"]) == (CHAT, 55, True)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""The fault table on a real Slurm of this machine. ``make faults-slurm`` runs all of it."""
