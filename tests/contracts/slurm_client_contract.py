@@ -149,3 +149,6 @@ class SlurmClientContract:
         await world.client.jobs()
         await world.client.close()
         await world.client.close()
+
+    async def test_where_there_is_no_accounting_it_knows_of_nothing(self, world: SlurmWorld) -> None:
+        assert await world.client.ended(3600.0) == ()

@@ -109,6 +109,8 @@ def test_jobs_are_taken_back_after_the_state_was_lost_and_serve_on(
         taken = {replica["replica_id"]: replica["phase"] for replica in json.loads(shown)["replicas"]}
         assert taken == {job: "ready" for job, verdict in verdicts.items() if verdict == "take back"}
 
+        assert not load.done(), "streams went on meanwhile"
+
         stack.start_broker()
         assert ready(stack) == ["chat-0-g1", "chat-1-g2"], "they are published from the broker's first moment"
         player = load.result(timeout=120)
