@@ -60,7 +60,8 @@ class Listings:
     async def _ask(self) -> None:
         self._asked += 1
         asked_at, began = self._clock.now(), self._clock.monotonic()
-        self._failure = TransientError("Slurm has not answered in time")  # if this is cut off by who asked
+        words = "slurmctld has not answered in time: it hangs or is overloaded; see its log, and `sdiag`"
+        self._failure = TransientError(words)  # if this is cut off by who asked
         try:
             self.jobs = await self._client.jobs()
         except ActuatorError as error:

@@ -128,7 +128,8 @@ def _tell_of(report: AgentReport) -> None:
     if report.end is not None:
         told.info("agent_ended", cause=report.end.cause.value, words=report.end.detail)
     else:
-        told.info("agent_reports", phase=report.phase.value, url=report.url)
+        asks = {} if report.drain is None else {"asks_to_be_drained_for": report.drain.cause.value}
+        told.info("agent_reports", phase=report.phase.value, url=report.url, **asks)
 
 
 def agents_router(table: AgentTable, access: AgentAccess, clock: Clock, state: Callable[[], BrokerState]) -> APIRouter:

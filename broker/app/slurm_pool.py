@@ -35,7 +35,7 @@ def slurm_client(transport: TransportSettings, clock: Clock) -> SlurmClient:
 
 def slurm_actuator(
     pool_id: str, pool: SlurmPool, *, cluster: str, secret: bytes, agents: Agents, clock: Clock,
-    checkpoint: Callable[[str], None],
+    checkpoint: Callable[[str], None] = lambda name: None,
 ) -> SlurmActuator:  # fmt: skip
     spec = pool.to_spec(pool_id)
 
