@@ -124,8 +124,8 @@ def _lonely(found: Comparison) -> Table:
         n=sum(cell for row in rows for cell in (row[2], row[5]) if isinstance(cell, int)),
         free=len(found.fitted.relative_errors),
         remarks=("The same state of the server in each row: that measured times differ down a column is its "
-                 "pace. That they are shorter where something runs, which waits for the iteration in progress, is a "
-                 "rule that the engine lacks: one that sleeps takes a millisecond or two to wake. It makes no queue.",),
+                 "pace. A request that finds something running has to wait for the iteration in progress, and is "
+                 "hardly later: the engine that had nothing to do had to wake.",),
     )  # fmt: skip
 
 

@@ -210,8 +210,8 @@ def suspects(found: Comparison) -> Table:
             "are taken as fitted. Arrivals and pages come when they come; the others come also of the pace itself: "
             "more requests end in fast seconds, and more wait in slow ones (by the fitted phases' figure, which is one "
             "slow moment's, the overload would have lasted three times as long).",
-            "An arrival and a page of /metrics hold the engine up in every phase, as they take processor time on the "
-            "same two cores. Pages come at the same rate always, and the fit has both in its iterations: an engine "
-            "with a cost for each arrival, fitted anew, predicts the overload no better.",
+            "A page of /metrics holds the engine up in every phase, as it takes processor time on the same two cores. "
+            "Pages come at the same rate always, so that the fit has them in its iterations. Whether an arrival does "
+            "so too is not told by the fitted phases.",
         ),
     )  # fmt: skip
