@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import aiohttp
@@ -60,6 +61,15 @@ def transport(request: pytest.FixtureRequest, slurm: RealSlurm) -> Iterator[str]
                 )
 
 
+_serial = count(1)
+
+
+def named(purpose: str) -> str:
+    """A cluster's name of its own: slurmrestd lists ended jobs too, and those of another transport's test are none of
+    this one's."""
+    return f"{purpose}-{os.getpid()}-{next(_serial)}"
+
+
 def jobs(slurm: RealSlurm) -> dict[str, str]:
     """The state of each job that waits or runs, by its name."""
     lines = slurm.command("squeue", "-h", "-o", "%j %T").splitlines()
@@ -103,8 +113,7 @@ def streams(stack: Stack, *, for_s: float) -> LoadPlayer:
 def test_replicas_are_jobs_that_are_succeeded_before_their_wall_time_and_no_stream_is_cut(
     slurm: RealSlurm, tmp_path: Path, transport: str
 ) -> None:
-    cluster = f"renewal-{os.getpid()}"
-    with slurm_stack(slurm, tmp_path, cluster, transport=transport, time_limit="2m", notice="20s") as stack:
+    with slurm_stack(slurm, tmp_path, named("renewal"), transport=transport, time_limit="2m", notice="20s") as stack:
         until(lambda: ready(stack), "one job serves", 60)
         player = streams(stack, for_s=110)
         assert {outcome.status for outcome in player.outcomes} == {Outcome.FINISHED}, player.problems
@@ -118,7 +127,7 @@ def test_replicas_are_jobs_that_are_succeeded_before_their_wall_time_and_no_stre
 
 
 def test_the_doctor_finds_nothing_to_mend_in_a_site_that_fits(slurm: RealSlurm, tmp_path: Path, transport: str) -> None:
-    with slurm_stack(slurm, tmp_path, f"doctor-{os.getpid()}", transport=transport, mode="observe"):
+    with slurm_stack(slurm, tmp_path, named("doctor"), transport=transport, mode="observe"):
         environment = {"SLURM_CONF": slurm.environment["SLURM_CONF"]}
         status, out, err = run("doctor", "slurm", "--json", folder=tmp_path, environment=environment)
     found = {finding["about"]: finding for finding in json.loads(out)["pools"]["shared"]}
@@ -133,7 +142,7 @@ def test_a_broker_that_observes_logs_the_script_that_it_would_submit_and_submits
     def lines() -> list[str]:
         return (tmp_path / "broker.log").read_text().splitlines()
 
-    with slurm_stack(slurm, tmp_path, f"observe-{os.getpid()}", mode="observe") as stack:
+    with slurm_stack(slurm, tmp_path, named("observe"), mode="observe") as stack:
         told = until(lambda: [line for line in lines() if "would_start" in line], "the rehearsal is in the log")
         script = json.loads(told[0])["text"]
         assert "#SBATCH --partition=gpu" in script
@@ -149,7 +158,7 @@ def test_jobs_come_and_go_with_the_target_and_outlive_the_broker(
         "sbatch", "--output", "/dev/null", "--comment", FOREIGN, "--job-name", "foreign", "--wrap", "sleep 600"
     )
     try:
-        with slurm_stack(slurm, tmp_path, f"target-{os.getpid()}", transport=transport) as stack:
+        with slurm_stack(slurm, tmp_path, named("target"), transport=transport) as stack:
             until(lambda: ready(stack), "one job serves", 60)
             scale(stack, 2)
             until(lambda: len(ready(stack)) == 2, "two jobs serve", 60)
