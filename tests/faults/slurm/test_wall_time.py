@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,17 @@ OUTPUT_TOKENS = (40, 150, 300, 600, 1200)
 REQUESTS_PER_S = 1.0
 FIRST_PROMPT = 20
 """The n-th request has a prompt so many tokens longer, by which its outcome is known."""
+
+
+def output_tokens(number: int) -> int:
+    return OUTPUT_TOKENS[number % len(OUTPUT_TOKENS)]
+
+
+def requests_until(over: asyncio.Event) -> Iterator[TraceRequest]:
+    for number in itertools.count():
+        if over.is_set():
+            return
+        yield TraceRequest(number / REQUESTS_PER_S, FIRST_PROMPT + number, output_tokens(number))
 
 
 @contextmanager
@@ -66,12 +78,10 @@ async def test_every_request_that_fits_between_notice_and_kill_finishes_with_its
     async with opened as running, aiohttp.ClientSession(trust_env=False) as session:
         with cluster_is(slurm):
             player = LoadPlayer(session, running.stack.gateway_url, MODEL_ID)
-            requests = [
-                TraceRequest(n / REQUESTS_PER_S, FIRST_PROMPT + n, OUTPUT_TOKENS[n % len(OUTPUT_TOKENS)])
-                for n in range(int(140 * REQUESTS_PER_S))
-            ]
-            playing = asyncio.create_task(player.play(requests, time.time))
+            over = asyncio.Event()
+            playing = asyncio.create_task(player.play(requests_until(over), time.time))
             withdrawn_at, killed_at = await watched(running)
+            over.set()  # or long ones would be cut at the wall time of the successor
             second = next(r for r in await running.replicas() if r["replica_id"] == "chat-1-g2")
             assert (second["ready_at"] is None) == (successor == "pending at the end")
             await running.settled(1, 60.0)
@@ -84,14 +94,14 @@ async def test_every_request_that_fits_between_notice_and_kill_finishes_with_its
     lost = [outcome for outcome in player.outcomes if outcome.status is not Outcome.FINISHED]
     gap_s = quantiles((gap for each in player.outcomes for gap in each.token_gaps_s), n=100)[94]
     span = withdrawn_at - player.began_at, killed_at - player.began_at
-    fitting = [each for each in player.outcomes if fits(each, requests, gap_s, *span)]
+    fitting = [each for each in player.outcomes if fits(each, gap_s, *span)]
     note(f"{len(fitting)} of {player.sent} requests had to finish by the old one; lost: {len(lost)}")
     assert len(fitting) > 20
     assert not [(each.prompt_tokens, each.output_tokens) for each in fitting if each in lost], player.problems
     assert not [each for each in lost if each.arrival_s > span[0] + 1.0], player.problems
 
 
-def fits(each: RequestOutcome, requests: list[TraceRequest], gap_s: float, withdrawn_s: float, killed_s: float) -> bool:
+def fits(each: RequestOutcome, gap_s: float, withdrawn_s: float, killed_s: float) -> bool:
     """Whether it was sent before the withdrawal and could be finished before the kill, all in the load's seconds."""
-    needs_s = requests[each.prompt_tokens - FIRST_PROMPT].output_tokens * gap_s
+    needs_s = output_tokens(each.prompt_tokens - FIRST_PROMPT) * gap_s
     return each.arrival_s < withdrawn_s and each.arrival_s + needs_s < killed_s - 1.0
