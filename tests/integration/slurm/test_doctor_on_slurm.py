@@ -141,7 +141,6 @@ def test_a_template_with_a_name_that_is_not_defined_is_told_with_those_that_are(
 
 
 REFUSED: dict[str, tuple[dict[str, str], str]] = {
-    "a parser that this slurmrestd does not speak": ({"parser": "v0.0.42"}, "does not speak v0.0.42"),
     "a parser that nobody speaks": ({"parser": "v9"}, "none of those that Tidegate speaks"),
     "a token that another cluster signed": ({"token_file": "foreign"}, "token"),
     "a token that has expired": ({"token_file": "old"}, "expired"),
@@ -159,3 +158,10 @@ def test_what_slurmrestd_does_not_take_is_told_in_a_sentence(
     status, found = doctor(slurm, tmp_path, site(slurm, transport=rest(slurm) | changed))
     assert (status, found["Slurm"]["verdict"], list(found)) == (1, "mend", ["Slurm"])
     assert words in found["Slurm"]["words"]
+
+
+def test_a_parser_that_this_slurmrestd_does_not_speak_is_told(slurm: RealSlurm, tmp_path: Path) -> None:
+    parser = "v0.0.40" if "26." in slurm.command("sinfo", "--version") else "v0.0.45"
+    status, found = doctor(slurm, tmp_path, site(slurm, transport=rest(slurm, parser=parser)))
+    assert (status, list(found)) == (1, ["Slurm"])
+    assert f"does not speak {parser}: name another" in found["Slurm"]["words"]
