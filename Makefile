@@ -49,7 +49,7 @@ test-slurm: $(INSTALLED) ## Slurm's clients and the life cycle on a real Slurm, 
 faults: $(INSTALLED) ## Kill the broker, replicas and gateways at every point, under load
 	@$(BIN)/python -m pytest -m "faults or integration" tests/faults --ignore tests/faults/slurm $(ARGS)
 
-faults-slurm: $(INSTALLED) ## Do all of that to jobs on a real Slurm of this machine: some minutes
+faults-slurm: $(INSTALLED) ## Do all of that to jobs on a real Slurm of this machine: about 35 minutes
 	@$(BIN)/python -m pytest -m "faults or integration" tests/faults/slurm $(ARGS)
 
 test-vllm: $(INSTALLED) ## A real vLLM on CPU as the engine of a Slurm job (first installs 5 GB into build/vllm)

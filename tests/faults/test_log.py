@@ -16,7 +16,7 @@ from cli.output import Exit
 from tests.faults.cluster import Cluster, cluster, load, site_yaml
 from tests.faults.conftest import Note
 from tests.support.ports import free_port
-from tests.support.small_disk import small_disk_at
+from tests.support.small_disk import fill, small_disk_at
 from tests.support.waiting import until_answered
 
 
@@ -78,16 +78,6 @@ async def test_on_a_full_disk_what_serves_goes_on_and_the_broker_recovers_by_its
         running.no_traceback()
         await running.the_log_tells_one_story()
         await asyncio.to_thread(running.stack.stop)
-
-
-def fill(path: Path) -> None:
-    """Take all the room that is left."""
-    with path.open("wb", buffering=0) as file:
-        try:
-            while file.write(bytes(4096)):
-                pass
-        except OSError:
-            pass
 
 
 @pytest.mark.faults

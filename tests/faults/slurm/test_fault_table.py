@@ -80,7 +80,8 @@ async def a_second_broker(running: SlurmCluster) -> None:
     before = running.our_jobs()
     second = await running.second_broker()
     assert (second.returncode, "Traceback" in second.stderr) == (4, False), second.stderr
-    assert f"pid {running.stack.broker.pid}" in second.stderr if running.stack.broker else False
+    assert running.stack.broker is not None
+    assert f"pid {running.stack.broker.pid}" in second.stderr
     assert running.our_jobs() == before
 
 

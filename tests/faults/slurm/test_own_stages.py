@@ -12,9 +12,8 @@ from tests.faults.cluster import policies_yaml
 from tests.faults.conftest import Note
 from tests.faults.slurm.cluster import Slurm, slurm_cluster, survived
 from tests.faults.slurm.losing_proxy import losing_proxy
-from tests.faults.test_log import fill
 from tests.support.ports import free_ports, held
-from tests.support.small_disk import small_disk_at
+from tests.support.small_disk import fill, small_disk_at
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
 
