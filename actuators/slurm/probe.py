@@ -11,6 +11,7 @@ from pathlib import Path
 
 from actuators.slurm.checkup import Finding, Verdict, clock_finding
 from actuators.slurm.client import SiteFacts, SlurmClient
+from actuators.slurm.commands import skew_s
 from actuators.slurm.job import JobRecord, JobState
 from actuators.slurm.options import JobOptions, options_of
 from actuators.slurm.reasons import explain
@@ -133,8 +134,9 @@ async def _heard(client: SlurmClient, job: JobRecord, options: JobOptions, clock
     while clock.monotonic() < until:
         told = heard.report
         host = options.address or (told.address if told else job.nodes[0])
+        asked_at = clock.now()
         if (by_port := await _asked(host, port_of(options.ports, job.job_id))) is not None:
-            return _Heard(by_port, by_port.now - clock.now(), await _read(job.output))
+            return _Heard(by_port, skew_s(by_port.now, asked_at, clock.now()), await _read(job.output))
         heard = _Heard(output=await _read(job.output))
         if heard.report is not None:
             until = min(until, clock.monotonic() + PORT_WITHIN_S)

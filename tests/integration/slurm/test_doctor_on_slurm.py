@@ -42,6 +42,7 @@ def site(slurm: RealSlurm, *, job: dict[str, Any] | None = None, **pool: Any) ->
         "directory": str(slurm.folder),
         "python": sys.executable,
         "address": "127.0.0.1",
+        "ports": [free := free_port(), free],
     }
     asked = {"kind": "slurm", "gpus": 4, "partition": "gpu", "time_limit": "1h", "job": given | (job or {})}
     return {"cluster": "hpc", "pools": {"shared": asked | pool}}
