@@ -11,6 +11,7 @@ from tests.support.shared_data import shared_path
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # fits begin at four places
 def test_the_overload_that_was_held_out_is_predicted_within_what_the_servers_pace_allows() -> None:
     paths = [shared_path(name) for name in (REQUESTS, METRICS, FULL_PAGE)]
     found = compare_recording(paths[0], paths[1], paths[2], 12, lambda words: None)
