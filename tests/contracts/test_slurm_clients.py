@@ -86,8 +86,9 @@ class RealSlurmContract(SlurmClientContract):
 
     async def test_a_job_of_another_user_is_not_listed(self, world: RealWorld) -> None:
         told = world.slurm.command(
-            "sbatch", "--parsable", "--uid=nobody", "--chdir=/", "--output=/dev/null", "--wrap=sleep 60"
-        )
+            "setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups",
+            "sbatch", "--parsable", "--chdir=/", "--output=/dev/null", "--wrap=sleep 60",
+        )  # fmt: skip
         assert await record_of(world, int(told)) is None
         world.slurm.command("scancel", told.strip())
 
