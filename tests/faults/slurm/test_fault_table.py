@@ -16,8 +16,8 @@ from tests.faults.cluster import ENDED, policies_yaml
 from tests.faults.conftest import SEED, Note
 from tests.faults.slurm.cluster import Slurm, SlurmCluster, slurm_cluster, submit, survived
 
-IN_CI = 2
-"""So many of the quick ones a default run takes, chosen by the seed, beside those that it always takes."""
+IN_CI = 1
+"""So many of the quick ones a default run takes, chosen by the seed, beside what it always takes."""
 
 
 Strike = Callable[[SlurmCluster], Awaitable[None]]

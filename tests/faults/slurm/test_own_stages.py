@@ -90,7 +90,7 @@ async def test_an_engine_that_never_gets_healthy_opens_the_breaker_and_leaves_no
         assert running.our_jobs() == []
         note(str(running.told("replica_failed", "not ready 4 s after its start")[0]))
         (tmp_path / "policies.yaml").write_text(policies_yaml())
-        await running.settled(1)
+        await running.settled(1, 90.0)  # the breaker is open for a minute
         await running.no_orphan_no_double()
     running.no_traceback()
 
