@@ -155,15 +155,7 @@ async def take_back(adoption: Adoption, secret: bytes) -> BrokerState:
         await loop.open(f"tidegate adopt, pid {os.getpid()} on {socket.gethostname()}", clock.now())
         clock.not_before(loop.state.control.last_now)
         actuators = [
-            slurm_actuator(
-                pool_id,
-                pool,
-                cluster=site.cluster,
-                secret=secret,
-                agents=agents,
-                clock=clock,
-                checkpoint=lambda name: None,
-            )
+            slurm_actuator(pool_id, pool, cluster=site.cluster, secret=secret, agents=agents, clock=clock)
             for pool_id, pool in adoption.pools.items()
         ]
         for actuator in actuators:
