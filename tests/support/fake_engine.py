@@ -111,7 +111,7 @@ class FakeEngine(Served):
             return web.json_response({"error": "Unauthorized"}, status=401)
         try:
             return await self._answer(request, json.loads(body).get("stream") is True)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, ConnectionError):  # it waited, or was writing
             received.disconnected.set()
             raise
 

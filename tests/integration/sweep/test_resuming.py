@@ -141,7 +141,7 @@ def test_changed_settings_are_run_anew_and_the_old_results_left_alone(unbroken: 
     status, _, errors = run("sweep", file, "--out", out, "--jobs", "2", folder=tmp_path)
     assert status == 0
     assert "4 cells; 4 to run" in errors
-    assert "8 results in" in errors
+    assert "8 results of other settings" in errors
 
 
 def test_a_changed_engine_profile_makes_other_cells(tmp_path: Path) -> None:
@@ -154,8 +154,8 @@ def test_a_changed_engine_profile_makes_other_cells(tmp_path: Path) -> None:
     profile.write_text(profile.read_text() + "# another word\n")
     status, _, errors = run("sweep", file, "--out", out, "--jobs", "1", folder=tmp_path)
     assert status == 0, errors
-    assert "1 cells; 1 to run" in errors
-    assert "1 results in" in errors
+    assert "1 cell; 1 to run" in errors
+    assert "1 result of other settings" in errors
 
 
 def test_a_profile_that_is_not_there_fails_its_cells(tmp_path: Path) -> None:
