@@ -15,6 +15,8 @@ from actuators.slurm.texts import minutes_up
 from broker.model.errors import ActionRejected, shown
 
 _SHELL = re.compile(r"#!\s*(/\S*/)?(env\s+)?(\S*/)?(ba|da|k|z)?sh(\s|$)")
+TIMER_LOOKS_EVERY_S = 5
+
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -42,6 +44,9 @@ def exports(environment: Mapping[str, str]) -> list[str]:
 def warning_timer(warning: WarningSignal, time_limit_s: float) -> list[str]:
     """Sends the signal to the shell, or to what it becomes by ``exec``, as long before the limit as Slurm would. Unlike
     Slurm's it does not know of a limit that was changed later, and not of preemption. Twice in the background, so that
-    a script's ``wait`` does not wait for it."""
+    a script's ``wait`` does not wait for it. It ends soon after the script: where Slurm does not end what a job leaves
+    behind (``proctrack/pgid``), it slept on for hours, and would have signalled whoever has the number by then."""
     after_s = max(1, minutes_up(time_limit_s) * 60 - warning.before_s)
-    return [f"( ( sleep {after_s}; kill -s {warning.name} $$ ) </dev/null >/dev/null 2>&1 & )"]
+    waits = f"left={after_s}; while [ $left -gt {TIMER_LOOKS_EVERY_S} ]; do sleep {TIMER_LOOKS_EVERY_S}; "
+    waits += f"kill -0 $$ || exit; left=$((left - {TIMER_LOOKS_EVERY_S})); done; sleep $left"
+    return [f"( ( {waits}; kill -s {warning.name} $$ ) </dev/null >/dev/null 2>&1 & )"]
