@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -22,9 +23,13 @@ class Interrupts:
     def heard(self) -> Iterator[Interrupts]:
         """Listen to the signals until the block ends. To be called in the main thread."""
         before = {number: signal.signal(number, self._told) for number in _SIGNALS}
+        shown = sys.unraisablehook
+        # Raised in a callback from compiled code it is lost, counted all the same, and nobody's traceback.
+        sys.unraisablehook = lambda lost: None if isinstance(lost.exc_value, KeyboardInterrupt) else shown(lost)
         try:
             yield self
         finally:
+            sys.unraisablehook = shown
             for number, handler in before.items():
                 signal.signal(number, handler)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import signal
 
 import pytest
@@ -42,6 +43,18 @@ def test_what_had_to_wait_is_told_afterwards() -> None:
             signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             interrupts.require_none()
+
+
+def test_one_that_is_lost_in_a_callback_is_told_afterwards_and_shows_no_traceback(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Seen while numba compiled: llvmlite's object cache had been called back at that moment."""
+    callback = ctypes.CFUNCTYPE(None)(lambda: signal.raise_signal(signal.SIGINT))
+    with Interrupts().heard() as interrupts:
+        callback()
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.require_none()
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_handlers_are_as_they_were_afterwards() -> None:
