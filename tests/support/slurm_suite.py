@@ -102,6 +102,7 @@ def mirror() -> str:
 def inside(tree: Path, command: Sequence[str]) -> list[str]:
     """``command`` in a mount namespace where ``/usr`` is the tree's."""
     binds = [(str(path), f"{tree}{path}") for path in _own_python() if path.exists()]
+    binds += [(os.path.realpath(link), f"{tree}{link}") for link in _own_names()]
     for source, target in binds:
         if Path(source).is_dir():
             Path(target).mkdir(parents=True, exist_ok=True)
@@ -118,6 +119,17 @@ def _own_python() -> list[Path]:
     if sys.base_prefix != "/usr":
         return local
     return [*local, Path(os.path.realpath(sys.executable)), Path(sysconfig.get_path("stdlib"))]
+
+
+def _own_names() -> list[Path]:
+    """What this Python is called by below ``/usr``: there a virtual environment's ``python`` leads to the machine's
+    ``python3``, which is another Python in the tree."""
+    found, path = [], Path(sys.executable)
+    while path.is_symlink():
+        path = path.parent / path.readlink()
+        if path.is_symlink() and path.is_relative_to("/usr/bin"):
+            found.append(path)
+    return found
 
 
 if __name__ == "__main__":
