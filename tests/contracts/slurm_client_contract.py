@@ -83,7 +83,7 @@ class SlurmClientContract:
 
     async def test_a_signal_reaches_the_batch_script_and_the_job_goes_on(self, world: SlurmWorld) -> None:
         job_id = await world.client.submit(world.job())
-        await until(world, job_id, lambda record: record.state is JobState.RUNNING)
+        await until(world, job_id, lambda record: record.state is JobState.RUNNING and world.hears(job_id))
 
         async def signalled() -> list[str] | None:
             await world.client.signal(job_id, "USR1")

@@ -77,6 +77,10 @@ class SlurmWorld(Protocol):
 
     def requeue(self, job_id: int) -> None: ...
 
+    def hears(self, job_id: int) -> bool:
+        """Whether its batch script has come as far as to note signals: an earlier one ends it."""
+        ...
+
     def signals(self, job_id: int) -> list[str]:
         """Those that the batch script got."""
         ...
@@ -138,6 +142,9 @@ class FakeWorld:
     def requeue(self, job_id: int) -> None:
         self.slurm.requeue(job_id)
 
+    def hears(self, job_id: int) -> bool:
+        return True
+
     def signals(self, job_id: int) -> list[str]:
         return [name for signalled, name in self.slurm.signals if signalled == job_id]
 
@@ -170,6 +177,9 @@ class RealWorld:
         """Ours are not requeueable; somebody with the right can make them so."""
         self.slurm.command("scontrol", "update", f"jobid={job_id}", "requeue=1")
         self.slurm.command("scontrol", "requeue", str(job_id))
+
+    def hears(self, job_id: int) -> bool:
+        return self.environment(job_id) is not None
 
     def signals(self, job_id: int) -> list[str]:
         told = self._file(job_id, "signals")
