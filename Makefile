@@ -9,10 +9,12 @@ ARGS   ?=
 WORKERS ?= 3
 TRACE  ?=
 SUITE  ?=
+NODES  ?= 1
 ON_SUITE = $(if $(SUITE),$(BIN)/python -m tests.support.slurm_suite $(SUITE) --)
+ON_KAFKA = $(if $(filter kafka --log=kafka,$(ARGS)),$(BIN)/python -m tests.support.kafka_here run --)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-slurm test test-slurm test-vllm slurm-up slurm-down check format docs benchmarks benchmarks-dynamo accuracy faults faults-slurm wheel-check clean
+.PHONY: help install demo demo-slurm test test-slurm test-vllm test-kafka slurm-up slurm-down kafka-up kafka-down check format docs release-schemas benchmarks benchmarks-dynamo accuracy faults faults-slurm faults-kafka wheel-check clean
 
 help: ## List all targets
 	@if [ -t 1 ]; then on='\033[36m' off='\033[0m'; fi; \
@@ -29,7 +31,8 @@ install: $(INSTALLED) ## Make the virtual environment and install Tidegate with 
 	@echo "ready: $(BIN)/tidegate"
 
 demo: $(INSTALLED) ## Serve, scale, drain and explain one model on this machine (TRACE=file replays a trace, ARGS=...)
-	@mkdir -p build && $(BIN)/tidegate demo $(if $(TRACE),--trace $(TRACE)) $(ARGS)
+	@$(if $(ON_KAFKA),$(BIN)/python -m tests.support.kafka_jars)
+	@mkdir -p build && $(ON_KAFKA) $(BIN)/tidegate demo $(if $(TRACE),--trace $(TRACE)) $(ARGS)
 
 demo-slurm: $(INSTALLED) ## The same with replicas as jobs of a real Slurm on this machine, one renewed before its wall time
 	@$(ON_SUITE) $(BIN)/python -m tests.support.slurm_here run -- $(BIN)/tidegate demo --slurm gpu $(ARGS)
@@ -40,17 +43,32 @@ slurm-up: $(INSTALLED) ## Start a real Slurm on this machine (SUITE=trixie or fo
 slurm-down: $(INSTALLED) ## End what slurm-up started (SUITE=...)
 	@$(BIN)/python -m tests.support.slurm_here down $(SUITE)
 
+kafka-up: $(INSTALLED) ## Start a real Kafka on this machine (NODES=1 or 3) and print what site.yaml needs
+	@$(BIN)/python -m tests.support.kafka_jars
+	@$(BIN)/python -m tests.support.kafka_here up --nodes $(NODES)
+
+kafka-down: $(INSTALLED) ## End what kafka-up started
+	@$(BIN)/python -m tests.support.kafka_here down
+
 test: $(INSTALLED) ## Run the tests (ARGS=... goes to pytest, in WORKERS=3 processes)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slurm: $(INSTALLED) ## Slurm's clients and the life cycle on a real Slurm, by each transport (SUITE=..., ARGS=...)
 	@$(ON_SUITE) $(BIN)/python -m pytest -m integration tests/contracts/test_slurm_clients.py tests/integration/slurm $(ARGS)
 
-faults: $(INSTALLED) ## Kill the broker, replicas and gateways at every point, under load
-	@$(BIN)/python -m pytest -m "faults or integration" tests/faults --ignore tests/faults/slurm $(ARGS)
+test-kafka: $(INSTALLED) ## The log and its commands on a real Kafka (ARGS=...)
+	@$(BIN)/python -m tests.support.kafka_jars
+	@$(BIN)/python -m pytest -m integration tests/contracts/test_logs.py tests/integration/kafka $(ARGS)
 
-faults-slurm: $(INSTALLED) ## Do all of that to jobs on a real Slurm of this machine: about 35 minutes
+faults: $(INSTALLED) ## Kill the broker, replicas and gateways at every point, under load
+	@$(BIN)/python -m pytest -m "faults or integration" tests/faults --ignore tests/faults/slurm --ignore tests/faults/kafka $(ARGS)
+
+faults-slurm: $(INSTALLED) ## Do all of that to jobs on a real Slurm of this machine: about 30 minutes
 	@$(BIN)/python -m pytest -m "faults or integration" tests/faults/slurm $(ARGS)
+
+faults-kafka: $(INSTALLED) ## Kill and pause brokers whose log is in a real Kafka, and Kafka itself: about 45 minutes
+	@$(BIN)/python -m tests.support.kafka_jars
+	@$(BIN)/python -m pytest -m "faults or integration" tests/faults/kafka $(ARGS)
 
 test-vllm: $(INSTALLED) ## A real vLLM on CPU as the engine of a Slurm job (first installs 5 GB into build/vllm)
 	@$(BIN)/python -m tests.support.real_vllm
@@ -73,6 +91,9 @@ docs: $(INSTALLED) ## Generate the documents that come from code (schemas, confi
 	@$(BIN)/python -m broker.app docs/openapi.json
 	@$(BIN)/python -m cli.reference docs/cli.md
 
+release-schemas: $(INSTALLED) ## Keep today's schemas as those of a release, which later ones must be able to read
+	@$(BIN)/python -m tests.support.schema_changes
+
 benchmarks: $(INSTALLED) ## Run the benchmarks (ARGS="NAME ..."; --list names them), one JSON line each
 	@$(BIN)/python -m benchmarks $(ARGS)
 
@@ -89,7 +110,7 @@ wheel-check: $(INSTALLED) ## Build the wheel, install it into a clean environmen
 	@$(BIN)/python -m build --wheel --outdir build/wheel-check . >/dev/null
 	@$(PYTHON) -m venv build/wheel-check/venv
 	@build/wheel-check/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt build/wheel-check/*.whl
-	@cd build/wheel-check && venv/bin/python -c 'import pkgutil, importlib, actuators, broker, cli, gateway, policies, signals, simulator, traces; names = [m.name for p in (actuators, broker, cli, gateway, policies, signals, simulator, traces) for m in pkgutil.walk_packages(p.__path__, p.__name__ + ".") if not m.name.endswith("__main__")]; [importlib.import_module(n) for n in names]; print(len(names), "modules of the wheel import")'
+	@cd build/wheel-check && venv/bin/python $(CURDIR)/tests/support/imported.py
 	@build/wheel-check/venv/bin/tidegate --version
 
 clean: ## Remove the virtual environment and everything built

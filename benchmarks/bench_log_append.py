@@ -17,6 +17,7 @@ from typing import Any
 from benchmarks.base import Measurement
 from broker.log.sqlite import SqliteLog
 from broker.model import wire
+from broker.model.ports import Log
 from tests.support.builders import request_summary, step_record
 
 TASKS = 200
@@ -35,11 +36,11 @@ async def _measure(path: Path) -> list[Measurement]:
     log = SqliteLog(path)
     epoch = await log.acquire_leadership("benchmark")
     try:
-        await _append_for(log, WARM_UP_S)
+        await append_for(log, WARM_UP_S)
         began = time.perf_counter()
-        waits_s = await _append_for(log, RUN_S)
+        waits_s = await append_for(log, RUN_S)
         elapsed_s = time.perf_counter() - began
-        step_waits_s = [await _timed(log.commit, step_record(n, epoch=epoch.number)) for n in range(1, STEPS + 1)]
+        step_waits_s = [await waited_s(log.commit, step_record(n, epoch=epoch.number)) for n in range(1, STEPS + 1)]
     finally:
         await log.close()
     shape = {"tasks": TASKS, "records_per_append": RECORDS_PER_APPEND}
@@ -54,38 +55,38 @@ async def _measure(path: Path) -> list[Measurement]:
         ),
         Measurement(
             "log_append_commit_p99",
-            round(1e3 * _quantile(waits_s, 0.99), 2),
+            round(1e3 * quantile(waits_s, 0.99), 2),
             "ms",
             20.0,
             details=shape
             | {
-                "p50_ms": round(1e3 * _quantile(waits_s, 0.5), 2),
+                "p50_ms": round(1e3 * quantile(waits_s, 0.5), 2),
                 "max_ms": round(1e3 * max(waits_s), 2),
                 "steps_per_s": round(STEPS / sum(step_waits_s)),
-                "step_commit_p99_ms": round(1e3 * _quantile(step_waits_s, 0.99), 2),
+                "step_commit_p99_ms": round(1e3 * quantile(step_waits_s, 0.99), 2),
             },
         ),
     ]
 
 
-async def _append_for(log: SqliteLog, duration_s: float) -> list[float]:
+async def append_for(log: Log, duration_s: float) -> list[float]:
     waits_s: list[float] = []
     record = wire.encode(request_summary())
     until = time.perf_counter() + duration_s
 
     async def gateway() -> None:
         while time.perf_counter() < until:
-            waits_s.append(await _timed(log.append, "requests", [record] * RECORDS_PER_APPEND))
+            waits_s.append(await waited_s(log.append, "requests", [record] * RECORDS_PER_APPEND))
 
     await asyncio.gather(*(gateway() for _ in range(TASKS)))
     return waits_s
 
 
-async def _timed(write: Callable[..., Coroutine[Any, Any, None]], *arguments: object) -> float:
+async def waited_s(write: Callable[..., Coroutine[Any, Any, None]], *arguments: object) -> float:
     began = time.perf_counter()
     await write(*arguments)
     return time.perf_counter() - began
 
 
-def _quantile(values: list[float], q: float) -> float:
+def quantile(values: list[float], q: float) -> float:
     return sorted(values)[min(len(values) - 1, int(q * len(values)))]

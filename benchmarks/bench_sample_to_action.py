@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import random
 import tempfile
 import time
 from collections.abc import Mapping
@@ -19,59 +18,29 @@ from pathlib import Path
 
 import structlog
 
-from actuators.fake import FakeActuator
 from benchmarks import control_world as world
 from benchmarks.base import Measurement
+from benchmarks.timed_actions import TimedActuator, filled_pool, write_state
 from broker.app.runner import AsyncRunner
 from broker.app.runtime import Runtime, cancel
 from broker.app.steadiness import steady_steps
 from broker.clock import SystemClock
-from broker.control.step import step
 from broker.log.sqlite import SqliteLog
-from broker.model.identity import action_id
-from broker.model.observation import Receipt
-from broker.model.plan import Launch
-from broker.model.ports import StepRecord
-from broker.model.replica import ReplicaPhase, Tier
 from broker.model.signals import Histogram, MetricSample, RequestSummary
 from broker.model.sketch import Sketch
-from broker.model.spec import Limits, ModelSpec, PolicySpec
-from broker.model.state import BrokerState
+from broker.model.spec import ModelSpec, PolicySpec
 from policies.registry import cached
 
 TARGET_MS = 50.0
-ACTIONS = 200
-BETWEEN_S = 0.087
-"""No part of a second, so that the samples fall on all moments of the broker's own rhythm."""
-
 SETTLE_S = 5.0
 TICK_S = 0.01
-LONGEST_S = 30.0
 SCRAPES_PER_S = (0, 1000)
 """The figure that is held against the target is the first with scrapes."""
 
 _RULES = PolicySpec("threshold", {"rules": [{"name": "queue", "signal": "queue_age_s", "above": 2.0, "change": 1}]})
-_LIMITS = Limits(starts_per_minute=10_000, starts_per_hour=10_000, concurrent_loads=10_000)
 _TOKENS = Sketch.of((120.0, 800.0, 2000.0))
 _SECONDS = Sketch.of((0.2, 0.3, 0.5))
 _HISTOGRAM = Histogram((*(0.05 * 1.4**n for n in range(20)), float("inf")), tuple(map(float, range(21))), 90.0)
-
-
-class TimedActuator(FakeActuator):
-    """Notes when a start for a model of ``waited_for`` came."""
-
-    def watch(self) -> None:
-        self.waited_for: dict[str, float] = {}
-        self.waits_s: list[float] = []
-        self.all_came = asyncio.Event()
-
-    async def start(self, launch: Launch) -> Receipt:
-        fired_at = self.waited_for.pop(launch.model.model_id, None)
-        if fired_at is not None:
-            self.waits_s.append(time.perf_counter() - fired_at)
-            if len(self.waits_s) == ACTIONS:
-                self.all_came.set()
-        return await super().start(launch)
 
 
 def run() -> list[Measurement]:
@@ -87,44 +56,18 @@ async def _measure(scrapes_per_s: int) -> Measurement:
     models = world.model_specs(example, spare=5)
     clock = SystemClock()
     with tempfile.TemporaryDirectory(prefix="tidegate-bench-") as folder:
-        path = Path(folder) / "log.db"
-        await _write_state(path, models)
-        actuator = TimedActuator(world.POOL, gpus=2 * world.REPLICAS, now=clock.now)
-        actuator.watch()
-        await _fill(actuator, models)
-        log = SqliteLog(path)
-        pools = {world.POOL: actuator}
-        runner = AsyncRunner(pools, clock, timeout_s=10.0, concurrency=16, may_act=lambda: True)
-        runtime = Runtime(log=log, policies=cached(), actuators=pools, runner=runner, clock=clock)
+        log = SqliteLog(Path(folder) / "log.db")
         try:
+            await write_state(log, models)
+            actuator = await filled_pool(models, clock)
+            pools = {world.POOL: actuator}
+            runner = AsyncRunner(pools, clock, timeout_s=10.0, concurrency=16, may_act=lambda: True)
+            runtime = Runtime(log=log, policies=cached(), actuators=pools, runner=runner, clock=clock)
             async with runtime.running("benchmark"):
                 with steady_steps():
                     return await _fire(runtime, actuator, models, scrapes_per_s)
         finally:
             await log.close()
-
-
-async def _write_state(path: Path, models: tuple[ModelSpec, ...]) -> None:
-    """A log whose last step left everything ready."""
-    begun = step(BrokerState(), [world.spec_changed(models, _LIMITS)], cached(), world.START_AT).state
-    state = world.with_replicas(begun, models, ReplicaPhase.READY)
-    control = replace(state.control, last_now=0.0)
-    changes = {**state.entities(), ("control", ""): control}
-    log = SqliteLog(path)
-    try:
-        epoch = await log.acquire_leadership("benchmark")
-        await log.commit(StepRecord(1, epoch.number, 0.0, observations=(), changes=changes))
-    finally:
-        await log.close()
-
-
-async def _fill(actuator: TimedActuator, models: tuple[ModelSpec, ...]) -> None:
-    """The pool has what the log says."""
-    for model in models:
-        for ordinal, name in enumerate(world.names_of(model.model_id)):
-            generation = ordinal + 1
-            action = action_id("launch", "bench", model.model_id, ordinal, generation)
-            await actuator.start(Launch(action, "bench", name, model, world.POOL, ordinal, generation, Tier.ELASTIC))
 
 
 async def _fire(
@@ -137,15 +80,10 @@ async def _fire(
     try:
         await asyncio.sleep(SETTLE_S)
         cpu, began = time.process_time(), time.perf_counter()
-        for model in random.Random(1).sample(models, ACTIONS):
-            actuator.waited_for[model.model_id] = time.perf_counter()
-            runtime.observe(traffic.report(model.model_id))
-            await asyncio.sleep(BETWEEN_S)
+        waits_ms = await actuator.timed(models, lambda model_id: runtime.observe(traffic.report(model_id)))
         busy = (time.process_time() - cpu) / (time.perf_counter() - began)
-        await asyncio.wait_for(actuator.all_came.wait(), LONGEST_S)
     finally:
         await cancel([background])
-    waits_ms = [1e3 * wait_s for wait_s in actuator.waits_s]
     details = {
         "actions": len(waits_ms),
         "p50_ms": round(world.quantile(waits_ms, 0.5), 1),

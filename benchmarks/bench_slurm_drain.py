@@ -12,6 +12,7 @@ import httpx
 from benchmarks.base import Measurement
 from benchmarks.slurm_replicas import Site, site
 from cli.demo.load import LoadPlayer
+from signals.ingest.vllm_metrics import parse_metrics
 from simulator.report.summary import Outcome
 from tests.support.waiting import until
 from traces.schema import TraceRequest
@@ -40,11 +41,14 @@ def _gone_after_s(running: Site) -> float:
         until(lambda: all(_open_requests(url) for url in engines.values()), "both have streams")
         running.scale(1)
         idle_since: dict[int, float] = {}
-        while len(running.jobs()) > 1:
+
+        def one_is_gone() -> bool:
             for pid, url in engines.items():
                 if pid not in idle_since and not _open_requests(url):
                     idle_since[pid] = time.perf_counter()
-            time.sleep(0.02)
+            return len(running.jobs()) == 1
+
+        until(one_is_gone, "one replica's job is gone", 60)
         gone_at = time.perf_counter()
         assert set(streams.result()) == {Outcome.FINISHED}
     (drained,) = engines.keys() - running.engines().keys()
@@ -64,5 +68,4 @@ def _open_requests(url: str) -> float:
         page = httpx.get(f"{url}/metrics", trust_env=False).text
     except httpx.HTTPError:
         return 0.0
-    gauges = [line for line in page.splitlines() if line.startswith("vllm:num_requests_running")]
-    return sum(float(line.rsplit(" ", 1)[1]) for line in gauges)
+    return parse_metrics(page, "chat", "", 0.0, 0.0).requests_running or 0.0

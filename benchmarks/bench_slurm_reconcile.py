@@ -1,4 +1,4 @@
-"""One poll of 1,000 jobs of ours: among 30,000 from a slurmrestd on loopback, and alone from squeue.
+"""One poll of 1,000 jobs of ours among 30,000: from a slurmrestd on loopback, whole and by states, and from squeue.
 
 ``slurm_reconcile_memory``: the peak of a process of its own that does both.
 """
@@ -40,6 +40,7 @@ TARGET_S = 1.0
 TARGET_MB = 200.0
 JOBS = 30_000
 OURS = 1_000
+POLL_S = 5.0
 NUMBERS = 66
 """Of what else a record tells: with these it is as long as a real one of v0.0.45, 8.2 KB."""
 MARK = Mark("c1", "gpu", "chat", 0, 1, 1)
@@ -53,9 +54,11 @@ def run() -> list[Measurement]:
 def measure() -> list[dict[str, object]]:
     with _slurmrestd() as url:
         by_rest_s = asyncio.run(_polled_s(_rest(url)))
+        by_states_s = asyncio.run(_polled_s(_rest(url), after_s=POLL_S))
     by_squeue_s = asyncio.run(_polled_s(_commands()))
     return [
         {"name": "slurm_reconcile_rest", "value": round(by_rest_s, 3), "unit": "s", "target": TARGET_S},
+        {"name": "slurm_reconcile_states", "value": round(by_states_s, 3), "unit": "s", "target": TARGET_S},
         {"name": "slurm_reconcile_squeue", "value": round(by_squeue_s, 3), "unit": "s", "target": TARGET_S},
         {
             "name": "slurm_reconcile_memory",
@@ -66,11 +69,11 @@ def measure() -> list[dict[str, object]]:
     ]
 
 
-async def _polled_s(client: SlurmClient) -> float:
-    """Processor time of the second poll, since the first also makes the session."""
+async def _polled_s(client: SlurmClient, after_s: float = LONGEST_S) -> float:
+    """Processor time of the second poll, ``after_s`` later, since the first also makes the session."""
     actuator = _actuator(client, clock := FixedClock())
     await actuator.observe()
-    clock.at += LONGEST_S
+    clock.at += after_s
     began = time.process_time()
     seen = await actuator.observe()
     taken_s = time.process_time() - began
@@ -81,7 +84,9 @@ async def _polled_s(client: SlurmClient) -> float:
 
 def _actuator(client: SlurmClient, clock: Clock) -> SlurmActuator:
     pool = PoolSpec(MARK.pool_id, "slurm", OURS, options={"partition": "gpu", "time_limit_s": 3600.0})
-    return SlurmActuator(pool, client, AgentTable(clock), _renders_nothing, cluster=MARK.cluster, clock=clock)
+    return SlurmActuator(
+        pool, client, AgentTable(clock), _renders_nothing, cluster=MARK.cluster, clock=clock, poll_s=POLL_S
+    )
 
 
 def _renders_nothing(launch: Launch, facts: SiteFacts, now: float) -> JobSpec:
@@ -114,18 +119,23 @@ def _slurmrestd() -> Iterator[str]:
 
 
 def _serve(listener: socket.socket) -> None:
-    """The same listing again and again: thirty jobs of which one is ours, a thousand times."""
+    """The same again and again: thirty jobs of which one is ours, a thousand times, or the states of ours."""
     others = ",\n    ".join(_record(number, "other", f"job-{number}", "") for number in range(JOBS // OURS - 1))
     ours = [replace(MARK, ordinal=ordinal) for ordinal in range(OURS)]
     listed = [f"{_record(mark.ordinal, 'tide', mark.job_name, mark.comment)},\n    {others}" for mark in ours]
     head, tail = '{\n  "jobs": [\n    ', '\n  ],\n  "meta": {},\n  "errors": [],\n  "warnings": []\n}'
-    content = (head + ",\n    ".join(listed) + tail).encode()
+    listing = (head + ",\n    ".join(listed) + tail).encode()
+    states = (head + ",\n    ".join(_state(mark.ordinal) for mark in ours) + tail).encode()
     while True:
         asking, _ = listener.accept()
         with asking:
-            asking.recv(65536)
+            content = states if b"/jobs/state/" in asking.recv(65536) else listing
             asking.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n")
             asking.sendall(f"Content-Length: {len(content)}\r\n\r\n".encode() + content)
+
+
+def _state(number: int) -> str:
+    return json.dumps({"job_id": str(number + 1), "state": ["RUNNING"]}, indent=1)
 
 
 def _record(number: int, user: str, name: str, comment: str) -> str:

@@ -72,22 +72,27 @@ def _second(replicas: int, interval_s: float, second: int) -> Iterator[MetricSam
         for replica in range(replicas):
             at = START_AT + (scrape - 1 + (replica + 1) / replicas) * interval_s
             done = float(scrape * 3 + replica)
-            yield MetricSample(
-                "chat",
-                f"chat-{replica}-g1",
-                at,
-                at,
-                requests_running=40.0,
-                requests_waiting=3.0 if replica % 4 == 0 else 0.0,
-                kv_cache_use=0.6,
-                prompt_tokens_total=done * 300.0,
-                generation_tokens_total=done * 200.0,
-                preemptions_total=float(scrape // 50),
-                requests_finished_total=done,
-                queue_time=_histogram(_QUEUE, done),
-                time_to_first_token=_histogram(_TTFT, done),
-                inter_token_latency=_histogram(_INTER_TOKEN, done * 200.0),
-            )
+            yield scraped("chat", f"chat-{replica}-g1", at, done, 3.0 if replica % 4 == 0 else 0.0)
+
+
+def scraped(model_id: str, replica_id: str, at: float, done: float, waiting: float = 0.0) -> MetricSample:
+    """One replica under load, which has finished ``done`` requests."""
+    return MetricSample(
+        model_id,
+        replica_id,
+        at,
+        at,
+        requests_running=40.0,
+        requests_waiting=waiting,
+        kv_cache_use=0.6,
+        prompt_tokens_total=done * 300.0,
+        generation_tokens_total=done * 200.0,
+        preemptions_total=done // 150.0,
+        requests_finished_total=done,
+        queue_time=_histogram(_QUEUE, done),
+        time_to_first_token=_histogram(_TTFT, done),
+        inter_token_latency=_histogram(_INTER_TOKEN, done * 200.0),
+    )
 
 
 def _histogram(bounds: tuple[float, ...], observed: float) -> Histogram:

@@ -13,12 +13,9 @@ import httpx
 import psutil
 
 from cli.demo.stack import Stack
-from tests.support.real_slurm import RealSlurm
+from tests.support.real_slurm import GPU_PARTITION, QUICK, RealSlurm
 from tests.support.slurm_stack import slurm_stack
 from tests.support.waiting import until
-
-PARTITION = "PartitionName=gpu Nodes=ALL Default=YES State=UP"
-QUICK = ["SchedulerParameters=sched_min_interval=100000"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +54,7 @@ class Site:
 def site() -> Iterator[Site]:
     """With one replica ready."""
     with (
-        RealSlurm(2, [PARTITION], QUICK, rest=True, gpus_per_node=2) as slurm,
+        RealSlurm(2, [GPU_PARTITION], QUICK, rest=True, gpus_per_node=2) as slurm,
         tempfile.TemporaryDirectory() as folder,
         slurm_stack(slurm, Path(folder), f"bench-{os.getpid()}") as stack,
         stack.client() as client,

@@ -4,7 +4,9 @@ a reader that went away must not stop who logs. It once left a broker that led, 
 from __future__ import annotations
 
 import os
-from typing import ClassVar, TextIO, cast
+import textwrap
+from collections.abc import MutableMapping
+from typing import Any, ClassVar, TextIO, cast
 
 
 class LogStream:
@@ -47,18 +49,36 @@ def _descriptor_of(stream: TextIO) -> int | None:
         return None
 
 
-def configure_logging(stream: TextIO | None) -> None:
-    """Lines for people where ``stream`` is a terminal, JSON for machines otherwise."""
+def configure_logging(stream: TextIO | None, *, warnings_only: bool = False) -> None:
+    """Lines for people where ``stream`` is a terminal, JSON for machines otherwise. ``warnings_only`` is for commands
+    that answer and are done: what went as it should is in their answer."""
     import structlog
 
     human = stream is not None and stream.isatty()
+
+    def worth_telling(_: Any, level: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        if warnings_only and level in ("debug", "info"):
+            raise structlog.DropEvent
+        return line
+
     structlog.configure(
         processors=[
+            worth_telling,
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            structlog.dev.ConsoleRenderer() if human else structlog.processors.JSONRenderer(),
+            _for_people if human else structlog.processors.JSONRenderer(),
         ],
         logger_factory=structlog.WriteLoggerFactory(cast(TextIO, LogStream(stream))),
     )
+
+
+def _for_people(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
+    """``text`` stands below its line as it is: a job's script of sixty lines, escaped, was a line that nobody could
+    read."""
+    import structlog
+
+    text = event.pop("text", "")
+    line = structlog.dev.ConsoleRenderer()(logger, method, event)
+    return f"{line}\n{textwrap.indent(text.rstrip(), '    ')}" if text else line

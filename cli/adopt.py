@@ -10,7 +10,7 @@ import typer
 
 from broker.log_lines import configure_logging
 from cli.output import errors, local_time, print_json, table, tell, told_errors
-from cli.recorded import recorded_state
+from cli.recorded import log_of, recorded_state
 from cli.site import HERE
 
 if TYPE_CHECKING:
@@ -25,16 +25,17 @@ def adopt(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document for scripts.")] = False,
 ) -> None:  # fmt: skip
     """Find our Slurm jobs that the broker's state does not know, since it was lost or is an older backup, and take them
-    back before `tidegate run`. They serve on meanwhile. Refused while a broker runs on that state."""
+    back before `tidegate run`. They serve on meanwhile. Where there is something to take back, --yes is refused while a
+    broker runs on that state."""
     import asyncio
 
-    configure_logging(sys.stderr)
+    configure_logging(sys.stderr, warnings_only=True)
     with told_errors():
         from broker.app.adopting import Verdict, adoption_of, found_jobs
         from broker.model import wire
 
         adoption = adoption_of(site, policies)
-        found = asyncio.run(found_jobs(adoption, recorded_state(adoption.log)))
+        found = asyncio.run(found_jobs(adoption, recorded_state(log_of(adoption.site))))
         wanted = [each for each in found if each.verdict in (Verdict.TAKE, Verdict.END)]
         if not as_json:
             _tell_found(found)
@@ -53,13 +54,12 @@ def adopt(
 async def _taken(adoption: Adoption, wanted: list[FoundJob]) -> list[Replica]:
     """The records of the jobs that were wanted, those that there are now."""
     from broker.app.adopting import PATIENCE_S, take_back
-    from broker.app.service import site_secret
-    from broker.app.settings import load_secrets
+    from broker.app.settings import load_secrets, site_secret
 
     secret = site_secret(load_secrets(adoption.site))
-    with errors.status(f"waiting up to {PATIENCE_S:g} s for the jobs' agents"):
-        state = await take_back(adoption, secret)
     marks = [each.mark for each in wanted if each.mark is not None]
+    with errors.status(f"waiting up to {PATIENCE_S:g} s for the jobs' agents"):
+        state = await take_back(adoption, secret, sorted({mark.log_id for mark in marks} - {""}))
     records = (state.replicas_of(mark.model_id).get(mark.replica_id) for mark in marks)
     return [record for record in records if record is not None]
 

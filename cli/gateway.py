@@ -12,7 +12,7 @@ import typer
 from broker.log_lines import configure_logging
 from cli.output import duration_option, told_errors
 from cli.serve import require_place, write_address
-from cli.site import DEFAULT_BROKER, Broker, Site, broker_address, chosen_site, token_of
+from cli.site import DEFAULT_BROKER, Broker, Site, broker_address, chosen_site, kafka_in, token_of
 
 if TYPE_CHECKING:
     from broker.app.settings import SiteSettings
@@ -35,7 +35,8 @@ def gateway(
 ) -> None:  # fmt: skip
     """Run the OpenAI-compatible gateway that follows a broker's registry, until SIGTERM or SIGINT.
 
-    Secrets come from the site file, or by environment: TIDEGATE_GATEWAY_TOKEN, TIDEGATE_SITE_SECRET.
+    With a site file whose log is in Kafka, what it reports goes by topics (docs/kafka.md). Secrets come from the site
+    file, or by environment: TIDEGATE_GATEWAY_TOKEN, TIDEGATE_SITE_SECRET, TIDEGATE_KAFKA_PASSWORD.
     """
     from gateway import event_loop
     from gateway.app import run_gateway
@@ -59,6 +60,7 @@ def gateway(
             limits=limits,
             shutdown_s=shutdown_s,
             request_log=None if request_log is None else RequestLogSettings(request_log),
+            log=None if declared is None else kafka_in(declared),
         )
         event_loop.run(run_gateway(settings, ready=lambda address: write_address(address_file, address)))
 

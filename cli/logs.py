@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from broker.log_lines import configure_logging
 from broker.model.errors import ActuatorError
 from cli.output import fail, print_json, tell, told_errors
-from cli.recorded import recorded_state
+from cli.recorded import log_of, recorded_state
 from cli.site import HERE
 
 if TYPE_CHECKING:
@@ -72,6 +74,8 @@ def _job_of(site: SiteSettings, replica_id: str) -> JobRecord | None:
     from broker.app.slurm_pool import slurm_client
     from broker.clock import SystemClock
 
+    configure_logging(sys.stderr, warnings_only=True)
+
     async def listed() -> JobRecord | None:
         for pool in site.pools.values():
             if pool.kind != "slurm" or pool.job is None:
@@ -104,12 +108,10 @@ def _not_here(job: JobRecord, count: int) -> str:
 
 def _why_no_log(site: SiteSettings, replica_id: str) -> str:
     """By the broker's record, which needs no broker that runs."""
-    from broker.app.settings.site import SqliteLog
-
     unknown = "`tidegate replicas` lists the replicas"
-    if not isinstance(site.log, SqliteLog):
+    if site.log.kind == "memory":
         return unknown
-    state = recorded_state(site.log.path)
+    state = recorded_state(log_of(site))
     record = next((found for members in state.replicas.values() if (found := members.get(replica_id))), None)
     if record is None:
         return unknown

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import getpass
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from broker.model.replica import ENDED
 from broker.model.units import format_duration
 from cli.logs import replica_logs
 from cli.output import Exit, duration_option, fail, local_time, print_json, table, tell, told_errors
@@ -97,6 +99,9 @@ def models(broker: Broker = None, token: Token = None, site: Site = None, as_jso
         whole=("model",),
         lesser=("policy", "last reason"),
     )
+    for model in body["models"]:
+        for words in model.get("standing", ()):
+            tell(f"{model['model_id']}: {words}")
     for pause in body.get("pauses", ()):
         what = f"{pause['scope']} {pause['name']}".strip()
         tell(
@@ -105,7 +110,7 @@ def models(broker: Broker = None, token: Token = None, site: Site = None, as_jso
 
 
 def _model_row(model: dict[str, Any]) -> tuple[object, ...]:
-    phases = ", ".join(f"{count} {phase}" for phase, count in sorted(model["phases"].items()))
+    phases = _counted({phase: count for phase, count in model["phases"].items() if phase not in ENDED})
     override = model["override"]
     ordered = ""
     if override is not None:
@@ -113,6 +118,10 @@ def _model_row(model: dict[str, Any]) -> tuple[object, ...]:
         ordered = f"{what} by {override['author']} until {local_time(override['until'])}"
     bounds = "retired" if model["retired"] else f"{model['minimum']}..{model['maximum']}"
     return (model["model_id"], model["target"], bounds, phases, model["policy"], ordered, model["last_code"])
+
+
+def _counted(phases: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {phase}" for phase, count in sorted(phases.items()))
 
 
 def endpoints(broker: Broker = None, token: Token = None, site: Site = None, as_json: Json = False) -> None:
@@ -141,9 +150,10 @@ replicas.command("logs")(replica_logs)
 def list_replicas(
     context: typer.Context,
     model: Annotated[str | None, typer.Option("--model", help="Only of this model.", show_default=False)] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Those that have ended, too.")] = False,
     broker: Broker = None, token: Token = None, site: Site = None, as_json: Json = False,
 ) -> None:  # fmt: skip
-    """List the broker's record of each replica; `tidegate replicas logs` shows what one wrote."""
+    """List the replicas that live, and why others failed; `tidegate replicas logs` shows what one wrote."""
     if context.invoked_subcommand is not None:
         return
     with told_errors():
@@ -151,27 +161,56 @@ def list_replicas(
     if as_json:
         print_json(body)
         return
-    rows = [_replica_row(replica, body["now"]) for replica in body["replicas"]]
+    ended = Counter(replica["phase"] for replica in body["replicas"] if replica["phase"] in ENDED)
+    shown = [replica for replica in body["replicas"] if everything or replica["phase"] not in ENDED]
+    rows = [_replica_row(replica, body["now"]) for replica in shown]
     table(
-        "Replicas", ("replica", "phase", "since", "pool", "tier", "url", "detail"), rows,
-        whole=("replica", "phase", "since", "url"), lesser=("tier", "pool", "since"),
+        "Replicas", ("replica", "phase", "since", "pool", "runs as", "ends", "tier", "url", "detail"), rows,
+        whole=("replica", "phase", "since", "url"), lesser=("tier", "pool", "since", "ends", "runs as"),
     )  # fmt: skip
-    for words in failures_told(body["replicas"]):
+    if ended and not everything:
+        tell(f"Ended: {_counted(ended)}; --all lists them.")
+    unknown = unknown_told(body.get("pools", ()), body["now"])
+    for words in (*waits_told(body["replicas"]), *failures_told(body["replicas"]), *unknown):
         tell(words)
 
 
-def failures_told(replicas: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """A line for each failed replica of which more is known than the failure's name: too long for a table's cell."""
+def waits_told(replicas: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """A line for each reason to wait, with those that wait for it: too long for a table's cell."""
+    waiting: dict[str, list[str]] = {}
     for replica in replicas:
-        if replica["failure"] and replica["detail"] not in ("", replica["failure"]):
-            yield f"{replica['replica_id']} failed ({replica['failure']}): {replica['detail']}"
+        if replica["phase"] == "pending" and replica["detail"]:
+            waiting.setdefault(replica["detail"], []).append(replica["replica_id"])
+    for words, names in waiting.items():
+        yield f"pending: {', '.join(names)}: {words}"
+
+
+def failures_told(replicas: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """A line for each reason to fail, with those that did: too long for a table's cell."""
+    failed: dict[tuple[str, str], list[str]] = {}
+    for replica in replicas:
+        if replica["failure"]:
+            failed.setdefault((replica["failure"], replica["detail"]), []).append(replica["replica_id"])
+    for (failure, detail), names in failed.items():
+        more = "" if detail in ("", failure) else f": {detail}"
+        yield f"{', '.join(names)} failed ({failure}){more}"
+
+
+def unknown_told(pools: Sequence[dict[str, Any]], now: float) -> Iterator[str]:
+    """A line for each pool that cannot be listed: the table shows what was there before."""
+    for pool in pools:
+        if pool["unknown_since"] is not None:
+            for_ = format_duration(round(max(0.0, now - pool["unknown_since"])))
+            yield f"pool {pool['pool_id']} has been unknown for {for_}, and nothing is started there: {pool['error']}"
 
 
 def _replica_row(replica: dict[str, Any], now: float) -> tuple[str, ...]:
     since = format_duration(round(max(0.0, now - replica["phase_since"])))
     detail = replica["failure"] or replica["detail"]
+    ends = "" if replica["not_after"] is None else local_time(replica["not_after"], "%F %H:%M")
     return (
-        replica["replica_id"], replica["phase"], since, replica["pool_id"], replica["tier"], replica["url"] or "", detail,
+        replica["replica_id"], replica["phase"], since, replica["pool_id"], replica["runs_as"], ends, replica["tier"],
+        replica["url"] or "", detail,
     )  # fmt: skip
 
 
@@ -182,7 +221,11 @@ def scale(
     because: Annotated[str, typer.Option("--because", help="Why; kept with every decision it causes.")],
     author: Author = None, broker: Broker = None, token: Token = None, site: Site = None, as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Override a model's target for a time. Done when it is durable; `hold --release` takes it back."""
+    """Override a model's target for a time. Done when it is durable; `hold --release` takes it back.
+
+    It is kept until its time is over, whatever happens meanwhile: an order given under `mode: observe` is carried out
+    when the site goes to `act`, and one for a model that leaves the policies holds again when it comes back.
+    """
     body = _order(model, target, for_, because, author)
     with told_errors():
         taken = _client(broker, token, site, orders=True).post("v1", "overrides", body=body)
@@ -202,7 +245,7 @@ def hold(
     release: Annotated[bool, typer.Option("--release", help="Take an override or hold back instead.")] = False,
     author: Author = None, broker: Broker = None, token: Token = None, site: Site = None, as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Hold a model's present target for a time, or release it."""
+    """Hold a model's present target for a time, or release it. As an order of `scale`, it is kept until its time is over."""
     body = _order(model, None, for_, because, author)
     with told_errors():
         client = _client(broker, token, site, orders=True)

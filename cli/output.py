@@ -32,8 +32,8 @@ class Exit(IntEnum):
 
 MEANINGS = {
     Exit.OK: "Done. Also when the reader of the output went away (`| head`).",
-    Exit.FAILED: "It was tried and failed: a request of `demo` or `simulate` failed or nothing was served, a cell of `sweep` failed, runs cannot be compared, `policy lint` found a "
-    "problem, a log or a backup is damaged.",
+    Exit.FAILED: "It was tried and failed: a request of `demo` or `simulate` failed or nothing was served, a cell of `sweep` failed, runs cannot be compared, `policy lint`, `doctor` or "
+    "`topics` found a problem, `dead-letters retry` left a message, a log or a backup is damaged.",
     Exit.USAGE: "The command line cannot be used as it is, or a file named on it: it is missing, or is no such file; a row of a "
     "trace is malformed, or its window holds no request.",
     Exit.UNREACHABLE: "No broker answers.",
@@ -77,6 +77,22 @@ def duration_option(option: str, text: str) -> float:
         return parse_duration_s(text)
     except ValueError as error:
         raise fail(f"{option}: {error}", Exit.USAGE) from None
+
+
+def moment_option(option: str, text: str) -> float:
+    """The time that an option's text says, or how long ago; a usage error that names it for anything else."""
+    from broker.clock import SystemClock
+
+    try:
+        return SystemClock().now() - parse_duration_s(text)
+    except ValueError:
+        pass
+    try:
+        return datetime.fromisoformat(text).astimezone().timestamp()
+    except (ValueError, OverflowError):
+        raise fail(
+            f"{option}: {text!r} is neither a time (2026-11-22T07:00) nor how long ago (2h)", Exit.USAGE
+        ) from None
 
 
 def local_time(at: float, form: str = "%H:%M:%S") -> str:

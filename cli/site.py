@@ -13,6 +13,8 @@ from broker.model.errors import ConfigError, ConfigErrors
 
 if TYPE_CHECKING:
     from broker.app.settings import SiteSettings
+    from broker.log.kafka.client import Connection
+    from broker.log.kafka.topics import Layout
 
 HERE = Path("site.yaml")
 DEFAULT_BROKER = "http://127.0.0.1:8600"
@@ -59,6 +61,30 @@ def broker_address(site: SiteSettings) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{site.api.port}"
 
 
+def kafka_of(site: Path) -> tuple[Connection, Layout]:
+    """The site's Kafka, and its topics there. Raises ``ConfigErrors`` and ``ConfigError``."""
+    from broker.app.settings import load_site
+
+    settings = load_site(site)
+    if (found := kafka_in(settings)) is None:
+        problem = f"the site keeps its log in {settings.log.kind}, not in kafka (docs/kafka.md)"
+        raise ConfigError(problem, path=str(site), field="log.kind")
+    return found
+
+
+def kafka_in(site: SiteSettings) -> tuple[Connection, Layout] | None:
+    """As above; None if the site's log is not there."""
+    from broker.app.settings import load_secrets
+    from broker.app.settings.kafka import KafkaLog
+
+    if not isinstance(site.log, KafkaLog):
+        return None
+    from broker.app.kafka import kafka_connection
+
+    secrets = load_secrets(only_secret(site, "kafka_password"))
+    return kafka_connection(site.log, secrets), site.log.layout(site.cluster)
+
+
 def token_of(site: SiteSettings | None, names: Sequence[str]) -> str:
     """The first of the tokens that the environment or the site's files have, empty if none; a file that may not be
     read matters only if nothing else is found. Raises ``ConfigErrors``."""
@@ -69,7 +95,7 @@ def token_of(site: SiteSettings | None, names: Sequence[str]) -> str:
     problem: ConfigErrors | None = None
     for name in names:
         try:
-            secret = getattr(load_secrets(_only(site, name)), name)
+            secret = getattr(load_secrets(only_secret(site, name)), name)
         except ConfigErrors as error:
             problem = problem or error
             continue
@@ -80,7 +106,7 @@ def token_of(site: SiteSettings | None, names: Sequence[str]) -> str:
     return ""
 
 
-def _only(site: SiteSettings, name: str) -> SiteSettings:
+def only_secret(site: SiteSettings, name: str) -> SiteSettings:
     """The site with no other secret: who may read one file need not be able to read all."""
     fields = {f"{token}_file": None for token in ("read_token", "operate_token", "gateway_token") if token != name}
     secret_file = site.secret_file if name == "site_secret" else None

@@ -1,55 +1,20 @@
-"""``tidegate state``: backup of the broker's durable log, and back; a replay that proves its decisions."""
+"""``tidegate state``: backup of the broker's durable log, and back; what it learned."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
-from broker.model.errors import ConfigError, LogUnreachable
-from cli.output import Exit, errors, fail, print_json, tell, told_errors
-from cli.site import chosen_site
+from cli.output import Exit, errors, fail, tell, told_errors
+from cli.recorded import LogPath, Site, as_file, existing_log, named_log
 from cli.waits import tell_waits
 
-state = typer.Typer(help="Back up, restore and replay the broker's log.", no_args_is_help=True)
-
-LogPath = Annotated[
-    Path | None, typer.Option("--log", help="The log's file (default: the site file's).", show_default=False)
-]
-Site = Annotated[
-    Path | None,
-    typer.Option(
-        "--site",
-        envvar="TIDEGATE_SITE",
-        help="Site file whose log is meant (default: site.yaml here, if no --log is given).",
-        show_default=False,
-    ),
-]
-DEFAULT_LOG = Path("var/tidegate.sqlite")
-
-
-def _log_of(log: Path | None, site: Path | None) -> Path:
-    """The named log, else the site file's. Raises ``ConfigError``."""
-    from broker.app.settings.site import SqliteLog as SqliteSettings
-
-    settings = chosen_site(site, needed=log is None)
-    if log is not None or settings is None:
-        return log or DEFAULT_LOG
-    if not isinstance(settings.log, SqliteSettings):
-        raise ConfigError("the site keeps its log in memory: there is no file", field="log.kind")
-    return settings.log.path
-
-
-def _existing(path: Path) -> Path:
-    from broker.log.schema import require_file
-
-    try:
-        require_file(path)
-    except LogUnreachable as error:
-        raise fail(str(error), Exit.USAGE) from None
-    return path
+state = typer.Typer(help="Back up and restore the broker's log, and what it learned.", no_args_is_help=True)
 
 
 @state.command("export")
@@ -66,8 +31,7 @@ def export(
             "a backup is no reading matter: name a new file, or send it on (`tidegate state export | gzip > FILE`)",
             Exit.USAGE,
         )
-    with told_errors():
-        path = _existing(_log_of(log, site))
+    with told_errors(), as_file(existing_log(log, site)) as path:
         number = export_state(path, sys.stdout) if target == "-" else _export_to(path, Path(target))
     errors.print(f"exported as of step {number}")
 
@@ -92,45 +56,43 @@ def _export_to(log: Path, target: Path) -> int:
 
 @state.command("import")
 def restore(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="The backup's file, - for standard input.")],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="The backup's file, - for standard input. Into a log in Kafka also the file of an embedded log.")],
     log: LogPath = None,
     site: Site = None,
-    force: Annotated[bool, typer.Option("--force", help="Set an existing log aside as PATH.replaced.")] = False,
-) -> None:
-    """Make a log from a backup: all of it or nothing."""
+    force: Annotated[bool, typer.Option("--force", help="Set an existing log aside as PATH.replaced; a file's only.")] = False,
+) -> None:  # fmt: skip
+    """Make a log from a backup: all of it or nothing. A log in Kafka, in topics that no broker has used yet, also from an
+    embedded log's file, which moves the site there. Refused while a broker leads either."""
+    from broker.log.sqlite import SqliteLog
     from broker.log.transfer import import_state
+    from cli.moving import is_log_file, move_backup, move_log
 
     with told_errors():
-        path = _log_of(log, site)
-        if source == "-":
-            number = import_state(path, sys.stdin, force=force)
+        target = named_log(log, site)
+        if isinstance(target, SqliteLog):
+            with _opened(source) as stream:
+                number = import_state(target.path, stream, force=force)
+        elif force:
+            raise fail(f"--force: {target} cannot be set aside; give the site another log.topic_prefix", Exit.USAGE)
+        elif is_log_file(source):
+            number = move_log(Path(source), target)
+            errors.print(f"{source} is left as it was: start no broker on it any more", highlight=False)
         else:
-            try:
-                with Path(source).open(encoding="utf-8", errors="replace") as stream:
-                    number = import_state(path, stream, force=force)
-            except OSError as error:
-                raise fail(f"cannot read {source}: {error.strerror}", Exit.USAGE) from None
-    tell(f"{path} stands at step {number}")
+            with _opened(source) as stream:
+                number = move_backup(stream, target)
+    tell(f"{target} stands at step {number}")
 
 
-@state.command("replay")
-def prove(
-    log: LogPath = None,
-    site: Site = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document for scripts.")] = False,
-) -> None:
-    """Decide every kept step again from its recorded observations, and compare."""
-    with told_errors():
-        path = _existing(_log_of(log, site))
-        import asyncio
-
-        steps, different = asyncio.run(_replay(path))
-    if as_json:
-        print_json({"steps": steps, "different": different})
-    if different is not None:
-        raise fail(f"step {different} decides otherwise when replayed; was it recorded by another version?")
-    if not as_json:
-        tell(f"{steps} steps replayed: the same decisions, effects and state, byte for byte")
+@contextmanager
+def _opened(source: str) -> Iterator[TextIO]:
+    if source == "-":
+        yield sys.stdin
+        return
+    try:
+        with Path(source).open(encoding="utf-8", errors="replace") as stream:
+            yield stream
+    except OSError as error:
+        raise fail(f"cannot read {source}: {error.strerror}", Exit.USAGE) from None
 
 
 @state.command("waits")
@@ -142,21 +104,5 @@ def waits(
 ) -> None:
     """Tell how long replicas waited in the queue and loaded, as the broker learned it from their latest starts."""
     with told_errors():
-        path = _existing(_log_of(log, site))
-    tell_waits(path, as_yaml=as_yaml, as_json=as_json)
-
-
-async def _replay(path: Path) -> tuple[int, int | None]:
-    from broker.control.replay import replay
-    from broker.log.sqlite import SqliteLog
-    from policies.registry import cached
-
-    log, policies, steps = SqliteLog(path), cached(), 0
-    try:
-        async for replayed in replay(log, policies):
-            if not replayed.same:
-                return steps, replayed.record.number
-            steps += 1
-    finally:
-        await log.close()
-    return steps, None
+        named = existing_log(log, site)
+    tell_waits(named, as_yaml=as_yaml, as_json=as_json)

@@ -27,6 +27,7 @@ from gateway.session import BrokerSession
 from gateway.settings import GatewaySettings
 from gateway.table import RoutingTable
 from gateway.tally import Tallies
+from gateway.uplink import HttpUplink, Uplink
 from gateway.upstream import Pool
 from gateway.user_connection import UserConnection
 
@@ -72,9 +73,7 @@ class Gateway:
         for model_id in settings.models:
             self.tallies.of(model_id)
         self.session = BrokerSession(
-            self._client,
-            settings.broker_url,
-            settings.token,
+            _uplink(settings, self._client),
             settings.name,
             uuid.uuid4().hex,
             self.table,
@@ -127,6 +126,8 @@ class Gateway:
         self.port = self._listener.sockets[0].getsockname()[1]
         self._spawn("registry", self.registry.run)
         self._spawn("session", self.session.run)
+        for name, run in self.session.uplink.background.items():
+            self._spawn(name, run)
         self._spawn("prober", self.prober.run)
         self._spawn("user_keys", lambda: self._users.watch(self._settings.keys_every_s))
         if self._request_log is not None:
@@ -271,6 +272,14 @@ class Gateway:
         except Exception:
             log.exception("request_handling_failed", path=request.path)
             return openai.gateway_failed().response()
+
+
+def _uplink(settings: GatewaySettings, client: aiohttp.ClientSession) -> Uplink:
+    if settings.log is None:
+        return HttpUplink(client, settings.broker_url, settings.token, settings.name)
+    from gateway.topic_uplink import TopicUplink  # an extra
+
+    return TopicUplink(*settings.log, settings.name)
 
 
 async def run_gateway(settings: GatewaySettings, *, ready: Callable[[str], None] | None = None) -> None:

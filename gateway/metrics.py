@@ -33,13 +33,13 @@ def render(
         single("tidegate_gateway_registry_revision", "Applied revision.", table.applied_revision),
         single(
             "tidegate_gateway_summaries_unacknowledged",
-            "Summaries that the broker has not taken yet.",
-            session.summaries_waiting,
+            "Summaries that the broker, or Kafka, has not taken yet.",
+            session.uplink.summaries_waiting,
         ),
         single(
             "tidegate_gateway_summaries_dropped_total",
             "Summaries given up because an outage lasted too long.",
-            session.summaries_dropped,
+            session.uplink.summaries_dropped,
         ),
         single("tidegate_gateway_log_lines_lost_total", "Log lines that could not be written.", LogStream.lost),
     ]

@@ -16,7 +16,6 @@ import hmac
 import json
 import os
 import stat
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,7 +49,7 @@ class RequestLog:
         self._secret = secret
         self._waiting: list[dict[str, Any]] = []
         self._failing = False
-        self._lock = threading.Lock()
+        self._writing: asyncio.Future[None] | None = None
         self.lost = 0
         try:
             self._file = _LogFile(self._path)
@@ -79,23 +78,19 @@ class RequestLog:
 
     async def close(self) -> None:
         await self.flush()
-        await asyncio.to_thread(self._close)
-
-    def _close(self) -> None:
-        with self._lock:
-            self._file.close()
+        await asyncio.to_thread(self._file.close)
 
     async def flush(self) -> None:
-        """Write what waits; what cannot be written is lost."""
+        """Write what waits; what cannot be written is lost. Cancelled, it is written all the same: lines whose write no
+        thread had begun yet were once lost at a gateway's end."""
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
         rows, self._waiting = self._waiting, []
         if rows:
-            await asyncio.to_thread(self._write, rows)
+            self._writing = asyncio.ensure_future(asyncio.to_thread(self._write, rows))
+            await asyncio.shield(self._writing)
 
     def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        with self._lock:  # a cancelled flush still writes when the last one begins
-            self._write_alone(rows)
-
-    def _write_alone(self, rows: Sequence[Mapping[str, Any]]) -> None:
         content = b"".join(json.dumps(row, separators=(",", ":")).encode() + b"\n" for row in rows)
         try:
             if self._file.was_moved:

@@ -7,9 +7,14 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from broker.model.addresses import is_loopback
 from broker.model.errors import ConfigError
+
+if TYPE_CHECKING:
+    from broker.log.kafka.client import Connection
+    from broker.log.kafka.topics import Layout
 
 TOKEN_VARIABLE = "TIDEGATE_GATEWAY_TOKEN"
 SECRET_VARIABLE = "TIDEGATE_SITE_SECRET"
@@ -44,7 +49,8 @@ class RequestLogSettings:
 @dataclass(frozen=True, slots=True)
 class GatewaySettings:
     """``models`` are known before the registry names them, so that their first requests are held, not refused.
-    ``shutdown_s``: how long open streams may take after SIGTERM. ``port`` 0 takes any free one.
+    ``shutdown_s``: how long open streams may take after SIGTERM. ``port`` 0 takes any free one. ``log``: the site's
+    topics in Kafka, where reports go; None: to the broker itself.
 
     Raises ``ConfigError`` for what cannot work or is not safe.
     """
@@ -65,6 +71,7 @@ class GatewaySettings:
     keys_every_s: float = 2.0
     shutdown_s: float = 120.0
     request_log: RequestLogSettings | None = None
+    log: tuple[Connection, Layout] | None = None
 
     def __post_init__(self) -> None:
         if not self.broker_url.startswith(("http://", "https://")):

@@ -16,7 +16,7 @@ from enum import IntEnum
 from typing import Any, TypeVar
 
 from actuators.base import Actuator
-from broker.control.answers import actuator_of, refusal, unknown_listing
+from broker.control.answers import actuator_of, in_words, refusal, unknown_listing
 from broker.control.core import BrokerCore
 from broker.control.decide import Policies
 from broker.control.listing import POOL_INTERVAL_S, ListingFilter, first_listing_at
@@ -26,6 +26,7 @@ from broker.model.observation import Observation, Receipt
 from broker.model.plan import Effect, Launch
 from broker.model.ports import Log
 from broker.model.signals import MetricSample, RequestSummary
+from broker.model.units import format_duration
 
 T = TypeVar("T")
 
@@ -58,6 +59,16 @@ class FailedSteps:
     last_at: float
     first: Exception
     model_id: str | None
+
+    def words(self, start_at: float) -> str:
+        """For an operator; times are since ``start_at``."""
+        first_s, last_s = (format_duration(max(0.0, at - start_at)) for at in (self.first_at, self.last_at))
+        when = f"at {first_s}" if self.count == 1 else f"from {first_s} to {last_s}"
+        times = "one step" if self.count == 1 else f"{self.count:,} steps"
+        why = in_words(self.first)
+        if self.model_id is None:
+            return f"{times} could not be decided, {when}: {why}; nothing was started or stopped meanwhile"
+        return f"the policy of {self.model_id} failed in {times}, {when}: {why}; the target was kept meanwhile"
 
 
 FailureListener = Callable[[Exception, tuple[Observation, ...]], None]

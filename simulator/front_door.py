@@ -60,6 +60,10 @@ class FrontDoor:
     def open_requests(self) -> int:
         return int(self._tally.open.sum())
 
+    @property
+    def model_ids(self) -> tuple[str, ...]:
+        return tuple(self._pools)
+
     def pool_of(self, model_id: str) -> int:
         """The number by which ledger and fleet know a model."""
         return self._pools[model_id]

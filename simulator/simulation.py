@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-
-import numpy as np
-from numpy.typing import NDArray
 
 import simulator.engine.fleet
 import simulator.tally
-from broker.control.answers import in_words
 from broker.control.decide import Policies
 from broker.control.loop import Ran
-from broker.model.errors import ConfigError
 from broker.model.observation import Probe, ProbeVerdict, SpecChanged
 from broker.model.plan import Decision, Launch
 from broker.model.ports import Log
-from broker.model.replica import ON_ITS_WAY, EndpointRecord, Replica, ReplicaPhase
+from broker.model.replica import EndpointRecord, Replica, ReplicaPhase
 from broker.model.signals import MetricSample
 from broker.model.spec import ModelSpec, PoolSpec, SiteSpec
 from broker.model.state import BrokerState
-from broker.model.units import format_duration
+from simulator.arrivals import Arrivals
+from simulator.awaited import Awaited
 from simulator.checks.audit import AuditedDoor
 from simulator.checks.checks import Checks
 from simulator.checks.level import CheckLevel
 from simulator.checks.saved import SavedObservations
 from simulator.cluster.host import ClusterHost
 from simulator.cluster.pool import SlurmPlace, SlurmPool
-from simulator.crowd import SHORTEST_S, Crowd
 from simulator.demand import Demand
 from simulator.driver import Driver, FailedSteps, Priority
 from simulator.engine.audit import AuditedFleet
@@ -38,7 +32,7 @@ from simulator.engine.profile import EngineProfile
 from simulator.engine.routing import Routing
 from simulator.fleet import SimulatedPool, SimulatedReplica
 from simulator.front_door import FrontDoor
-from simulator.ledger import ABANDONED, CUT, FINISHED, OPEN, REJECTED, Ledger
+from simulator.ledger import Ledger
 from simulator.metric_path import MetricPath
 from simulator.profiles.document import load_profile
 from simulator.report.summary import (
@@ -53,12 +47,7 @@ from simulator.report.summary import (
     together,
 )
 from simulator.report.unanswered import cuts_of
-from traces.blocks import RequestBlock
-from traces.clients import Ending
 from traces.conditions import PERFECT, MetricFaults
-
-_SPAN_S = 86_400.0
-"""Of the arrivals that the fleet is told ahead of: it counts them only for some months."""
 
 _PROBE_INTERVAL_S = 0.5
 _REPORT_DELAY_S = 0.01
@@ -86,9 +75,6 @@ class SimulationSettings:
     seed: int = 1
 
 
-_ENDINGS = {FINISHED: Ending.ANSWERED, CUT: Ending.FAILED, REJECTED: Ending.REJECTED, ABANDONED: Ending.ABANDONED}
-"""What clients make of how their requests ended."""
-
 _IDLE = (0.0,) * 7
 """What a replica tells of itself that nobody has sent a request yet: the fields of a sample from the running requests
 to the finished ones."""
@@ -106,15 +92,6 @@ def make_ready() -> bool:
     """Have all that is compiled in a simulation ready; see ``simulator.engine.fleet.make_ready``."""
     engines_compiled = simulator.engine.fleet.make_ready()
     return simulator.tally.make_ready() or engines_compiled
-
-
-def _within(span_s: float, block: RequestBlock) -> Iterator[RequestBlock]:
-    """The block in parts that last no longer."""
-    begin = 0
-    while begin < len(block):
-        end = int(np.searchsorted(block.arrival_s, block.arrival_s[begin] + span_s, side="right"))
-        yield block.take(slice(begin, end))
-        begin = end
 
 
 class Simulation:
@@ -146,12 +123,9 @@ class Simulation:
         self._points: dict[str, list[ReplicaPoint]] = {model.model_id: [] for model in models}
         self._cuts: list[tuple[SimulatedReplica, int]] = []
         self._demand: Demand | None = None
-        self._crowd: Crowd | None = None
         self._replicas: dict[str, Mapping[str, Replica]] = {}
         self._watched: set[str] = set()
-        self._looked_at: Mapping[str, Mapping[str, Replica]] | None = None
-        self._awaited: dict[str, tuple[Mapping[str, Replica], list[tuple[str, str]]]] = {}
-        self._awaiting: list[tuple[str, str]] = []
+        self._awaited = Awaited()
         for cluster in self.clusters.values():
             cluster.catch_up()
         self._checks = Checks(
@@ -224,93 +198,17 @@ class Simulation:
         Raises ``ConfigError`` if a model is asked that the site does not have, and ``InvariantViolated`` if something
         does not hold that always must: a mistake of ours.
         """
-        numbers = self._numbers_of(demand.models)
+        arrivals = Arrivals(demand, self._driver, self._door, self._ledger, self.settings.start_at)
         self._demand = demand
         if progress is not None:
             # At steps, not at arrivals: a trace may be silent for hours.
             self._driver.listen(lambda ran: progress(self._driver.now - self.settings.start_at, self._door.arrived))
-        last_arrival_at = self._let_react(demand, numbers) if demand.reacting else self._let_come(demand, numbers)
-        end_at = last_arrival_at + self.settings.tail_s
-        self._run_to(end_at)
+        end_at = arrivals.let_come() + self.settings.tail_s
+        arrivals.run_to(end_at)
         patience_s = 3600.0 if any(model.spec.maximum for model in self.state.models.values()) else 0.0
         while not self._driver.stopped and self._open_requests() and self._driver.now < end_at + patience_s:
-            self._run_to(self._driver.now + 1.0)
+            arrivals.run_to(self._driver.now + 1.0)
         return self._summary(trace, drained_s=max(0.0, self._driver.now - end_at))
-
-    def _let_come(self, demand: Demand, numbers: NDArray[np.int16]) -> float:
-        """Requests that come as they may; when the last one did."""
-        last_arrival_at = self.settings.start_at
-        for block in demand.requests.blocks():
-            for part in _within(_SPAN_S, block):
-                self._run_before(self.settings.start_at + float(part.arrival_s[0]))
-                if self._driver.stopped:
-                    return last_arrival_at
-                last_arrival_at = self._expect(part, numbers)
-                self._run_before(last_arrival_at)
-        return last_arrival_at
-
-    def _let_react(self, demand: Demand, numbers: NDArray[np.int16]) -> float:
-        """Requests of clients who react, and the others between them; when the last one came."""
-        start_at = last_arrival_at = self.settings.start_at
-        crowd = self._crowd = Crowd(demand.requests, demand.reacting, demand.until_s)
-        at_s = crowd.next_at_s
-        while at_s < demand.until_s and not self._driver.stopped:
-            self._run_before(start_at + at_s)
-            self._look_after(crowd, at_s)
-            asked_s = at_s
-            while crowd.next_at_s < crowd.look_at_s():
-                asked_s = min(crowd.next_at_s + SHORTEST_S, crowd.look_at_s())
-                block, who = crowd.asked_before(asked_s)
-                crowd.sent(len(self._ledger), who)
-                last_arrival_at = self._expect(block, numbers)
-            at_s = max(asked_s, crowd.look_at_s()) if crowd.waits else max(asked_s, crowd.next_at_s)
-        self._run_before(last_arrival_at)
-        return last_arrival_at
-
-    def _run_to(self, at: float) -> None:
-        """With an eye on the clients who react."""
-        while self._crowd is not None and self._crowd.waits and self._driver.now < at and not self._driver.stopped:
-            look_at = self.settings.start_at + self._crowd.look_at_s()
-            self._driver.run_until(min(at, max(look_at, self._driver.now)))
-            self._look_after(self._crowd, self._driver.now - self.settings.start_at)
-        self._driver.run_until(at)
-
-    def _look_after(self, crowd: Crowd, now_s: float) -> None:
-        """Who lost patience leaves; who was answered, or failed, or left, thinks of what to ask next."""
-        self._catch_up()
-        ledger, start_at = self._ledger, self.settings.start_at
-        late = crowd.out_of_patience(
-            now_s, lambda row: ledger.status[row] != OPEN or not math.isnan(ledger.first_token_at[row])
-        )
-        if late:
-            self._door.abandon(np.array(late, np.int64), self._driver.now)
-        rows = np.array(crowd.open_rows, np.int64)
-        ended = rows[ledger.status[rows] != OPEN]
-        for row, status, at in zip(ended.tolist(), ledger.status[ended], ledger.ended_at[ended], strict=True):
-            crowd.ended(row, _ENDINGS[status], float(at) - start_at, now_s)
-
-    def _run_before(self, at: float) -> None:
-        """Up to an arrival: others may come at the same instant that are not known yet, and they all come first."""
-        self._driver.run_until(math.nextafter(at, -math.inf))
-
-    # -- requests
-
-    def _numbers_of(self, models: Iterable[str]) -> NDArray[np.int16]:
-        """By a demand's code of a model the number by which door and ledger know it."""
-        if unknown := sorted(set(models) - self._points.keys()):
-            raise ConfigError(
-                f"the load asks {', '.join(unknown)}; the policies have {', '.join(self._points)}", field="models"
-            )
-        return np.array([self._door.pool_of(model_id) for model_id in models], np.int16)
-
-    def _expect(self, block: RequestBlock, numbers: NDArray[np.int16]) -> float:
-        """Take a block's requests in, each to come at its time; when the last one does."""
-        arrival_at = self.settings.start_at + block.arrival_s
-        rows = self._ledger.append(
-            arrival_at, block.prompt_tokens, block.output_tokens, numbers[block.model], block.tenant
-        )
-        self._door.expect(rows, block.prefix_group, block.prefix_tokens)
-        return float(arrival_at[-1])
 
     def _open_requests(self) -> int:
         self._catch_up()
@@ -433,24 +331,10 @@ class Simulation:
 
     def _probe(self) -> None:
         now = self._driver.now
-        for name, model_id in self._on_their_way():
+        for name, model_id in self._awaited.of(self.state):
             replica = self._replica(name)
             if replica is not None and replica.serves(now):
                 self._driver.offer(Probe(name, model_id, ProbeVerdict.READY, now, now))
-
-    def _on_their_way(self) -> list[tuple[str, str]]:
-        """Replicas, with their models, that the broker waits for. It looks only at what changed since it looked last:
-        the state shares what did not."""
-        state = self.state
-        if state.replicas is not self._looked_at:
-            self._looked_at = state.replicas
-            for model_id, replicas in state.replicas.items():
-                known = self._awaited.get(model_id)
-                if known is None or known[0] is not replicas:
-                    names = [(name, model_id) for name, record in replicas.items() if record.phase in ON_ITS_WAY]
-                    self._awaited[model_id] = (replicas, names)
-            self._awaiting = [name for model_id in state.replicas for name in self._awaited[model_id][1]]
-        return self._awaiting
 
     # -- what is told
 
@@ -496,7 +380,7 @@ class Simulation:
             replicas=points[0] if len(points) == 1 else together(points),
             decisions=self._decisions,
             trace=trace,
-            problems=() if failed is None else (_told(failed, self.settings.start_at),),
+            problems=() if failed is None else (failed.words(self.settings.start_at),),
             models={model_id: self._figures(model_id) for model_id in asked} if len(asked) > 1 else None,
             cached_tokens=self._door.cached_tokens,
             partial=Partial("simulating", reached_s) if self._driver.stopped else None,
@@ -518,14 +402,3 @@ class Simulation:
         start_at = self.settings.start_at
         outcomes = self._ledger.outcomes(start_at, self._door.arrived, self._door.pool_of(model_id))
         return service_figures(outcomes, self._points[model_id], max(0.0, self._driver.now - start_at))
-
-
-def _told(failed: FailedSteps, start_at: float) -> str:
-    """What an operator must know of steps in which something could not be decided."""
-    first_s, last_s = (format_duration(max(0.0, at - start_at)) for at in (failed.first_at, failed.last_at))
-    when = f"at {first_s}" if failed.count == 1 else f"from {first_s} to {last_s}"
-    times = "one step" if failed.count == 1 else f"{failed.count:,} steps"
-    why = in_words(failed.first)
-    if failed.model_id is None:
-        return f"{times} could not be decided, {when}: {why}; nothing was started or stopped meanwhile"
-    return f"the policy of {failed.model_id} failed in {times}, {when}: {why}; the target was kept meanwhile"

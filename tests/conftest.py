@@ -1,6 +1,7 @@
 """What holds for every test."""
 
 import asyncio
+import secrets
 from collections.abc import Iterator
 
 import pytest
@@ -8,6 +9,7 @@ import structlog
 from hypothesis import settings
 
 from tests.faults.conftest import SEED
+from tests.support import real_kafka
 
 # looptime asks for the main thread's event loop before synchronous tests too. Unless told that there is none, Python
 # before 3.14 makes one then, which nobody closes: a warning, hence an error, when a later test is collected.
@@ -24,6 +26,21 @@ def _logging_as_it_was() -> Iterator[None]:
     test that logs would fail on it."""
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[real_kafka.RealKafka]:
+    """One node for all the tests of a process: each keeps to the topics of its own ``kafka_cluster``."""
+    if (reason := real_kafka.why_not()) is not None:
+        pytest.skip(reason)
+    with real_kafka.RealKafka() as kafka:
+        yield kafka
+
+
+@pytest.fixture
+def kafka_cluster() -> str:
+    """A cluster's name that no other test has."""
+    return f"test-{secrets.token_hex(4)}"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -278,6 +278,7 @@ class LocalActuator:
             started_at=record.created_at,
             exit_code=marks.exit_code,
             detail=detail,
+            runs_as="" if sighting.main is None else f"process {sighting.main.pid}",
         )
 
     def _confirmed_url(self, sighting: Sighting, listeners: list[procfs.Listener]) -> tuple[str | None, str]:

@@ -16,10 +16,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import glob
 import hmac
 import json
+import mmap
 import os
 import re
+import resource
 import secrets
 import shutil
 import signal
@@ -58,12 +61,21 @@ MOST_HEAD_BYTES = 65536
 MOST_LINE_BYTES = 8192
 MOST_ANSWER_BYTES = 1000000
 MOST_CONNECTIONS = 4096
+ACCEPTED_AT_ONCE = 128
+SPARE_FILES = 2 * ACCEPTED_AT_ONCE
+"""Kept back from connections. Strangers who only connected took all that a job may open, often 1024: the agent could
+not reach the engine, the broker or /proc any more."""
 BLOCK_BYTES = 65536
 HEAD_WITHIN_S = 10.0
 IDLE_S = 120.0
 HEARD_OUT_S = 2.0
 HEARD_OUT_BYTES = 16 * 2**20
 FLUSHED_WITHIN_S = 5.0
+
+PAGES_LOOKED_AT = 64
+"""At least, of each file of weights, evenly spread: 140 GB have 34 million."""
+LOOKED_AT_FOR_S = 5.0
+CACHED_SHARE = 0.5
 
 _PATHS = re.compile(r"/v1(?!/(un)?load_lora_adapter)(/[A-Za-z0-9_:~-][A-Za-z0-9_.:~-]*)+/?")
 """The OpenAI paths, in plain characters: nothing that a server behind could read as another path. What vLLM has there
@@ -108,8 +120,8 @@ class Settings:
 
     ``front`` false exposes the engine itself, with all the paths that it leaves open. ``address`` is where this node is
     reached; by default the one from which it reaches the broker. ``socket_option`` (vLLM's ``--uds``) lets the engine
-    listen on a socket in a private folder, which nobody else on the node can open. ``notice_s`` is how long before the
-    wall time the warning signal was asked for.
+    listen on a socket in a private folder, which nobody else on the node can open. ``gpu_type`` is the one that the
+    job asked for. ``notice_s`` is how long before the wall time the warning signal was asked for.
     """
 
     broker_url: str
@@ -123,6 +135,7 @@ class Settings:
     address: str | None = None
     ports: tuple[int, int] = (20000, 29999)
     socket_option: str | None = None
+    gpu_type: str | None = None
     key_variables: tuple[str, ...] = ("VLLM_API_KEY",)
     load_timeout_s: float = 1800.0
     stop_grace_s: float = 30.0
@@ -407,21 +420,23 @@ class Upstream:
 
 class Front:
     """A reverse proxy that lets nothing through but ``/v1/...`` and ``/health`` to holders of the endpoint's key, and
-    ``/metrics`` to the broker's. Bodies pass as they come, byte by byte and without waiting for their end."""
+    ``/metrics`` to the broker's. Bodies pass as they come, byte by byte and without waiting for their end. Where there
+    are too many connections, the one that has been idle for longest ends."""
 
-    def __init__(self, listener: socket.socket) -> None:
+    def __init__(self, listener: socket.socket, most_connections: int = MOST_CONNECTIONS) -> None:
         self.endpoint_key = ""
         self.metrics_key = ""
         self.upstream: Upstream | None = None
         self.in_flight = 0
         self._listener = listener
+        self._most_connections = most_connections
         self._server: asyncio.AbstractServer | None = None
         self._open: set[asyncio.Task[None]] = set()
-        self._idle: set[asyncio.Task[None]] = set()
+        self._idle: dict[asyncio.Task[None], None] = {}
         self._closing = False
 
     async def open(self) -> None:
-        self._server = await asyncio.start_server(self._connected, sock=self._listener, backlog=1024)
+        self._server = await asyncio.start_server(self._connected, sock=self._listener, backlog=ACCEPTED_AT_ONCE)
 
     async def close(self) -> None:
         """The engine is gone, or never was: what it has answered still reaches its reader."""
@@ -441,7 +456,7 @@ class Front:
         assert task is not None
         self._open.add(task)
         try:
-            if len(self._open) <= MOST_CONNECTIONS:
+            if len(self._open) <= self._most_connections or self._ended_idle():
                 await self._converse(Source(reader), writer, task)
             writer.close()
             await asyncio.wait_for(writer.wait_closed(), FLUSHED_WITHIN_S)
@@ -452,17 +467,24 @@ class Front:
         finally:
             self._open.discard(task)
 
+    def _ended_idle(self) -> bool:
+        for task in self._idle:
+            del self._idle[task]
+            task.cancel()
+            return True
+        return False
+
     async def _converse(self, client: Source, writer: asyncio.StreamWriter, task: asyncio.Task[None]) -> None:
         """One request after another on a connection."""
         goes_on = True
         while goes_on and not self._closing:
-            self._idle.add(task)
+            self._idle[task] = None
             try:
                 client.keep(await asyncio.wait_for(client.some(), IDLE_S))
             except asyncio.CancelledError:
                 return
             finally:
-                self._idle.discard(task)
+                self._idle.pop(task, None)
             try:
                 head = await asyncio.wait_for(client.head(), HEAD_WITHIN_S)
                 if not head:
@@ -559,14 +581,11 @@ class Front:
             await asyncio.gather(answering, leaving, return_exceptions=True)
 
     async def _respond(self, request: Head, engine: Source, writer: asyncio.StreamWriter) -> bool:
-        status = "100"
-        while status.startswith("1"):  # interim answers say nothing that the client waits for
-            raw = await engine.head()
-            if not raw:
-                raise Refusal("502 Bad Gateway", "the engine closed the connection without an answer")
-            head = parse_head(raw)
-            status = head.line[1]
-        body: Body = Sized(0) if status in ("204", "304") else head.body(Body())
+        try:
+            head, body = await self._engines_head(engine)
+        except (BadMessage, Cut) as problem:
+            raise Refusal("502 Bad Gateway", f"the engine gave no answer: {problem}") from None
+        status = head.line[1]
         closes = request.closes or type(body) is Body
         kept = [(name, value) for name, value in head.headers if name not in ("connection", "keep-alive")]
         if closes:
@@ -574,10 +593,33 @@ class Front:
         writer.write(written(f"HTTP/1.1 {status} {head.line[2]}", kept))
         try:
             await relay(engine, writer, body)
-        except Cut:
+        except (Cut, BadMessage, OSError) as problem:
             writer.transport.abort()  # an answer cut short must not look like a whole one
-            raise
+            raise Cut(str(problem)) from None
         return not closes
+
+    async def _engines_head(self, engine: Source) -> tuple[Head, Body]:
+        """Past interim answers, which say nothing that the client waits for."""
+        status = "100"
+        while status.startswith("1"):
+            raw = await engine.head()
+            if not raw:
+                raise Cut("it closed the connection")
+            head = parse_head(raw)
+            version, status, _ = head.line
+            if not version.startswith("HTTP/1.") or not re.fullmatch(r"[1-5][0-9][0-9]", status):
+                raise BadMessage("its first line is no HTTP")
+        return head, Sized(0) if status in ("204", "304") else head.body(Body())
+
+
+def room_for_connections() -> int:
+    """How many connections there are files for, two for each, after raising the limit on them as far as we may."""
+    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * MOST_CONNECTIONS + SPARE_FILES
+    if files < wanted:
+        files = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, most))
+    return min(MOST_CONNECTIONS, (files - min(SPARE_FILES, files // 2)) // 2)
 
 
 def _error(status: str, message: str) -> bytes:
@@ -685,18 +727,46 @@ def processes() -> Iterator[int]:
     return (int(name) for name in os.listdir("/proc") if name.isdigit())
 
 
-def members(session: int) -> list[int]:
-    """The living processes of a session."""
-    found = []
+def keep_orphans() -> None:
+    """What leaves its parent below us becomes our child, not that of whoever adopts orphans: an engine that goes into
+    the background was left on its GPUs where Slurm has no cgroups."""
+    with contextlib.suppress(ImportError, OSError, AttributeError):
+        import ctypes  # not every build of Python has it
+
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+
+
+def reap_orphans(child: int) -> None:
+    """Those that have ended, but for ``child``, whose end somebody waits for."""
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) and ended.si_pid != child:
+            os.waitpid(ended.si_pid, 0)
+
+
+def descendants(root: int, session: int | None = None) -> set[int]:
+    """The living processes below ``root``, and those of a session.
+
+    No number stands for no session: 0 is that of all whose session began outside a container.
+    """
+    children: dict[int, list[int]] = {}
+    found, living = set(), set()
     for pid in processes():
         try:
             with open(f"/proc/{pid}/stat", "rb") as file:
                 fields = file.read().rpartition(b")")[2].split()
         except OSError:
             continue
-        if int(fields[3]) == session and fields[0] not in (b"Z", b"X"):
-            found.append(pid)
-    return found
+        children.setdefault(int(fields[1]), []).append(pid)
+        if fields[0] not in (b"Z", b"X"):
+            living.add(pid)
+            if int(fields[3]) == session:
+                found.add(pid)
+    below = list(children.get(root, ()))
+    while below:
+        pid = below.pop()
+        found.add(pid)
+        below += children.get(pid, ())
+    return found & living
 
 
 def shared_memory_of(pids: Iterable[int]) -> set[tuple[str, int]]:
@@ -769,10 +839,15 @@ class Engine:
         self._before = shared_memory()
         self._kills = memory_kills()
         self._made: set[tuple[str, int]] = set()
+        self._others = descendants(os.getpid())  # a prolog may have left something of its own
         become = [sys.executable, "-I", "-S", "-c", _BECOME, str(os.getpid())]
         self._process = subprocess.Popen(
             [*become, *command], env=environment, stdin=subprocess.DEVNULL, start_new_session=True
         )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def code(self) -> int | None:
@@ -783,8 +858,9 @@ class Engine:
     def ran_out_of_memory(self) -> bool:
         return memory_kills() > self._kills
 
-    def members(self) -> list[int]:
-        return members(self._process.pid)
+    def members(self) -> set[int]:
+        """Its living processes, also those that have gone into the background."""
+        return descendants(os.getpid(), self._process.pid) - self._others
 
     def sample(self) -> None:
         """Note what it holds of ``/dev/shm``: once it is dead nobody can tell whose an entry was."""
@@ -804,7 +880,9 @@ class Engine:
                 os.kill(pid, signal.SIGKILL)
 
     async def clear(self) -> None:
-        """End what its main process left, and take away its shared memory."""
+        """End what is left of it, and take away its shared memory."""
+        if self._process.poll() is None:
+            self._process.kill()
         self._process.wait()
         for _ in range(50):
             self.kill()
@@ -813,6 +891,75 @@ class Engine:
             await asyncio.sleep(TICK_S)
         if removed := remove_shared_memory(self._made):
             say(f"took {removed} entries of the engine out of /dev/shm")
+
+
+# What the node is, and what it has of the weights already.
+
+
+def node_class(gpu_type: str | None, environment: dict[str, str], driver: str = "/proc/driver/nvidia") -> str:
+    """What tells this kind of node from others: the GPU type that the job asked for, else the one that NVIDIA's driver
+    tells, else the partition."""
+    if gpu_type:
+        return f"gpu:{gpu_type}"
+    found: set[str] = set()
+    for path in glob.glob(f"{driver}/gpus/*/information"):
+        with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
+            found.update(line.partition(":")[2].strip() for line in file if line.startswith("Model:"))
+    return "+".join(sorted(found)) or environment.get("SLURM_JOB_PARTITION", "")
+
+
+def weight_files(command: list[str]) -> list[str]:
+    """The files that an engine reads its weights from: those of the folders that its command names (``serve FOLDER``,
+    ``--model=FOLDER``). Of a folder with both kinds vLLM reads the first. Raises ``OSError``."""
+    folders = {word.partition("=")[2] if word.startswith("-") else word for word in command[1:]}
+    files = []
+    for folder in sorted(filter(os.path.isdir, folders)):
+        names = sorted(os.listdir(folder))
+        for ending in (".safetensors", ".bin"):
+            if found := [os.path.join(folder, name) for name in names if name.endswith(ending)]:
+                files += found
+                break
+    return files
+
+
+def share_in_memory(files: list[str]) -> float:
+    """How much of the bytes of ``files`` is in this node's page cache, from 0 to 1, by a sample of their pages and
+    without reading any. Raises ``OSError``, and ``ImportError`` for a Python without ctypes."""
+    cached_bytes = looked_bytes = 0.0
+    give_up_at = time.monotonic() + LOOKED_AT_FOR_S
+    for path in files:
+        size, share = resident(path)
+        cached_bytes += size * share
+        looked_bytes += size
+        if time.monotonic() > give_up_at:  # of a slow file system the first files say enough
+            break
+    return cached_bytes / looked_bytes if looked_bytes else 0.0
+
+
+def resident(path: str) -> tuple[int, float]:
+    """(a file's size, the share of the pages looked at that are in memory), by ``mincore``. Raises ``OSError``, also
+    for another user's file that we may not write: of those Linux says that all is in memory."""
+    import ctypes  # not every build of Python has it
+
+    mincore = ctypes.CDLL(None, use_errno=True).mincore
+    answer = ctypes.create_string_buffer(1)
+    with open(path, "rb") as file:
+        status = os.fstat(file.fileno())
+        if status.st_uid != os.geteuid() and not os.access(path, os.W_OK):
+            raise PermissionError(f"{path} is another user's, of which Linux does not tell it")
+        step = max(1, status.st_size // mmap.PAGESIZE // PAGES_LOOKED_AT) * mmap.PAGESIZE
+        looked_at = range(0, status.st_size, step)
+        present = 0
+        for at in looked_at:
+            length = min(mmap.PAGESIZE, status.st_size - at)
+            with mmap.mmap(file.fileno(), length, access=mmap.ACCESS_COPY, offset=at) as page:
+                address = ctypes.byref(ctypes.c_char.from_buffer(page))
+                failed = mincore(address, ctypes.c_size_t(length), answer)
+                del address  # a page that is pointed to cannot be let go
+            if failed:
+                raise OSError(ctypes.get_errno(), f"{path}: mincore failed")
+            present += answer.raw[0] & 1
+    return status.st_size, present / max(1, len(looked_at))
 
 
 # The agent.
@@ -838,6 +985,7 @@ class Status:
     unhealthy_since: float | None = None
     drain: dict[str, Any] | None = None
     end: dict[str, Any] | None = None
+    start_place: dict[str, Any] | None = None
 
 
 def job_number(environment: dict[str, str], name: str) -> int | None:
@@ -867,6 +1015,7 @@ class Agent:
 
     async def run(self) -> int:
         """The job's exit code: 0 if it ended as it should."""
+        keep_orphans()
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._on_terminate)
         loop.add_signal_handler(signal.SIGINT, self._on_terminate)
@@ -910,12 +1059,13 @@ class Agent:
             )
         if self._settings.front:
             listener = bound(self._address, self._ports())
-            self._front = Front(listener)
+            self._front = Front(listener, room_for_connections())
             await self._front.open()
             self._tell(url=self._url(listener.getsockname()[1]))
             self._given_keys()
         else:
             await self._until_keys()
+        self._status.start_place = await asyncio.to_thread(self._looked_at_node)
         self._folder = tempfile.mkdtemp(prefix="tidegate-", dir="/tmp")  # a socket's path may have 107 characters
         try:
             for attempt in range(PLACES_TRIED):
@@ -936,6 +1086,19 @@ class Agent:
     def _url(self, port: int) -> str:
         host = f"[{self._address}]" if ":" in self._address else self._address
         return f"http://{host}:{port}"
+
+    def _looked_at_node(self) -> dict[str, Any]:
+        """What loading will depend on, before the engine changes it."""
+        kind = node_class(self._settings.gpu_type, self._environment)
+        cached = False
+        try:
+            if files := weight_files(self._command):
+                share = share_in_memory(files)
+                cached = share >= CACHED_SHARE
+                say(f"{share:.0%} of the weights are in this node's memory")
+        except (OSError, ImportError) as error:
+            say(f"it cannot be told how much of the weights is in this node's memory: {error}")
+        return {"node_class": kind, "weights_cached": cached}
 
     async def _until_keys(self) -> None:
         """Without a front the engine itself asks for the endpoint's key, which only the broker can tell."""
@@ -993,7 +1156,9 @@ class Agent:
             if kill_at is not None and now >= kill_at:
                 engine.kill()
             if now >= sample_at:
-                await asyncio.to_thread(engine.sample)  # of a large engine it would hold up tokens
+                with contextlib.suppress(OSError):  # the next look shows it
+                    await asyncio.to_thread(engine.sample)  # of a large engine it would hold up tokens
+                reap_orphans(engine.pid)
                 sample_at = now + (SAMPLE_SERVING_EVERY_S if self._ready else SAMPLE_LOADING_EVERY_S)
             await asyncio.sleep(TICK_S)
         return code
@@ -1111,7 +1276,8 @@ class Agent:
         now = time.time()
         left_s = self._settings.notice_s if self._end_at is None else max(0.0, self._end_at - now)
         early = left_s > self._settings.notice_s + LATE_NOTICE_S
-        left_s = min(left_s, self._settings.notice_s)
+        if early:
+            left_s = self._settings.notice_s
         request = {
             "cause": "preemption" if early else "wall_time",
             "by": now + max(0.0, left_s - self._settings.stop_grace_s),
@@ -1230,17 +1396,18 @@ class Link:
         key = self.keys.get("agent_key", "")
         try:
             status, raw = await ask(self._address, "PUT" if key else "POST", self._path, key or self._token, body)
-            answer = json.loads(raw)
         except (OSError, asyncio.TimeoutError, BadMessage, Cut, ValueError) as error:
             raise _Unheard(str(error) or type(error).__name__) from None
+        answer = _object(raw)
         if status in (401, 403, 409):
             self._turned_away(status, _message(answer))
-        if status != 200 or not isinstance(answer, dict):
+        given = _object(answer.get("keys"))
+        has_keys = {"agent_key", "endpoint_key", "metrics_key"} <= given.keys()
+        if status != 200 or not (key or has_keys):
             raise _Unheard(f"it answers {status}: {_message(answer)}")
         self._came_back()
-        keys = answer.get("keys")
-        if isinstance(keys, dict) and {"agent_key", "endpoint_key", "metrics_key"} <= keys.keys():
-            self.keys = {name: str(value) for name, value in keys.items()}
+        if has_keys:
+            self.keys = {name: str(value) for name, value in given.items()}
             self._given_keys()
         self._ordered(str(answer.get("order")))
         seconds = answer.get("heartbeat_s")
@@ -1278,11 +1445,17 @@ class _Unheard(Exception):
     """A report did not reach the broker."""
 
 
-def _message(answer: Any) -> str:
-    try:
-        return str(answer["error"]["message"])
-    except (TypeError, KeyError):
-        return "no error in the API's form"
+def _object(value: Any) -> dict[str, Any]:
+    """``value``, or what it says in JSON; empty for what is no object."""
+    if isinstance(value, bytes):
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(value)
+    return value if isinstance(value, dict) else {}
+
+
+def _message(answer: dict[str, Any]) -> str:
+    told = _object(answer.get("error")).get("message")
+    return "this is no answer of a broker; see job.broker_url of the pool" if told is None else str(told)
 
 
 async def _live(settings: Settings, token: str, command: list[str], environment: dict[str, str]) -> int:

@@ -2,39 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Iterator, Sequence
 from urllib.parse import urlsplit
 
 from actuators.slurm.client import PartitionFacts, SiteFacts
+from actuators.slurm.job import LIVING, JobRecord
+from actuators.slurm.marks import mark_of_job
 from actuators.slurm.options import SlurmOptions, options_of
 from broker.model.addresses import is_loopback
+from broker.model.finding import Finding, Verdict, clock_finding
 from broker.model.spec import PoolSpec
 from broker.model.units import clock_time, format_duration
-
-SKEW_WORTH_TELLING_S = 2.0
-SKEW_THAT_HARMS_S = 30.0
-"""A job's end is Slurm's time, a drain's deadline the broker's: the margin between both is some two minutes."""
-
 
 TOKEN_LIFE_S = 600.0
 """One that lives for less is asked for again every few minutes, and there is little time to notice that none comes."""
 
 
-class Verdict(StrEnum):
-    FINE = "fine"
-    LOOK = "look"
-    MEND = "mend"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """``about`` is what was looked at, ``words`` what was found and, unless it is fine, what to change."""
-
-    verdict: Verdict
-    about: str
-    words: str
+def listing_finding(jobs: Sequence[JobRecord], cluster: str, pool_id: str, took_s: float) -> Finding:
+    """``jobs`` are all of our user that a listing shows, ended ones and those of other pools too."""
+    marks = [mark_of_job(job) for job in jobs if job.state in LIVING]
+    ours = sum(mark is not None and (mark.cluster, mark.pool_id) == (cluster, pool_id) for mark in marks)
+    words = f"{ours} living jobs of this pool among {len(jobs)} that Slurm lists for our user, in {took_s:.2f} s"
+    return Finding(Verdict.FINE, "listing", words)
 
 
 def findings(pool: PoolSpec, facts: SiteFacts, now: float) -> Iterator[Finding]:
@@ -44,6 +33,8 @@ def findings(pool: PoolSpec, facts: SiteFacts, now: float) -> Iterator[Finding]:
     if facts.token_life_s is not None:
         yield _token(facts.token_life_s)
     yield _clock(facts.clock_skew_s)
+    if facts.accounted is not None:
+        yield _accounting(facts.accounted)
     partition = facts.partition(options.partition)
     if partition is None:
         words = f"there is no {options.partition}; known are {facts.partition_names}"
@@ -51,19 +42,11 @@ def findings(pool: PoolSpec, facts: SiteFacts, now: float) -> Iterator[Finding]:
         return
     yield _partition(partition)
     yield _wall_time(options, partition)
+    yield _gpus(pool.gpus, options.gpus_per_node, partition)
     yield from _allowed("account", options.account, partition.accounts)
     yield from _allowed("qos", options.qos, partition.qos)
     yield from _maintenance(facts, partition, now)
     yield _way_to_broker(options)
-
-
-def clock_finding(about: str, whose: str, skew_s: float) -> Finding:
-    """``skew_s`` is how far that clock is ahead of ours."""
-    if abs(skew_s) < SKEW_WORTH_TELLING_S:
-        return Finding(Verdict.FINE, about, f"{abs(skew_s):.1f} s apart")
-    verdict = Verdict.MEND if abs(skew_s) >= SKEW_THAT_HARMS_S else Verdict.LOOK
-    ahead = "ahead of" if skew_s > 0 else "behind"
-    return Finding(verdict, about, f"{whose} is {abs(skew_s):.0f} s {ahead} ours; let both keep time (NTP)")
 
 
 def _clock(skew_s: float | None) -> Finding:
@@ -80,6 +63,14 @@ def _token(life_s: float) -> Finding:
     return Finding(Verdict.LOOK, "token", f"{words}; {longer}")
 
 
+def _accounting(kept: tuple[str, ...]) -> Finding:
+    """Comments are how our jobs are told from others there."""
+    if "job_comment" in kept:
+        return Finding(Verdict.FINE, "accounting", "it keeps jobs' comments, by which ours are known")
+    words = "it keeps no comments, so a job that ended while no broker ran is told as vanished; have slurm.conf say"
+    return Finding(Verdict.LOOK, "accounting", f"{words} AccountingStoreFlags=job_comment")
+
+
 def _partition(partition: PartitionFacts) -> Finding:
     if not partition.up:
         return Finding(Verdict.MEND, "partition", f"{partition.name} is down; its jobs wait until it is up")
@@ -92,6 +83,20 @@ def _wall_time(options: SlurmOptions, partition: PartitionFacts) -> Finding:
         return Finding(Verdict.FINE, "time_limit", f"{asked} is within the partition's")
     words = f"{asked} is over the partition's {format_duration(most_s)}, which jobs ask for instead; write that"
     return Finding(Verdict.LOOK, "time_limit", words)
+
+
+def _gpus(asked: int, per_node: int | None, partition: PartitionFacts) -> Finding:
+    """By Slurm's count, or else by the pool's own word on its nodes."""
+    there = partition.gpus
+    if there is None and per_node is not None:
+        there = partition.nodes * per_node
+    if there is None:
+        words = f"nobody says how many {partition.name} has: give the pool gpus_per_node, and {asked} can be checked"
+        return Finding(Verdict.LOOK, "gpus", words)
+    if asked <= there:
+        return Finding(Verdict.FINE, "gpus", f"{asked} are within the partition's {there}")
+    words = f"{asked} are more than the partition's {there}: jobs for the others would wait for ever"
+    return Finding(Verdict.LOOK, "gpus", f"{words}; write {there} or fewer")
 
 
 def _allowed(field: str, named: str | None, allowed: tuple[str, ...]) -> Iterator[Finding]:

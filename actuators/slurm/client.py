@@ -6,6 +6,7 @@ status: a listing that failed, was cut, or is "200 with nothing" raises, since u
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,7 +21,8 @@ class SubmitUnclear(TransientError):
 
 @dataclass(frozen=True, slots=True)
 class PartitionFacts:
-    """``max_time_s`` is None where there is no limit, ``accounts`` and ``qos`` are empty where all are allowed."""
+    """``max_time_s`` is None where there is no limit, ``accounts`` and ``qos`` are empty where all are allowed.
+    ``gpus`` is None where Slurm does not count them (it does with ``AccountingStorageTRES=gres/gpu``)."""
 
     name: str
     up: bool
@@ -29,6 +31,7 @@ class PartitionFacts:
     default_time_s: float | None
     accounts: tuple[str, ...] = ()
     qos: tuple[str, ...] = ()
+    gpus: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,8 @@ class ReservationFacts:
 @dataclass(frozen=True, slots=True)
 class SiteFacts:
     """What a site says of itself: for ``tidegate doctor``, and for fitting wall times before maintenance.
-    ``token_life_s`` is how long the present token lives in all; None without one."""
+    ``token_life_s`` is how long the present token lives in all; None without one. ``accounted`` is what accounting
+    keeps of jobs beyond the usual (``AccountingStoreFlags``); None where none is asked."""
 
     release: str
     transport: str
@@ -55,6 +59,7 @@ class SiteFacts:
     reservations: tuple[ReservationFacts, ...]
     clock_skew_s: float | None
     token_life_s: float | None = None
+    accounted: tuple[str, ...] | None = None
 
     def partition(self, name: str) -> PartitionFacts | None:
         return next((known for known in self.partitions if known.name == name), None)
@@ -78,6 +83,12 @@ class SlurmClient(Protocol):
         """All jobs of our user that the controller remembers, ended ones included, in one call. A record that cannot
         be read does not hide the others: it is left out and told in the log, and ``TransientError`` is raised if it
         may be one of ours."""
+        ...
+
+    async def unchanged(self, jobs: Sequence[JobRecord]) -> bool | None:
+        """Whether all of ``jobs`` are in the state that they were listed in, asked at the price of these jobs alone.
+        What else may have changed (a job's end, a requeue that was over between two looks) is not seen. None where
+        nobody tells: this transport has no such question, or it was not answered. Raises nothing."""
         ...
 
     async def ended(self, within_s: float) -> tuple[JobRecord, ...]:

@@ -56,6 +56,9 @@ class CommandClient:
             raise call_refused(done.errors, "list the jobs", self._where)
         return readable(squeue.fields(done.output, self._where), squeue.record, squeue.comment_of, self._where)
 
+    async def unchanged(self, jobs: Sequence[JobRecord]) -> None:
+        """``squeue`` tells of our user's jobs alone: a question for less would cost slurmctld as much."""
+
     async def ended(self, within_s: float) -> tuple[JobRecord, ...]:
         done = await self._runner.run(sacct.arguments(within_s), timeout_s=ACCOUNTING_TIMEOUT_S)
         if sacct.DISABLED in done.errors:
@@ -88,6 +91,7 @@ class CommandClient:
                 partitions=tuple(scontrol.partitions(partitions.output)),
                 reservations=tuple(scontrol.reservations(reservations.output)),
                 clock_skew_s=None if as_of is None else skew_s(as_of, asked_at, answered_at),
+                accounted=scontrol.accounted(configuration.output),
             )
         except (ValueError, KeyError) as error:
             raise TransientError(f"{self._where} shows a site that cannot be read: {error}") from error

@@ -8,7 +8,7 @@ between calls: what has fallen due is worked off when somebody looks.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from actuators.slurm.client import PartitionFacts, ReservationFacts, SiteFacts, SubmitUnclear
@@ -32,7 +32,8 @@ class _Held:
 class FakeSlurm:
     """A ``SlurmClient`` without a cluster; the jobs of all users are in it, and ``user``'s are listed.
 
-    ``submitted``, ``cancelled`` and ``signals`` record what was asked for, in order. Attributes ``pending_s`` and
+    ``submitted``, ``cancelled`` and ``signals`` record what was asked for, in order; ``listings``, and ``looks`` at
+    states, count. ``unchanged`` has an answer while ``tells_states`` is set. Attributes ``pending_s`` and
     ``completing_s`` may be changed at any time and hold for what is submitted or ended from then on.
     """
 
@@ -56,6 +57,9 @@ class FakeSlurm:
         self.submitted: list[JobSpec] = []
         self.cancelled: list[int] = []
         self.signals: list[tuple[int, str]] = []
+        self.tells_states = False
+        self.listings = 0
+        self.looks = 0
         self._now = now
         self._gpu_types = gpu_types
         self._accounts = accounts
@@ -80,7 +84,16 @@ class FakeSlurm:
 
     async def jobs(self) -> tuple[JobRecord, ...]:
         self._catch_up("jobs")
+        self.listings += 1
         return tuple(held.record for held in self._held.values() if held.record.user == self._user)
+
+    async def unchanged(self, jobs: Sequence[JobRecord]) -> bool | None:
+        if not self.tells_states:
+            return None
+        self.looks += 1
+        self._catch_up()
+        now = {job_id: (held.record.state, held.record.flags) for job_id, held in self._held.items()}
+        return all(now.get(job.job_id) == (job.state, job.flags) for job in jobs)
 
     async def ended(self, within_s: float) -> tuple[JobRecord, ...]:
         now = self._catch_up("ended")

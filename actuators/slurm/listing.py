@@ -14,18 +14,21 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
+MALFORMED = (ValueError, KeyError, TypeError, AttributeError, OverflowError)
+"""What reading something of a shape that nobody expected ends with."""
+
 
 def readable(
     items: Iterable[T], read: Callable[[T], JobRecord], comment_of: Callable[[T], str | None], where: str
 ) -> tuple[JobRecord, ...]:
-    """``read`` of each item, without the traces of refused submissions. What raises ``ValueError`` or ``KeyError`` is
-    left out, and told in the log in one line, if ``comment_of`` it is somebody else's. Raises ``TransientError`` if
-    that cannot be said."""
+    """``read`` of each item, without the traces of refused submissions. What raises one of ``MALFORMED`` is left out,
+    and told in the log in one line, if ``comment_of`` it is somebody else's. Raises ``TransientError`` if that cannot
+    be said."""
     records, unreadable = [], []
     for item in items:
         try:
             record = read(item)
-        except (ValueError, KeyError) as error:
+        except MALFORMED as error:
             comment = comment_of(item)
             if comment is None or comment.startswith(COMMENT_MARK):
                 raise TransientError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
@@ -14,14 +15,17 @@ _FORM = re.compile(
     re.escape(COMMENT_MARK)
     + r" cluster=(?P<cluster>\S+) pool=(?P<pool_id>\S+) model=(?P<model_id>\S+)"
     + r" ordinal=(?P<ordinal>[0-9]{1,9}) generation=(?P<generation>[0-9]{1,9}) gpus=(?P<gpus>[0-9]{1,6})"
+    + r"(?: log=(?P<log_id>[0-9a-f]{1,16}))?"
 )
+JOBS_REMEMBERED = 4096
 _PLAIN = "/._-"
 """What stands as it is in a value. The rest is quoted as in a URL: Slurm's listings have separators of their own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Which replica a job is, of which broker, and how many GPUs it holds in all."""
+    """Which replica a job is, of which broker, and how many GPUs it holds in all. ``log_id`` is of the log in which its
+    launch stands; empty where that is in memory, and in what older releases wrote."""
 
     cluster: str
     pool_id: str
@@ -29,6 +33,7 @@ class Mark:
     ordinal: int
     generation: int
     gpus: int
+    log_id: str = ""
 
     @property
     def replica_id(self) -> str:
@@ -43,18 +48,28 @@ class Mark:
     def comment(self) -> str:
         cluster, pool_id, model_id = (quote(text, safe=_PLAIN) for text in (self.cluster, self.pool_id, self.model_id))
         named = f"cluster={cluster} pool={pool_id} model={model_id}"
-        return f"{COMMENT_MARK} {named} ordinal={self.ordinal} generation={self.generation} gpus={self.gpus}"
+        log = f" log={self.log_id}" if self.log_id else ""
+        return f"{COMMENT_MARK} {named} ordinal={self.ordinal} generation={self.generation} gpus={self.gpus}{log}"
 
 
-def mark_of_launch(launch: Launch) -> Mark:
-    return Mark(launch.cluster, launch.pool_id, launch.model_id, launch.ordinal, launch.generation, launch.model.gpus)
+def mark_of_launch(launch: Launch, log_id: str = "") -> Mark:
+    return Mark(
+        launch.cluster, launch.pool_id, launch.model_id, launch.ordinal, launch.generation, launch.model.gpus, log_id
+    )
 
 
 def mark_of_job(job: JobRecord) -> Mark | None:
     """None for what is not provably one of ours: the comment must be of our form, and the name follow from it."""
-    found = _FORM.fullmatch(job.comment.strip())
+    return _mark(job.name, job.comment)
+
+
+@functools.lru_cache(maxsize=JOBS_REMEMBERED)
+def _mark(name: str, comment: str) -> Mark | None:
+    """Each listing shows the same jobs again, and each look at one asks several times whose each is."""
+    found = _FORM.fullmatch(comment.strip())
     if found is None:
         return None
     cluster, pool_id, model_id = (unquote(found[name]) for name in ("cluster", "pool_id", "model_id"))
-    mark = Mark(cluster, pool_id, model_id, int(found["ordinal"]), int(found["generation"]), int(found["gpus"]))
-    return mark if mark.job_name == job.name else None
+    ordinal, generation, gpus = (int(found[name]) for name in ("ordinal", "generation", "gpus"))
+    mark = Mark(cluster, pool_id, model_id, ordinal, generation, gpus, found["log_id"] or "")
+    return mark if mark.job_name == name else None

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import re
 from collections import deque
 from pathlib import Path
+
+LAST_BYTES = 16 * 2**20
 
 
 def output_pattern(directory: str, replica_id: str) -> str:
@@ -21,6 +26,11 @@ def written_output(directory: Path, replica_id: str) -> Path | None:
 
 
 def last_lines(path: Path, count: int) -> list[str]:
-    """Raises ``OSError``."""
-    with path.open(errors="replace") as file:
-        return [line.rstrip("\n") for line in deque(file, maxlen=count)]
+    """Of the last ``LAST_BYTES``: an engine writes for days, and some of it without the end of a line. Raises
+    ``OSError``, also for what is no regular file."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "is no regular file", str(path))
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - LAST_BYTES))
+        written = io.TextIOWrapper(io.BytesIO(file.read(LAST_BYTES)), encoding="utf-8", errors="replace")
+    return [line.rstrip("\n") for line in deque(written, maxlen=count)]

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from actuators.slurm.checkup import Finding, Verdict, clock_finding
 from actuators.slurm.client import SiteFacts, SlurmClient
 from actuators.slurm.commands import skew_s
 from actuators.slurm.job import JobRecord, JobState
@@ -18,6 +17,7 @@ from actuators.slurm.reasons import explain
 from actuators.slurm.script import probe_job
 from broker.model import wire
 from broker.model.errors import ActuatorError, ConfigError, TransientError, WireError
+from broker.model.finding import Finding, Verdict, clock_finding
 from broker.model.ports import Clock
 from broker.model.spec import PoolSpec
 from broker.model.units import format_duration
@@ -104,6 +104,8 @@ async def _visited(client: SlurmClient, options: JobOptions, job_id: int, clock:
         return [_unheard(await _when(client, job_id, clock, 0.0, lambda job: True), heard.output)]
     await client.signal(job_id, "USR1")
     job = await _when(client, job_id, clock, ENDED_WITHIN_S, lambda job: job.gone)
+    with contextlib.suppress(OSError):  # where it is seen here; all that it says is told below
+        await asyncio.to_thread(Path(job.output).unlink)
     return [
         Finding(Verdict.FINE, "probe", f"job {job_id} looked at {report.node}"),
         *node_findings(report, options),
@@ -190,7 +192,10 @@ def _unheard(job: JobRecord, output: str) -> Finding:
     said = output.strip().splitlines()
     if said:
         return Finding(Verdict.MEND, "probe", f"{where} says: {said[-1]}")
-    words = f"{where} ({job.state.value}) tells nothing that is heard here; see {job.output} there"
+    words = (
+        f"{where} ({job.state.value}) tells nothing that is heard here; see {job.output} there, and if there is no "
+        "such file mend job.directory: it must exist on the node, and our user must be able to write to it"
+    )
     return Finding(Verdict.MEND, "probe", words)
 
 
@@ -254,5 +259,5 @@ def _of_signal(job: JobRecord) -> Finding:
 
 def _of_output(job: JobRecord, output: str) -> Finding:
     if output:
-        return Finding(Verdict.FINE, "job.directory", f"what jobs write there is seen here ({job.output})")
+        return Finding(Verdict.FINE, "job.directory", f"what jobs write there is seen here ({Path(job.output).parent})")
     return Finding(Verdict.LOOK, "job.directory", f"{job.output} is not seen from here; jobs' output is read on nodes")

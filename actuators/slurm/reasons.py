@@ -68,6 +68,8 @@ _KNOWN = {
     "NonZeroExitCode": Waiting("though it has ended with an error", Who.US),
 }
 
+_OF_PARTITION = re.compile(r"Job's (account|QOS) not (known|permitted)")
+"""How squeue tells of ``AccountNotAllowed`` and ``QOSNotAllowed``, with what the partition takes."""
 _LIMIT = re.compile(r"(Assoc|QOS)(Grp|Max)([A-Za-z]+?)(?:Limit)?")
 _WHOSE = {
     ("Assoc", "Grp"): "of its account as a whole",
@@ -95,6 +97,8 @@ _NEVER_PASSES = ("perjob", "wallduration", "maxwall", "minutesperjob")
 def explain(reason: str) -> Waiting:
     """``reason`` as ``squeue`` and slurmrestd tell it, with whatever stands behind it in brackets or after a comma."""
     bare = re.split(r"[,(:]", reason.strip().strip("()"), maxsplit=1)[0].strip() or "None"
+    if (told := _OF_PARTITION.match(bare)) is not None:
+        bare = "AccountNotAllowed" if told[1] == "account" else "QOSNotAllowed"
     known = _KNOWN.get(bare) or _KNOWN.get(bare.split("_", 1)[0])
     if known is not None:
         return known

@@ -25,44 +25,53 @@ BUSY = ("temporarily unable", "socket timed out", "zero bytes", "unexpected mess
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """``needle`` is part of Slurm's words in lower case, ``asked`` names what was asked for, ``mend`` says what to do;
-    both may use a ``JobSpec``'s fields in braces."""
+    both may use a ``JobSpec``'s fields in braces. ``key`` is what of the pool in ``site.yaml`` it comes from, empty
+    where it passes."""
 
     needle: str
     asked: str
+    key: str
     mend: str
     error: type[ActuatorError] = ActionRejected
 
 
+GRES_KEYS = "gpu_type, job.cpus_per_gpu, job.memory_per_gpu, or the model's gpus in policies.yaml"
+
 REFUSALS = (
-    Refusal("partition name", "partition {partition}", "name one that `sinfo -s` lists"),
-    Refusal("invalid partition", "partition {partition}", "name one that `sinfo -s` lists"),
-    Refusal("group not permitted", "partition {partition}", "ask for access, or name a partition that is open to you"),
-    Refusal("partition not available", "partition {partition}", "it is closed: wait, or name another",
+    Refusal("partition name", "partition {partition}", "partition", "name one that `sinfo -s` lists"),
+    Refusal("invalid partition", "partition {partition}", "partition", "name one that `sinfo -s` lists"),
+    Refusal("group not permitted", "partition {partition}", "partition",
+            "ask for access, or name a partition that is open to you"),
+    Refusal("partition not available", "partition {partition}", "", "it is closed: wait, or name another",
             CapacityUnavailable),
-    Refusal("partition configuration not available", "partition {partition}",
+    Refusal("partition configuration not available", "partition {partition}", "",
             "compare with `scontrol show partition {partition}`", CapacityUnavailable),
-    Refusal("invalid account", "account {account}, partition {partition}",
-            "name an account that `sacctmgr show associations user=$USER` lists for the partition"),
-    Refusal("qos specification", "QOS {qos}", "name a QOS that `sacctmgr show associations user=$USER` lists"),
-    Refusal("accounting/qos policy", "account {account}, QOS {qos}",
+    Refusal("invalid account", "account {account}, partition {partition}", "account",
+            "name one that `sacctmgr show associations user=$USER` lists for the partition"),
+    Refusal("qos specification", "QOS {qos}", "qos", "name one that `sacctmgr show associations user=$USER` lists"),
+    Refusal("accounting/qos policy", "account {account}, QOS {qos}", "",
             "a limit of the account or the QOS is reached: it passes as jobs end, or lower what is asked for",
             CapacityUnavailable),
-    Refusal("time limit", "a time limit of {minutes} minutes in partition {partition}",
+    Refusal("time limit", "a time limit of {minutes} minutes in partition {partition}", "time_limit",
             "ask for no more than `scontrol show partition {partition}` allows (MaxTime)"),
-    Refusal("gres", "{gres}", "ask for a type and count that `sinfo -o '%P %G'` lists"),
+    Refusal("gres", "{gres}", GRES_KEYS, "ask for a type and count that `sinfo -o '%P %G'` lists"),
     Refusal("node configuration", "{gres}, {cpus} CPUs, {memory} of memory on {nodes} node(s) in {partition}",
-            "no node there has that much: compare with `sinfo -p {partition} -o '%n %c %m %G %f'`"),
-    Refusal("node count", "{nodes} node(s) in partition {partition}", "compare with `scontrol show partition`"),
-    Refusal("more processors", "{cpus} CPUs on {nodes} node(s)", "compare with `scontrol show partition {partition}`"),
-    Refusal("memory required", "{memory} of memory", "compare with `sinfo -p {partition} -o '%n %m'`"),
-    Refusal("feature specification", "constraint {constraint}", "name features that `sinfo -o '%P %f'` lists"),
-    Refusal("license", "licences {licenses}", "name licences that `scontrol show licenses` lists"),
-    Refusal("reservation", "reservation {reservation}",
+            GRES_KEYS, "no node there has that much: compare with `sinfo -p {partition} -o '%n %c %m %G %f'`"),
+    Refusal("node count", "{nodes} node(s) in partition {partition}", "partition",
+            "compare with `scontrol show partition`"),
+    Refusal("more processors", "{cpus} CPUs on {nodes} node(s)", "job.cpus_per_gpu",
+            "compare with `scontrol show partition {partition}`"),
+    Refusal("memory required", "{memory} of memory", "job.memory_per_gpu",
+            "compare with `sinfo -p {partition} -o '%n %m'`"),
+    Refusal("feature specification", "constraint {constraint}", "constraint",
+            "name features that `sinfo -o '%P %f'` lists"),
+    Refusal("license", "licences {licenses}", "job.licenses", "name some that `scontrol show licenses` lists"),
+    Refusal("reservation", "reservation {reservation}", "job.reservation",
             "name one that `scontrol show reservation` lists and that is open to you"),
-    Refusal("node name", "without nodes {exclude}", "name nodes that `sinfo -N` lists"),
-    Refusal("permission denied", "account {account}, partition {partition}",
-            "the user may not do this: ask the site for the right"),
-    Refusal("failure during parsing", "{gres}",
+    Refusal("node name", "without nodes {exclude}", "job.exclude", "name nodes that `sinfo -N` lists"),
+    Refusal("permission denied", "account {account}, partition {partition}", "account or partition",
+            "the user may not do this: ask the site for the right, or name others"),
+    Refusal("failure during parsing", "{gres}", GRES_KEYS,
             "slurmrestd cannot read a value, most often a GRES that the cluster does not have: compare with "
             "`sinfo -o '%P %G'`"),
 )  # fmt: skip
@@ -88,8 +97,9 @@ def submit_refused(words: str, job: JobSpec, where: str) -> ActuatorError:
         if refusal.needle in said.lower():
             fields = _fields(job)
             asked, mend = refusal.asked.format_map(fields), refusal.mend.format_map(fields)
-            return refusal.error(f"{job.name} is refused by {where} ({asked}): {said}; {mend}")
-    return ActionRejected(f"{job.name} is refused by {where}: {said}; try the printed script with `sbatch --test-only`")
+            key = f"mend {refusal.key}: " if refusal.key else ""
+            return refusal.error(f"a job is refused by {where} ({asked}): {said}; {key}{mend}")
+    return ActionRejected(f"a job is refused by {where}: {said}; try the printed script with `sbatch --test-only`")
 
 
 def call_refused(words: str, what: str, where: str) -> ActuatorError:

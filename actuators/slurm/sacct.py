@@ -37,7 +37,7 @@ def fields(output: str) -> Iterator[Fields]:
         yield dict(zip(_FIELDS, line.split(_FIELD_END), strict=False))
 
 
-def comment_of(given: Fields) -> str | None:
+def comment_of(given: Fields) -> str:
     """Empty if the record is too short to have one: part of somebody's comment of several lines."""
     return given.get("Comment", "")
 

@@ -46,8 +46,11 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PLACEHOLDER = re.compile(r"\{(python|model|replica)\}")
 
 
-def job_spec(launch: Launch, pool: PoolSpec, *, token: str, time_limit_s: float | None = None) -> JobSpec:
-    """The job of one launch; the same launch and pool always give the same. ``time_limit_s`` is a fitted one.
+def job_spec(
+    launch: Launch, pool: PoolSpec, *, token: str, time_limit_s: float | None = None, log_id: str = ""
+) -> JobSpec:
+    """The job of one launch; the same launch and pool always give the same. ``time_limit_s`` is a fitted one,
+    ``log_id`` of the log in which the launch stands.
 
     Raises ``ActionRejected`` for a replica that fits no node, ``ConfigError`` for what is to be mended in ``site.yaml``
     or in a template.
@@ -60,13 +63,14 @@ def job_spec(launch: Launch, pool: PoolSpec, *, token: str, time_limit_s: float 
     if options.gpus_per_node is not None and model.gpus > options.gpus_per_node:
         raise ActionRejected(
             f"a replica of {model.model_id} needs {model.gpus} GPUs and a node of pool {pool.pool_id} has "
-            f"{options.gpus_per_node}; replicas over several nodes are not made yet"
+            f"{options.gpus_per_node}; replicas over several nodes are not made yet: mend the model's gpus or pools in "
+            "policies.yaml"
         )
     limit_s = options.time_limit_s if time_limit_s is None else time_limit_s
     notice_s = min(job.notice_s or model.drain_limit_s + model.stop_grace_s + NOTICE_SLACK_S, LONGEST_NOTICE_S)
     spec = JobSpec(
         name=launch.action_id,
-        comment=mark_of_launch(launch).comment,
+        comment=mark_of_launch(launch, log_id).comment,
         script="",
         partition=options.partition,
         time_limit_s=limit_s,
@@ -87,7 +91,9 @@ def job_spec(launch: Launch, pool: PoolSpec, *, token: str, time_limit_s: float 
     return replace(spec, script=_script(spec, launch, pool.pool_id, options, token, notice_s))
 
 
-def fitted_job(launch: Launch, pool: PoolSpec, facts: SiteFacts, now: float, *, token: str) -> JobSpec:
+def fitted_job(
+    launch: Launch, pool: PoolSpec, facts: SiteFacts, now: float, *, token: str, log_id: str = ""
+) -> JobSpec:
     """The job of one launch at ``now``, with a wall time that the partition gives and that ends before maintenance.
 
     Raises ``ActionRejected`` as ``job_spec`` does and for a partition that is not there, ``CapacityUnavailable`` if too
@@ -96,29 +102,39 @@ def fitted_job(launch: Launch, pool: PoolSpec, facts: SiteFacts, now: float, *, 
     options, model = options_of(pool), launch.model
     partition = facts.partition(options.partition)
     if partition is None:
-        raise ActionRejected(
-            f"there is no partition {options.partition}; known are {facts.partition_names}: "
-            f"mend pools.{pool.pool_id}.partition"
-        )
+        words = f"there is no partition {options.partition}; mend partition: known are {facts.partition_names}"
+        raise ActionRejected(words)
     least_s = min(options.time_limit_s, USEFUL_S + model.drain_limit_s)
     limit_s = fitted_limit_s(options.time_limit_s, now, facts.reservations, partition, least_s=least_s)
-    return job_spec(launch, pool, token=token, time_limit_s=limit_s)
+    return job_spec(launch, pool, token=token, time_limit_s=limit_s, log_id=log_id)
 
 
-def rehearsed_script(launch: Launch, pool: PoolSpec) -> str:
+def rehearsed_script(launch: Launch, pool: PoolSpec, log_id: str = "") -> str:
     """The script of a launch for people to read: without its token, and without the agent's text. Raises as
     ``job_spec`` does."""
-    script = job_spec(launch, pool, token=HIDDEN_TOKEN).script
+    script = job_spec(launch, pool, token=HIDDEN_TOKEN, log_id=log_id).script
     return script.replace(_agent_source(), "(here stands the node agent)")
+
+
+def script_problem(pool: PoolSpec) -> ConfigError | None:
+    """Why no job of the pool can have a script, whatever its model."""
+    try:
+        job_spec(_trial(pool), pool, token=HIDDEN_TOKEN)
+    except ConfigError as error:
+        return error
+    return None
+
+
+def _trial(pool: PoolSpec) -> Launch:
+    """Of a replica of one GPU that does nothing."""
+    model = ModelSpec("probe", EngineSpec(command=("true",)), PolicySpec("threshold"), gpus=1)
+    return Launch("tidegate-probe", "doctor", "tidegate-probe", model, pool.pool_id, 0, 1, Tier.ELASTIC)
 
 
 def probe_job(pool: PoolSpec, facts: SiteFacts, now: float, *, limit_s: float) -> JobSpec:
     """A job that asks for what a replica of one GPU would, and looks at its node instead: ``actuators.slurm.probe``. By
     its comment it is nobody's replica. Raises as ``fitted_job`` does."""
-    nothing = EngineSpec(command=("true",))
-    model = ModelSpec("probe", nothing, PolicySpec("threshold"), gpus=1)
-    launch = Launch("tidegate-probe", "doctor", "tidegate-probe", model, pool.pool_id, 0, 1, Tier.ELASTIC)
-    job = fitted_job(launch, pool, facts, now, token=HIDDEN_TOKEN)
+    job = fitted_job(_trial(pool), pool, facts, now, token=HIDDEN_TOKEN)
     script = job.script.replace(_agent_source(), PROBE.read_text(encoding="utf-8").rstrip("\n"))
     return replace(job, comment=f"{COMMENT_MARK} probe of {pool.pool_id}", script=script, time_limit_s=limit_s)
 
@@ -159,6 +175,7 @@ def _agent_settings(launch: Launch, options: SlurmOptions, notice_s: float) -> d
         "address": job.address,
         "ports": list(job.ports),
         "socket_option": job.socket_option,
+        "gpu_type": options.gpu_type,
         "key_variables": ["VLLM_API_KEY", *(["APPTAINERENV_VLLM_API_KEY"] if job.container else [])],
         "load_timeout_s": model.load_timeout_s,
         "stop_grace_s": model.stop_grace_s,
@@ -168,14 +185,16 @@ def _agent_settings(launch: Launch, options: SlurmOptions, notice_s: float) -> d
 
 
 def _environment(launch: Launch, pool_id: str, options: SlurmOptions) -> dict[str, str]:
-    environment = {**options.job.environment, **launch.model.engine.environment}
-    for name in environment:
-        if not _VARIABLE.fullmatch(name):
-            raise ConfigError(
-                f"{name!r} cannot name a variable of a shell; use letters, digits and underscores",
-                field=f"pools.{pool_id}.job.environment or models.{launch.model_id}.engine.environment",
-            )
-    return environment
+    of_pool, of_model = options.job.environment, launch.model.engine.environment
+    for field, environment in (
+        (f"pools.{pool_id}.job.environment", of_pool),
+        (f"models.{launch.model_id}.engine.environment", of_model),
+    ):
+        for name in environment:
+            if not _VARIABLE.fullmatch(name):
+                words = f"{name!r} cannot name a variable of a shell; use letters, digits and underscores"
+                raise ConfigError(words, field=field)
+    return {**of_pool, **of_model}
 
 
 def _engine(launch: Launch, options: SlurmOptions) -> list[str]:
@@ -223,3 +242,8 @@ def _rendered(name: str, values: Mapping[str, Any], field: str) -> str:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"template {name} cannot be read: {error}", field=field) from None
+    except RecursionError:
+        words = f"template {name} extends itself; call it otherwise than what is shipped and it extends"
+        raise ConfigError(words, field=field) from None
+    except Exception as error:  # whatever a site's own expressions do
+        raise ConfigError(f"template {name} fails: {type(error).__name__}: {error}", field=field) from None

@@ -37,6 +37,10 @@ WIDTHS = {
     "STDOUT": 1024,
 }
 
+MAY_BE_CUT = "Reason"
+"""Slurm adds to some reasons every node that is down (``ReqNodeNotAvail, UnavailableNodes:``): thousands of
+characters, of which the first say all."""
+
 FORMAT = ",".join(f"{field}:{width}{FIELD_END}" for field, width in WIDTHS.items()) + RECORD_END
 ARGUMENTS = ("squeue", "--me", "--states=all", "--noheader", f"--Format={FORMAT}")
 
@@ -60,7 +64,7 @@ def comment_of(given: Fields) -> str | None:
 def record(given: Fields) -> JobRecord:
     """Raises ``ValueError`` and ``KeyError``."""
     for field, width in WIDTHS.items():
-        if len(given[field].encode()) > width or (len(given[field].rstrip()) >= width > 0):
+        if field != MAY_BE_CUT and (len(given[field].encode()) > width or len(given[field].rstrip()) >= width):
             raise ValueError(f"{field} was cut at {width} characters")
     job_id, name, user = int(given["JobID"]), _text(given["Name"]), _text(given["UserName"])
     state, flags = state_of(_text(given["State"]).split("+"))

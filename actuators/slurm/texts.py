@@ -9,8 +9,10 @@ import re
 NO_VALUE = 0xFFFFFFFE
 """``NO_VAL`` of slurm.h; it and ``INFINITE``, one below and above, stand for no value wherever a number is sent."""
 
+MOST_HOSTS = 100_000
 _DURATION = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 _NO_DURATION = frozenset({"UNLIMITED", "INFINITE", "NOT_SET", "NONE", "N/A", "PARTITION_LIMIT", ""})
+_GPUS = re.compile(r"(?:^|,)gres/gpu=(\d+)")
 _RANGES = re.compile(r"\[([^\]]*)\]")
 _PATTERN = re.compile(r"%(\d*)([%AJNajnstux])")
 
@@ -34,6 +36,12 @@ def seconds(text: str) -> float | None:
     return float(hours * 3600 + minutes * 60 + rest)
 
 
+def gpus_among(resources: str) -> int | None:
+    """Of all types, in a list of trackable resources (``cpu=64,gres/gpu=16``); None where they are not counted."""
+    found = _GPUS.search(resources)
+    return int(found[1]) if found else None
+
+
 def minutes_up(limit_s: float) -> int:
     """Whole minutes that are no less than ``limit_s``; at least 1, since 0 means "no limit" to Slurm."""
     return max(1, math.ceil(limit_s / 60))
@@ -50,7 +58,7 @@ def number(value: object) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{value!r} is no number")
-    return None if value < 0 or value >= NO_VALUE - 1 else float(value)
+    return float(value) if 0 <= value < NO_VALUE - 1 else None  # not what NaN is
 
 
 def moment(value: object) -> float | None:
@@ -84,6 +92,8 @@ def _counted(ranges: str) -> list[str]:
         last = last or first
         if not (first.isdigit() and last.isdigit()):
             raise ValueError(f"[{ranges}] is no range of hosts")
+        if int(last) - int(first) >= MOST_HOSTS:
+            raise ValueError(f"[{ranges[:50]}] is more hosts than any cluster has")
         found += [f"{value:0{len(first)}d}" for value in range(int(first), int(last) + 1)]
     return found
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from actuators.slurm.client import PartitionFacts, ReservationFacts
-from broker.model.errors import CapacityUnavailable
+from broker.model.errors import ActionRejected, CapacityUnavailable
 from broker.model.units import clock_time, format_duration
 
 MARGIN_S = 300.0
@@ -29,7 +29,8 @@ def fitted_limit_s(
     maintenance of the whole partition, in whole minutes.
 
     ``least_s`` is the shortest that is of use (load time, a while of service, drain). Raises
-    ``CapacityUnavailable`` if too little is left.
+    ``CapacityUnavailable`` if too little is left, ``ActionRejected`` if there is never as much: a pool that counted as
+    full for it would take no other model's replicas either.
     """
     allowed_s = limit_s if partition.max_time_s is None else min(limit_s, partition.max_time_s)
     fitted_s, before = allowed_s, None
@@ -43,9 +44,10 @@ def fitted_limit_s(
     if fitted_s >= max(least_s, MINUTE_S):
         return fitted_s
     if before is None:
-        raise CapacityUnavailable(
+        raise ActionRejected(
             f"partition {partition.name} gives {format_duration(allowed_s)}, and a replica needs "
-            f"{format_duration(least_s)} to be of use; raise the pool's time_limit or take another partition"
+            f"{format_duration(least_s)} to be of use; mend time_limit or partition of the pool, or the model's "
+            "drain_limit in policies.yaml"
         )
     raise CapacityUnavailable(
         f"maintenance {before.name} of partition {partition.name} lasts from {clock_time(before.start_at)} to "

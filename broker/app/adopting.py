@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from enum import StrEnum
@@ -25,18 +25,18 @@ from actuators.slurm.marks import Mark, mark_of_job
 from broker.app.access import AgentAccess
 from broker.app.agents import AgentTable, agents_router
 from broker.app.guard import BodyLimit, Problem, add_errors
+from broker.app.log_ids import log_ids_of
 from broker.app.pools import require_runnable
 from broker.app.serving import serving
 from broker.app.settings import SiteSettings, load_policies, load_site, spec_changed
-from broker.app.settings.site import SqliteLog as SqliteSettings
 from broker.app.settings.slurm import SlurmPool
+from broker.app.site_log import open_log
 from broker.app.slurm_pool import slurm_actuator, slurm_client
 from broker.clock import SystemClock
 from broker.control.loop import ControlLoop
-from broker.log.sqlite import SqliteLog
 from broker.model.errors import ConfigError, TransientError
-from broker.model.identity import endpoint_key
-from broker.model.observation import Observation, PoolSnapshot, Probe, ProbeVerdict
+from broker.model.identity import endpoint_key, names_launch
+from broker.model.observation import LogsTaken, Observation, PoolSnapshot, Probe, ProbeVerdict
 from broker.model.ports import Clock
 from broker.model.replica import ObservedReplica, ReplicaPhase
 from broker.model.spec import Mode, ModelSpec
@@ -51,12 +51,11 @@ _LOOK_EVERY_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Adoption:
-    """What jobs are looked for, and the log that is to know them."""
+    """What jobs are looked for, of the site whose log is to know them."""
 
     site: SiteSettings
     models: tuple[ModelSpec, ...]
     pools: Mapping[str, SlurmPool]
-    log: Path
 
 
 class Verdict(StrEnum):
@@ -86,11 +85,11 @@ def adoption_of(site_path: Path, policies_path: Path) -> Adoption:
     if not pools:
         words = "none is of kind slurm; what runs on this machine `tidegate run` finds by itself"
         raise ConfigError(words, path=str(site_path), field="pools")
-    if not isinstance(site.log, SqliteSettings):
+    if site.log.kind == "memory":
         words = "the log is in memory and ends with its broker: `tidegate run` finds the jobs anew each time"
         raise ConfigError(words, path=str(site_path), field="log.kind")
     require_runnable(site, site_path)
-    return Adoption(site, load_policies(policies_path, site), pools, site.log.path)
+    return Adoption(site, load_policies(policies_path, site), pools)
 
 
 async def found_jobs(adoption: Adoption, state: BrokerState) -> list[FoundJob]:
@@ -123,22 +122,24 @@ def judge(
         return FoundJob(job, mark, Verdict.LEAVE, f"it is of the cluster {mark.cluster}")
     if mark.pool_id not in pool_ids:
         return FoundJob(job, mark, Verdict.LEAVE, f"it is of the pool {mark.pool_id}, which is not declared here")
+    known_log = mark.log_id in ("", *state.control.log_ids)
     record = state.replicas_of(mark.model_id).get(mark.replica_id)
-    if record is not None:
+    if record is not None and known_log:
         return FoundJob(job, mark, Verdict.KNOWN, f"as {record.phase}")
     if job.restarts:
         return FoundJob(job, mark, Verdict.END, "it was requeued, and its replica ended with its first run")
     if mark.model_id not in model_ids:
         return FoundJob(job, mark, Verdict.END, f"the policies have no model {mark.model_id}; it is drained first")
-    return FoundJob(job, mark, Verdict.TAKE)
+    return FoundJob(job, mark, Verdict.TAKE, "" if known_log else "another log began it: is no other broker running?")
 
 
 def _looks_like_ours(job: JobRecord) -> bool:
-    return job.comment.startswith(COMMENT_MARK) or job.name.startswith("launch-")
+    return job.comment.startswith(COMMENT_MARK) or names_launch(job.name)
 
 
-async def take_back(adoption: Adoption, secret: bytes) -> BrokerState:
-    """Lead the log, await the agents, write down in one step what is there, and return what is on record then.
+async def take_back(adoption: Adoption, secret: bytes, log_ids: Iterable[str]) -> BrokerState:
+    """Lead the log, await the agents, write down in one step what is there, with the ``log_ids`` that it answers for
+    from now on, and return what is on record then.
 
     Raises ``LeadershipRefused`` while a broker leads the log, ``ConfigError`` if the broker's address cannot be had,
     ``ActuatorError`` if Slurm cannot be asked and ``LogError``; then nothing was written.
@@ -149,13 +150,23 @@ async def take_back(adoption: Adoption, secret: bytes) -> BrokerState:
     clock = SystemClock()
     agents = AgentTable(clock)
     async with AsyncExitStack() as stack:
-        log = SqliteLog(adoption.log)
+        log = open_log(site)
         stack.push_async_callback(log.close)
         loop = ControlLoop(log, cached(), dispatch=lambda effect: None)  # what is decided, the next broker carries out
         await loop.open(f"tidegate adopt, pid {os.getpid()} on {socket.gethostname()}", clock.now())
         clock.not_before(loop.state.control.last_now)
+        taken = LogsTaken((*log_ids_of(loop.state), *log_ids), clock.now())
         actuators = [
-            slurm_actuator(pool_id, pool, cluster=site.cluster, secret=secret, agents=agents, clock=clock)
+            slurm_actuator(
+                pool_id,
+                pool,
+                cluster=site.cluster,
+                secret=secret,
+                agents=agents,
+                clock=clock,
+                log_ids=taken.log_ids,
+                recorded=loop.state.phases(),
+            )
             for pool_id, pool in adoption.pools.items()
         ]
         for actuator in actuators:
@@ -164,7 +175,8 @@ async def take_back(adoption: Adoption, secret: bytes) -> BrokerState:
         app = agents_only_api(agents, AgentAccess(secret), clock, lambda: loop.state)
         await stack.enter_async_context(serving(app, site.api.host, site.api.port))
         listings, proofs = await _awaited(actuators, Prober(session, clock), secret, clock)
-        seen: list[Observation] = [spec_changed(site.spec, adoption.models, clock.now()), *listings, *proofs]
+        declared = spec_changed(site.spec, adoption.models, clock.now())
+        seen: list[Observation] = [taken, declared, *listings, *proofs]
         for observation in seen:
             loop.offer(observation)
         await loop.run(clock.now())

@@ -184,7 +184,11 @@ async def _report(request: Request, action_id: str) -> AgentReport:
         raise Problem(422, "invalid", f"body: {error}") from None
     if not _BOOT_ID.fullmatch(report.boot_id):
         raise Problem(422, "invalid", "body.data.boot_id: it is 8 to 64 digits of 0-9 and a-f")
-    if report.action_id != action_id:
+    try:
+        named = report.action_id
+    except UnicodeEncodeError:
+        raise Problem(422, "invalid", "body.data: the cluster and the model are named in whole characters") from None
+    if named != action_id:
         raise Problem(403, "forbidden", f"{shown(report.replica_id)} is not the replica of this action")
     return report
 

@@ -6,13 +6,11 @@ answered when it is written down, not before.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import structlog
 from fastapi import APIRouter, Depends, FastAPI, Path, Query
 from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.security import HTTPBearer
@@ -23,6 +21,7 @@ from broker.app import metrics
 from broker.app.access import AgentAccess, Scope, Tokens
 from broker.app.agents import AgentTable, agents_router
 from broker.app.bodies import (
+    LONGEST_ID,
     Author,
     DecisionList,
     ExplainedDecision,
@@ -41,6 +40,7 @@ from broker.app.bodies import (
     TargetGroup,
 )
 from broker.app.feed import EventStream, Feed, endpoints_snapshot, prometheus_targets
+from broker.app.gateway_sessions import take_session
 from broker.app.guard import BodyLimit, Problem, add_errors, guarded
 from broker.app.openapi import answers, document
 from broker.app.runtime import Runtime
@@ -49,20 +49,15 @@ from broker.control.standing import standing
 from broker.model import wire
 from broker.model.agents import AgentAnswer, AgentReport
 from broker.model.api import EndpointsSnapshot
-from broker.model.errors import LogError, WireError, shown
-from broker.model.observation import GatewayReport, Override, OverrideCleared, PauseChanged, PauseScope
-from broker.model.signals import RequestSummary
-from broker.model.spec import JsonValue
+from broker.model.errors import shown
+from broker.model.observation import Override, OverrideCleared, PauseChanged, PauseScope
 from broker.model.state import ModelState
-
-logger = structlog.get_logger("broker")
+from broker.prometheus_text import Family
 
 Explain = Callable[[str], Awaitable[Explanation | None]]
 """The explanation of a model's last decision, None if there is none yet."""
 
 MOST_DECISIONS = 10_000
-_DEAD_LETTERS_PER_REPORT = 20
-_DEAD_LETTER_CHARACTERS = 1000
 
 _ASKED = (401, 403, 404, 422, 503)
 _ORDERED = (401, 403, 404, 409, 422, 503)
@@ -75,7 +70,8 @@ _OUT = (
 
 @dataclass(frozen=True, slots=True)
 class ApiParts:
-    """What the API stands on. ``feed`` is closed by who serves the API, so that open streams end when it stops."""
+    """What the API stands on. ``feed`` is closed by who serves the API, so that open streams end when it stops.
+    ``families`` are further metrics of the broker."""
 
     runtime: Runtime
     feed: Feed
@@ -84,6 +80,7 @@ class ApiParts:
     agent_access: AgentAccess
     explain: Explain
     version: str
+    families: Callable[[], Iterable[Family]] = tuple
 
 
 def create_api(parts: ApiParts) -> FastAPI:
@@ -165,60 +162,13 @@ def _gateways(parts: ApiParts) -> APIRouter:
 
     @router.put("/v1/gateways/{gateway_id}", summary="A gateway's session", **answers(SessionTaken, 401, 403, 413, 422))
     async def gateway_session(
-        gateway_id: Annotated[str, Path(max_length=200)], body: GatewaySessionBody
+        gateway_id: Annotated[str, Path(max_length=LONGEST_ID)], body: GatewaySessionBody
     ) -> JSONResponse:
         """Applied revision, requests in flight, summaries. A `sequence` must rise, or it is ignored. Scope: gateway."""
-        now = runtime.clock.now()
-        bad = [
-            (raw, problem)
-            for raw in body.summaries
-            if (problem := _observe(runtime, raw, gateway_id, body.boot_id, now))
-        ]
-        if bad:
-            await _set_aside(runtime, gateway_id, bad, now)
-        runtime.offer(
-            GatewayReport(
-                gateway_id, body.boot_id, body.sequence, body.applied_revision, body.observed_at, now,
-                body.in_flight, body.closed,
-            )
-        )  # fmt: skip
+        await take_session(runtime, gateway_id, body, runtime.clock.now())
         return _json(SessionTaken(runtime.core.loop.state.control.revision))
 
     return router
-
-
-def _observe(runtime: Runtime, raw: Any, gateway_id: str, boot_id: str, now: float) -> str:
-    """Take one summary; the problem with it, empty if there is none."""
-    if not isinstance(raw, dict):
-        return "this is not an object"
-    try:
-        stamped = raw | {"gateway_id": gateway_id, "boot_id": boot_id, "received_at": now}
-        summary: RequestSummary = wire.decode(RequestSummary, stamped)
-    except WireError as error:
-        return str(error)
-    problem = summary.implausible()
-    if not problem:
-        runtime.observe(summary)
-    return problem
-
-
-async def _set_aside(runtime: Runtime, gateway_id: str, bad: Sequence[tuple[Any, str]], now: float) -> None:
-    """Bad summaries go to the dead letters, a bounded part of them: what sends garbage may send much of it."""
-    logger.warning("summaries_refused", gateway_id=gateway_id, count=len(bad), first_problem=bad[0][1])
-    letters: list[JsonValue] = [
-        {
-            "topic": "requests",
-            "at": now,
-            "gateway_id": gateway_id,
-            "reason": problem,
-            "message": json.dumps(raw)[:_DEAD_LETTER_CHARACTERS],
-        }
-        for raw, problem in bad[:_DEAD_LETTERS_PER_REPORT]
-    ]
-    try:
-        await runtime.log.append("dead-letters", letters)
-    except LogError as error:
-        logger.warning("dead_letters_lost", count=len(letters), problem=str(error))
 
 
 def _reading(parts: ApiParts) -> APIRouter:
@@ -240,7 +190,7 @@ def _reading(parts: ApiParts) -> APIRouter:
             _known_model(runtime, model)
         state = runtime.core.loop.state
         members = tuple(r for name, rs in state.replicas.items() if model in (None, name) for r in rs.values())
-        return _json(ReplicaList(runtime.clock.now(), members))
+        return _json(ReplicaList(runtime.clock.now(), members, tuple(state.pools.values())))
 
     @router.get("/v1/decisions", summary="Decisions, newest first", **answers(DecisionList, *_ASKED))
     async def decisions(
@@ -276,7 +226,7 @@ def _reading(parts: ApiParts) -> APIRouter:
     )
     async def own_metrics() -> PlainTextResponse:
         """Scope: read."""
-        return PlainTextResponse(metrics.render(runtime), media_type=prometheus_text.MEDIA_TYPE)
+        return PlainTextResponse(metrics.render(runtime, parts.families()), media_type=prometheus_text.MEDIA_TYPE)
 
     return router
 
@@ -336,7 +286,8 @@ def _known_model(runtime: Runtime, model_id: str) -> ModelState:
 
 
 def _status(model: ModelState, runtime: Runtime) -> ModelStatus:
-    replicas = runtime.core.loop.state.replicas_of(model.model_id).values()
+    state = runtime.core.loop.state
+    replicas = state.replicas_of(model.model_id).values()
     return ModelStatus(
         model_id=model.model_id,
         target=model.target,
@@ -349,6 +300,7 @@ def _status(model: ModelState, runtime: Runtime) -> ModelStatus:
         override=model.override,
         breakers=model.breakers,
         last_code=model.last_code,
+        standing=tuple(standing(state, model.model_id, runtime.clock.now())),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -13,8 +13,9 @@ from broker.model.plan import Decision
 from broker.model.replica import Replica
 from broker.model.signals import MOST_OPEN_REQUESTS
 from broker.model.snapshot import ModelSnapshot
-from broker.model.state import Breaker
+from broker.model.state import Breaker, PoolState
 
+LONGEST_ID = 200
 MOST_SUMMARIES = 10_000
 _Whole = Annotated[int, Field(ge=0, le=2**53)]
 """JSON readers of other languages lose digits beyond 2**53."""
@@ -22,6 +23,11 @@ _OpenRequests = Annotated[int, Field(ge=0, le=MOST_OPEN_REQUESTS)]
 
 Author = Annotated[str, Field(min_length=1, max_length=200)]
 Because = Annotated[str, Field(min_length=1, max_length=1000)]
+
+
+def validation_problems(errors: Iterable[Any]) -> list[str]:
+    """What pydantic found, each with its place."""
+    return [f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}" for error in errors]
 
 
 class GatewaySessionBody(BaseModel):
@@ -32,11 +38,11 @@ class GatewaySessionBody(BaseModel):
     """
 
     model_config = ConfigDict(extra="ignore")
-    boot_id: str = Field(min_length=1, max_length=200)
+    boot_id: str = Field(min_length=1, max_length=LONGEST_ID)
     sequence: _Whole
     applied_revision: _Whole
     observed_at: FiniteFloat
-    in_flight: dict[Annotated[str, Field(min_length=1, max_length=200)], _OpenRequests] = {}
+    in_flight: dict[Annotated[str, Field(min_length=1, max_length=LONGEST_ID)], _OpenRequests] = {}
     closed: bool = False
     summaries: list[Any] = Field(default=[], max_length=MOST_SUMMARIES)
 
@@ -92,7 +98,8 @@ class TargetGroup:
 
 @dataclass(frozen=True, slots=True)
 class ModelStatus:
-    """``phases`` counts the replicas on record by phase. ``last_code`` is the reason of the last decision."""
+    """``phases`` counts the replicas on record by phase. ``last_code`` is the reason of the last decision, ``standing``
+    what keeps the model from its target now, in sentences."""
 
     model_id: str
     target: int
@@ -105,6 +112,7 @@ class ModelStatus:
     override: Override | None
     breakers: Mapping[str, Breaker]
     last_code: str
+    standing: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +126,12 @@ class ModelList:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaList:
+    """``pools`` are those of the site, whosever replicas were asked for: where one cannot be listed, what is on record
+    of its replicas is of ``unknown_since``."""
+
     now: float
     replicas: tuple[Replica, ...]
+    pools: tuple[PoolState, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,14 @@ class Explainer:
 
     async def __call__(self, model_id: str) -> Explanation | None:
         async with self._one:
-            return await asyncio.to_thread(asyncio.run, explain_last(self._log, self._policies, model_id))
+            return await asyncio.to_thread(asyncio.run, self._explained(model_id))
+
+    async def _explained(self, model_id: str) -> Explanation | None:
+        reader = self._log.reader()
+        try:
+            return await explain_last(reader, self._policies, model_id)
+        finally:
+            await reader.close()
 
 
 async def explain_last(log: Log, policies: Policies, model_id: str) -> Explanation | None:

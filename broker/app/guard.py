@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from broker.app.access import Scope as TokenScope
 from broker.app.access import Tokens
-from broker.app.bodies import ErrorAnswer, ErrorBody
+from broker.app.bodies import ErrorAnswer, ErrorBody, validation_problems
 from broker.model import wire
 from broker.model.errors import LogError, shown
 
@@ -63,7 +63,7 @@ def add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
-        problems = [f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors()]
+        problems = validation_problems(error.errors())
         sent_as = request.headers.get("content-type", "")
         if request.method == "POST" and "json" not in sent_as:
             problems.append(f"the body came as Content-Type {shown(sent_as)}: send it as application/json")

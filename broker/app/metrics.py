@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 
 from broker.app.runtime import Runtime
 from broker.log_lines import LogStream
 from broker.prometheus_text import Family, single, text_of
 
 
-def render(runtime: Runtime) -> str:
-    """The page for ``GET /metrics``."""
-    return text_of(_families(runtime))
+def render(runtime: Runtime, others: Iterable[Family] = ()) -> str:
+    """The page for ``GET /metrics``; ``others`` follow the broker's own."""
+    return text_of(chain(_families(runtime), others))
 
 
 def _families(runtime: Runtime) -> Iterator[Family]:

@@ -50,6 +50,21 @@ async def watch_files(policies: Path, site: SiteSettings, runtime: Runtime, in_f
             logger.info("policies_reloaded", digest=changed.digest[:12], models=len(models))
 
 
+def policies_by_now(
+    policies: Path, site: SiteSettings, read_before: tuple[ModelSpec, ...], restored: BrokerState
+) -> tuple[ModelSpec, ...]:
+    """What a broker begins with that may have stood by for days since it first read the file: acting by what it read
+    then, one drained a healthy model that had been added meanwhile. If the file has errors by now, what the last
+    leader had in force."""
+    try:
+        return read_again(policies, site)
+    except ConfigError as error:
+        logger.error("policies_not_reloaded", problem=str(error), action="the policies in force stay")
+    if restored.control.site is None:
+        return read_before
+    return tuple(model.spec for model in restored.models.values() if not model.retired)
+
+
 def warn_of_removed(state: BrokerState, models: Iterable[ModelSpec]) -> None:
     """Say how many replicas the models leave behind that are not declared any more: an empty file may be a mistake."""
     removed = state.models.keys() - {model.model_id for model in models}

@@ -53,16 +53,18 @@ class Runtime:
 
     ``restored`` is told the time of the last step on record, before anything runs: a clock that went back while no
     broker ran must not make time stand still until it has caught up. ``rehearsed`` gives the text of what a launch
-    would start, for the log of a broker that only observes.
+    would start, for the log of a broker that only observes. ``measured`` is told what is measured where others keep
+    the windows, whose snapshots are offered then; None: this broker keeps them.
     """
 
     def __init__(
         self, *, log: Log, policies: Policies, actuators: Mapping[str, Actuator], runner: Runner, clock: Clock,
         settings: RuntimeSettings | None = None, restored: Callable[[float], None] = lambda last_now: None,
         rehearsed: Callable[[Launch], str] = lambda launch: " ".join(launch.model.engine.command),
+        measured: Callable[[MetricSample | RequestSummary], None] | None = None,
     ) -> None:  # fmt: skip
         self.clock = clock
-        self.core = BrokerCore(log, policies, self._dispatch, _window_failed)
+        self.core = BrokerCore(log, policies, self._dispatch, window_failed, owns_windows=measured is None)
         self.log = log
         self.settings = settings or RuntimeSettings()
         self.log_problem: str | None = None
@@ -71,12 +73,14 @@ class Runtime:
         self._runner = runner
         self._restored = restored
         self._rehearsed = rehearsed
+        self._measured = measured
         self._listeners: list[Listener] = []
         self._kick = asyncio.Event()
         self._effects: set[asyncio.Task[None]] = set()
         self._unrecorded: list[asyncio.Future[None]] = []
         self._died = asyncio.Event()
         self._death: Exception | None = None
+        self._refusals: dict[tuple[str, str], str] = {}
 
     @property
     def problem(self) -> str | None:
@@ -101,7 +105,9 @@ class Runtime:
             self._kick.set()
 
     def observe(self, sample: MetricSample | RequestSummary) -> None:
-        if self.core.observe(sample):
+        if self._measured is not None:
+            self._measured(sample)
+        elif self.core.observe(sample):
             self._kick.set()
 
     async def record(self, observation: Observation, timeout_s: float = 5.0) -> None:
@@ -231,11 +237,8 @@ class Runtime:
                 if fault.model_id == decision.model_id:
                     _policy_failed(fault)
         for entity in ran.record.changes.values():
-            if isinstance(entity, Replica) and entity.phase is ReplicaPhase.FAILED:
-                logger.warning(
-                    "replica_failed", replica_id=entity.replica_id, pool_id=entity.pool_id, failure=entity.failure,
-                    problem=entity.detail,
-                )  # fmt: skip
+            if isinstance(entity, Replica):
+                self._tell_failure(entity)
         for launch in ran.plan.rehearsals:
             self._tell_rehearsal(launch)
         for effect, problem in ran.held:
@@ -243,6 +246,22 @@ class Runtime:
         if ran.registry:
             for listener in list(self._listeners):
                 self._tell_registry(listener, ran.registry)
+
+    def _tell_failure(self, record: Replica) -> None:
+        """Once for what a pool refuses of a model, however often it is tried, until it has taken one."""
+        start = record.model_id, record.pool_id
+        if record.phase is ReplicaPhase.PENDING:
+            self._refusals.pop(start, None)
+        if record.phase is not ReplicaPhase.FAILED:
+            return
+        if record.failure == "rejected":
+            if self._refusals.get(start) == record.detail:
+                return
+            self._refusals[start] = record.detail
+        logger.warning(
+            "replica_failed", replica_id=record.replica_id, pool_id=record.pool_id, failure=record.failure,
+            problem=record.detail,
+        )  # fmt: skip
 
     def _tell_rehearsal(self, launch: Launch) -> None:
         """The mode is observe: what would be started, as it would be."""
@@ -265,11 +284,13 @@ class Runtime:
 
     async def _carry_out(self, effect: Effect) -> None:
         receipt = await self._runner.execute(effect)
-        tell = logger.warning if receipt.outcome is Outcome.REJECTED else logger.info
-        tell(
-            "effect_done", action_id=effect.action_id, replica_id=effect.replica_id, outcome=receipt.outcome.value,
-            detail=receipt.detail,
-        )  # fmt: skip
+        rejected = receipt.outcome is Outcome.REJECTED
+        if not (rejected and isinstance(effect, Launch)):  # of which its record tells
+            tell = logger.warning if rejected else logger.info
+            tell(
+                "effect_done", action_id=effect.action_id, replica_id=effect.replica_id, outcome=receipt.outcome.value,
+                detail=receipt.detail,
+            )  # fmt: skip
         self.offer(receipt)
 
     async def _watch_pool(self, actuator: Actuator, next_at: float) -> None:
@@ -339,7 +360,7 @@ async def _let_effects_begin() -> None:
 _PENDING = "it takes effect once the log can be written again, unless the broker ends before"
 
 
-def _window_failed(model_id: str, error: Exception) -> None:
+def window_failed(model_id: str, error: Exception) -> None:
     action = "this model's signals are unknown until its window can tell them again; the other models go on"
     logger.error("window_failed", model_id=model_id, problem=in_words(error), action=action, exc_info=error)
 

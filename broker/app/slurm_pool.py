@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
+from actuators.base import Actuator
 from actuators.slurm.actuator import SlurmActuator
 from actuators.slurm.client import SiteFacts, SlurmClient
 from actuators.slurm.commands import CommandClient
@@ -15,9 +16,11 @@ from actuators.slurm.script import fitted_job
 from actuators.slurm.ssh import Login, SshRunner
 from broker.app.settings.slurm import CommandsTransport, RestTransport, SlurmPool, SshTransport, TransportSettings
 from broker.model.agents import Agents
+from broker.model.errors import LeadershipRefused
 from broker.model.identity import registration_token
 from broker.model.plan import Launch
 from broker.model.ports import Clock
+from broker.model.replica import ReplicaPhase
 
 
 def slurm_client(transport: TransportSettings, clock: Clock) -> SlurmClient:
@@ -35,14 +38,25 @@ def slurm_client(transport: TransportSettings, clock: Clock) -> SlurmClient:
 
 def slurm_actuator(
     pool_id: str, pool: SlurmPool, *, cluster: str, secret: bytes, agents: Agents, clock: Clock,
+    log_ids: Sequence[str], recorded: Mapping[str, ReplicaPhase], acts: bool = True,
     checkpoint: Callable[[str], None] = lambda name: None,
 ) -> SlurmActuator:  # fmt: skip
     spec = pool.to_spec(pool_id)
 
     def render(launch: Launch, facts: SiteFacts, now: float) -> JobSpec:
-        return fitted_job(launch, spec, facts, now, token=registration_token(secret, launch.action_id))
+        token = registration_token(secret, launch.action_id)
+        return fitted_job(launch, spec, facts, now, token=token, log_id=log_ids[0] if log_ids else "")
 
     client = slurm_client(pool.transport, clock)
     return SlurmActuator(
-        spec, client, agents, render, cluster=cluster, clock=clock, poll_s=pool.poll_s, checkpoint=checkpoint
+        spec, client, agents, render, cluster=cluster, clock=clock, log_ids=log_ids, recorded=recorded,
+        poll_s=pool.poll_s, acts=acts, checkpoint=checkpoint,
     )  # fmt: skip
+
+
+async def require_alone(actuators: Mapping[str, Actuator]) -> None:
+    """Raises ``LeadershipRefused`` where jobs of another log serve under this cluster's name. For a log that is new: it
+    has an empty registry, and gateways that took it would lose what serves them."""
+    for pool_id, actuator in actuators.items():
+        if isinstance(actuator, SlurmActuator) and (words := await actuator.others()):
+            raise LeadershipRefused(f"pools.{pool_id} of site.yaml: {words}")

@@ -8,11 +8,12 @@ from typing import Any
 
 from broker.control import lifecycle, renewal
 from broker.control.draft import Draft
-from broker.control.listing import may_be_missed, new_rows
+from broker.control.listing import may_be_missed, new_rows, waits_for_another_reason
 from broker.model.making import copy_with
 from broker.model.observation import (
     GatewayReport,
     LeadershipTaken,
+    LogsTaken,
     Observation,
     Outcome,
     Override,
@@ -70,6 +71,9 @@ def absorb(draft: Draft, observations: Sequence[Observation]) -> None:
                 _spec(draft, observation)
             case LeadershipTaken():
                 _leadership(draft)
+            case LogsTaken():
+                known = dict.fromkeys((*draft.control.log_ids, *observation.log_ids))
+                draft.control = replace(draft.control, log_ids=tuple(known))
 
 
 def _snapshot(draft: Draft, snapshot: ModelSnapshot) -> None:
@@ -122,6 +126,8 @@ def _seen(draft: Draft, record: Replica, observed: ObservedReplica) -> None:
     changes: dict[str, Any] = {}
     if record.missing_since is not None:
         changes["missing_since"] = None
+    if observed.runs_as not in ("", record.runs_as):
+        changes["runs_as"] = observed.runs_as
     match observed.phase:
         case ReplicaPhase.STARTING | ReplicaPhase.LOADING | ReplicaPhase.READY:
             if record.phase is ReplicaPhase.REQUESTED or record.phase is ReplicaPhase.PENDING:
@@ -141,6 +147,8 @@ def _seen(draft: Draft, record: Replica, observed: ObservedReplica) -> None:
         case ReplicaPhase.PENDING:
             if record.phase is ReplicaPhase.REQUESTED:
                 changes |= {"phase": ReplicaPhase.PENDING, "phase_since": draft.now, "retry_at": None}
+            if waits_for_another_reason(observed, record):
+                changes["detail"] = observed.detail
         case ReplicaPhase.STOPPING:
             if record.phase not in (ReplicaPhase.STOPPING, ReplicaPhase.DRAINING):
                 why = observed.detail or "its pool is stopping it"
@@ -148,14 +156,16 @@ def _seen(draft: Draft, record: Replica, observed: ObservedReplica) -> None:
                 if record.phase in ON_ITS_WAY and not record.adopted:  # a start that failed, whoever ended it
                     lifecycle.give_up(draft, stopped, "exited", why, StopMode.GRACEFUL)
                 else:
-                    lifecycle.begin_drain(draft, stopped, "stopped_by_pool")
+                    lifecycle.begin_drain(draft, stopped, lifecycle.STOPPED_BY_POOL)
                 return
         case _:
             pass
     if observed.url is not None and observed.url != record.url:
-        changes["url"] = observed.url
+        changes["url"], changes["start_place"] = observed.url, observed.start_place
     if observed.not_after is not None and observed.not_after != record.not_after:
         changes["not_after"] = observed.not_after
+    if observed.warned and record.phase is ReplicaPhase.READY and record.expiring_since is None:
+        changes["expiring_since"] = draft.now
     if changes:
         changed = copy_with(record, **changes)
         if "not_after" in changes:
@@ -183,7 +193,6 @@ def _adopt(draft: Draft, listing: PoolSnapshot, observed: ObservedReplica) -> No
     """It joins as if just started, or just submitted, and must prove itself; one whose model we do not serve is
     stopped. The target rises with it: to have found it is no reason to stop it, the policy may have one."""
     model = draft.models[observed.model_id]
-    tiers = next(pool.tiers for pool in draft.site.pools if pool.pool_id == listing.pool_id)
     waits = observed.phase is ReplicaPhase.PENDING
     record = Replica(
         replica_id=observed.replica_id,
@@ -191,7 +200,7 @@ def _adopt(draft: Draft, listing: PoolSnapshot, observed: ObservedReplica) -> No
         pool_id=listing.pool_id,
         ordinal=_ordinal_of(observed),
         generation=observed.generation,
-        tier=Tier.ELASTIC if Tier.ELASTIC in tiers else Tier.BASELINE,
+        tier=_tier_of(draft, model, listing.pool_id),
         gpus=model.spec.gpus,
         phase=ReplicaPhase.PENDING if waits else ReplicaPhase.STARTING,
         phase_since=draft.now,
@@ -209,6 +218,19 @@ def _adopt(draft: Draft, listing: PoolSnapshot, observed: ObservedReplica) -> No
         held = sum(lifecycle.counts_towards_target(each) for each in draft.replicas_of(model.model_id).values())
         draft.put_model(replace(model, target=max(model.target, held)))
     draft.dirty.add(model.model_id)
+
+
+def _tier_of(draft: Draft, model: ModelState, pool_id: str) -> Tier:
+    """Pools do not know it of what they run: baseline where the pool takes that, until the model has its baseline."""
+    tiers = next(pool.tiers for pool in draft.site.pools if pool.pool_id == pool_id)
+    if Tier.ELASTIC not in tiers:
+        return Tier.BASELINE
+    held = sum(
+        record.tier is Tier.BASELINE and lifecycle.counts_towards_target(record)
+        for record in draft.replicas_of(model.model_id).values()
+    )
+    lacks = held < max(model.baseline, model.spec.minimum)
+    return Tier.BASELINE if Tier.BASELINE in tiers and lacks else Tier.ELASTIC
 
 
 def _unserved(model_id: str) -> ModelSpec:
@@ -345,6 +367,9 @@ def _pause(draft: Draft, pause: PauseChanged) -> None:
 
 
 def _spec(draft: Draft, spec: SpecChanged) -> None:
+    """What was changed may have been mended: its breakers are closed, so that it is tried at once."""
+    before = {pool.pool_id: pool for pool in draft.control.site.pools} if draft.control.site is not None else {}
+    changed = {pool.pool_id for pool in spec.site.pools if before.get(pool.pool_id) != pool}
     draft.control = replace(draft.control, site=spec.site, digest=spec.digest)
     declared = {pool.pool_id for pool in spec.site.pools}
     for pool in spec.site.pools:
@@ -360,7 +385,10 @@ def _spec(draft: Draft, spec: SpecChanged) -> None:
         elif known.retired or known.spec != model_spec:
             policy_changed = known.spec.policy != model_spec.policy
             memory = {} if policy_changed else known.memory
-            draft.put_model(replace(known, spec=model_spec, retired=False, memory=memory))
+            draft.put_model(replace(known, spec=model_spec, retired=False, memory=memory, breakers={}))
+        elif changed & known.breakers.keys():
+            left = {pool_id: breaker for pool_id, breaker in known.breakers.items() if pool_id not in changed}
+            draft.put_model(replace(known, breakers=left))
     for model_id in sorted(draft.models.keys() - wanted.keys()):
         draft.put_model(replace(draft.models[model_id], retired=True))
     draft.dirty.update(draft.models)

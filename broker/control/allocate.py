@@ -13,7 +13,7 @@ from broker.control.draft import Draft
 from broker.control.reasons import Reason
 from broker.model.identity import replica_name
 from broker.model.observation import PauseScope
-from broker.model.replica import ENDED, Replica, ReplicaPhase, StopMode, Tier
+from broker.model.replica import ENDED, ON_ITS_WAY, Replica, ReplicaPhase, StopMode, Tier
 from broker.model.snapshot import ModelSnapshot, Supply
 from broker.model.spec import PoolSpec
 from broker.model.state import ModelState
@@ -98,7 +98,7 @@ def _launch(
     resting = {pool_id: until for pool_id in pools if (until := lifecycle.rests_until(model, pool_id, now)) is not None}
     allocation.wake.extend(resting.values())
     if resting and resting.keys() == pools:
-        words = "; ".join(_rest_words(draft, model, pool_id, resting[pool_id]) for pool_id in sorted(resting))
+        words = "; ".join(_rest_words(model, pool_id, resting[pool_id]) for pool_id in sorted(resting))
         allocation.blocked.append((Reason.BREAKER_OPEN, words))
         return
     allowed = _rate_left(
@@ -178,9 +178,8 @@ def _candidates(draft: Draft, model: ModelState, tier: Tier) -> list[PoolSpec]:
     return [pool for pool in (named if model.spec.pools else declared.values()) if tier in pool.tiers]
 
 
-def _rest_words(draft: Draft, model: ModelState, pool_id: str, until: float) -> str:
-    why = lifecycle.failures_words(draft.replicas_of(model.model_id).values(), pool_id)
-    return f"{why} in pool {pool_id}; the next try is at {clock_time(until)}"
+def _rest_words(model: ModelState, pool_id: str, until: float) -> str:
+    return f"{lifecycle.failures_words(model, pool_id)}; the next try is at {clock_time(until)}"
 
 
 def _pool_for(draft: Draft, model: ModelState, tier: Tier, planned: dict[str, int]) -> PoolSpec | None:
@@ -197,6 +196,8 @@ def _pool_problem(draft: Draft, model: ModelState, pool: PoolSpec, planned: int)
     rests_until = lifecycle.rests_until(model, pool.pool_id, now)
     if rests_until is not None:
         return f"rests until {clock_time(rests_until)}, since starts failed there too often"
+    if lifecycle.on_trial(model, pool.pool_id) and (planned or _expects(draft, model, pool)):
+        return "is tried with one start at a time, since starts failed there too often"
     if draft.paused(PauseScope.POOL, pool.pool_id):
         return "is paused"
     if state.known_at is None:
@@ -211,6 +212,11 @@ def _pool_problem(draft: Draft, model: ModelState, pool: PoolSpec, planned: int)
     if gpus > left:
         return f"has {max(0, left)} of {share} GPUs left where a replica needs {gpus}"
     return None
+
+
+def _expects(draft: Draft, model: ModelState, pool: PoolSpec) -> bool:
+    records = draft.replicas_of(model.model_id).values()
+    return any(record.pool_id == pool.pool_id and record.phase in ON_ITS_WAY for record in records)
 
 
 def _why_no_pool(draft: Draft, model: ModelState, tier: Tier, planned: dict[str, int]) -> str:

@@ -127,13 +127,15 @@ def fleet_snapshot(draft: Draft, model: ModelState, supply: Supply) -> FleetSnap
     snapshot = model.snapshot or ModelSnapshot(model.model_id, 0, draft.now, draft.now)
     if not shaping.in_time(snapshot, draft.now, draft.limits.signal_patience_s):
         snapshot = _doubted(snapshot)
+    starts = renewal.starts_of(draft, model.model_id)
     return FleetSnapshot(
         now=draft.now,
         model=snapshot,
         supply=supply,
         minimum=model.spec.minimum,
         maximum=model.spec.maximum,
-        start_time_s=renewal.start_time_s(draft, model.model_id),
+        start_time_s=renewal.start_time_s(starts),
+        starts=starts,
     )
 
 

@@ -13,6 +13,7 @@ from broker.model.observation import PauseScope
 from broker.model.plan import Action, Launch, Publish, Stop, Withdraw
 from broker.model.replica import ENDED, ON_ITS_WAY, EndpointRecord, GatewaySessionKey, Replica, ReplicaPhase, StopMode
 from broker.model.spec import Limits, Mode, ModelSpec, SiteSpec
+from broker.model.starts import StartTimes, starts_entity_key
 from broker.model.state import (
     BrokerState,
     Changes,
@@ -22,9 +23,7 @@ from broker.model.state import (
     GatewayState,
     ModelState,
     PoolState,
-    StartTimes,
     gateway_entity_key,
-    starts_entity_key,
 )
 
 

@@ -11,7 +11,6 @@ step with its own deadline: no actuator ever waits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 from broker.control import renewal
@@ -22,6 +21,8 @@ from broker.model.state import Breaker, ModelState
 
 EXPIRY = "expiry"
 """Why a replica is drained that its pool will end, or that has its successor."""
+STOPPED_BY_POOL = "stopped_by_pool"
+"""Why one is drained that its pool is ending already: it was given notice, or somebody ends it."""
 
 _GAUGE_LAG_S = 0.5
 """A gauge scraped sooner than this after the last acknowledgement may miss a request just handed over."""
@@ -98,14 +99,14 @@ def stop(draft: Draft, record: Replica, detail: str, mode: StopMode, *, in_fligh
 
 def give_up(draft: Draft, record: Replica, failure: str, detail: str, mode: StopMode) -> None:
     """It will not serve (again): stop it, count the failure."""
-    count_failure(draft, record)
+    count_failure(draft, record, detail or failure)
     stop(draft, replace(record, failure=failure), detail or failure, mode)
 
 
 def end(draft: Draft, record: Replica, failure: str, detail: str) -> None:
     """It is over: GONE if that was wanted, FAILED otherwise. Its tombstone is written only now."""
     if failure and not record.failure:
-        count_failure(draft, record)
+        count_failure(draft, record, detail or failure)
     ended = replace(
         record,
         phase=ReplicaPhase.FAILED if failure else ReplicaPhase.GONE,
@@ -121,30 +122,30 @@ def end(draft: Draft, record: Replica, failure: str, detail: str) -> None:
     draft.dirty.add(record.model_id)
 
 
-def count_failure(draft: Draft, record: Replica) -> None:
-    """Open the model's breaker of a pool after too many failed starts in a row there, each time for twice as long.
+def count_failure(draft: Draft, record: Replica, why: str) -> None:
+    """Open the model's breaker of a pool after too many failed starts in a row there, each time for twice as long. It
+    keeps the reason, since it may be open for longer than what failed is on record.
 
     One that had served did not fail to start: a node's end, which takes several at once, must not hinder their
-    replacement. Nor does a start count that was under way when the breaker opened: one burst opens it once.
+    replacement. Nor does a start count that was under way when the breaker opened: one burst opens it once. Thereafter
+    one start is tried, whose failure opens it again.
     """
     model = draft.models[record.model_id]
     spec = draft.limits.breaker
     known = model.breakers.get(record.pool_id, Breaker())
     if record.ready_at is not None or rests_until(model, record.pool_id, draft.now) is not None:
         return
-    breaker = replace(known, failures=known.failures + 1)
-    if breaker.failures >= spec.failures:
+    breaker = replace(known, failures=known.failures + 1, why=why)
+    if known.opened or breaker.failures >= spec.failures:
         open_s = min(spec.open_s * 2**known.opened, spec.max_open_s)
-        breaker = Breaker(failures=0, opened=known.opened + 1, open_until=draft.now + open_s)
+        breaker = Breaker(failures=0, opened=known.opened + 1, open_until=draft.now + open_s, why=why)
     draft.put_model(replace(model, breakers={**model.breakers, record.pool_id: breaker}))
 
 
-def failures_words(replicas: Iterable[Replica], pool_id: str) -> str:
-    """Why the breaker of a pool opened, by the newest failure there that is still on record."""
-    failed = [record for record in replicas if record.failure and record.ready_at is None and record.pool_id == pool_id]
-    newest = max(failed, key=lambda record: (record.phase_since, record.generation), default=None)
-    why = "" if newest is None else newest.detail or newest.failure
-    return f"starts failed too often{f': {why}' if why else ''}"
+def failures_words(model: ModelState, pool_id: str) -> str:
+    """Why the breaker of a pool is open; older releases did not keep it."""
+    why = model.breakers[pool_id].why
+    return f"starts in pool {pool_id} failed too often{f': {why}' if why else ''}"
 
 
 def rests_until(model: ModelState, pool_id: str, now: float) -> float | None:
@@ -153,6 +154,12 @@ def rests_until(model: ModelState, pool_id: str, now: float) -> float | None:
     if breaker is None or breaker.open_until is None or now >= breaker.open_until:
         return None
     return breaker.open_until
+
+
+def on_trial(model: ModelState, pool_id: str) -> bool:
+    """Whether the breaker of this pool was open and no start has succeeded since: there is one at a time until then."""
+    breaker = model.breakers.get(pool_id)
+    return breaker is not None and breaker.opened > 0
 
 
 def advance(draft: Draft, model_id: str) -> bool:

@@ -47,7 +47,16 @@ def adds_nothing(observed: ObservedReplica, record: Replica) -> bool:
         and record.missing_since is None
         and (observed.url is None or observed.url == record.url)
         and (observed.not_after is None or observed.not_after == record.not_after)
+        and observed.runs_as in ("", record.runs_as)
+        and (observed.phase is not ReplicaPhase.PENDING or not waits_for_another_reason(observed, record))
+        and (not observed.warned or record.expiring_since is not None or record.phase is not ReplicaPhase.READY)
     )
+
+
+def waits_for_another_reason(observed: ObservedReplica, record: Replica) -> bool:
+    """Whether its pool says why it waits, and that is not on record."""
+    waits = observed.phase is ReplicaPhase.PENDING and record.phase in (ReplicaPhase.REQUESTED, ReplicaPhase.PENDING)
+    return waits and observed.detail not in ("", record.detail)
 
 
 def lives_again(observed: ObservedReplica, record: Replica, observed_at: float) -> bool:

@@ -16,12 +16,10 @@ from dataclasses import replace
 
 from broker.control.draft import Draft
 from broker.model.replica import Replica, ReplicaPhase
-from broker.model.state import StartTime, StartTimes, starts_entity_key
+from broker.model.starts import ENOUGH, StartPlace, StartTime, StartTimes, loads_like, starts_entity_key
 from broker.model.units import clock_time
 
 STARTS_KEPT = 64
-ENOUGH = 5
-"""Fewer starts than this leave the prior in force where it is the longer."""
 _NEAR_S = 3 * 3600.0
 _DAY_S = 86400.0
 
@@ -71,21 +69,27 @@ def learn(draft: Draft, record: Replica) -> None:
         known = StartTimes(record.pool_id, record.model_id, record.gpus)
     started_at = record.requested_at if record.started_at is None else record.started_at
     queue_s = max(0.0, started_at - record.requested_at)
-    start = StartTime(draft.now, queue_s, max(0.0, draft.now - started_at))
+    load_s = max(0.0, draft.now - started_at)
+    start = StartTime(draft.now, queue_s, load_s, record.start_place or StartPlace())
     draft.put_starts(replace(known, latest=(*known.latest, start)[-STARTS_KEPT:]))
 
 
-def start_time_s(draft: Draft, model_id: str) -> float | None:
-    """The median of the model's latest starts from intent to ready, in whichever pool; None before the first."""
-    known = (draft.starts.get(starts_entity_key(model_id, pool.pool_id)) for pool in draft.site.pools)
-    times = [start.queue_s + start.load_s for starts in known if starts is not None for start in starts.latest]
+def starts_of(draft: Draft, model_id: str) -> tuple[StartTimes, ...]:
+    """What was learned of the model's starts, by pool."""
+    known = [draft.starts.get(starts_entity_key(model_id, pool.pool_id)) for pool in draft.site.pools]
+    return tuple([starts for starts in known if starts is not None])
+
+
+def start_time_s(known: Sequence[StartTimes]) -> float | None:
+    """The median of the latest starts from intent to ready, in whichever pool; None before the first."""
+    times = [start.queue_s + start.load_s for starts in known for start in starts.latest]
     return sorted(times)[len(times) // 2] if times else None
 
 
 def start_p95_s(draft: Draft, model_id: str, pool_id: str, gpus: int) -> float:
     """The time that a start in this pool takes at most 19 times of 20: queueing as all replicas of this size did,
-    about this time of day where that is known, and loading as this model did. Asked for every replica at every step,
-    so found once a step."""
+    about this time of day where that is known, and loading as this model did without its weights in the node's memory.
+    Asked for every replica at every step, so found once a step."""
     found = draft.start_p95_s.get((model_id, pool_id, gpus))
     if found is None:
         found = draft.start_p95_s[model_id, pool_id, gpus] = _start_p95_s(draft, model_id, pool_id, gpus)
@@ -102,8 +106,16 @@ def _start_p95_s(draft: Draft, model_id: str, pool_id: str, gpus: int) -> float:
     ]
     near = [start for start in waits if _apart_s(start.at, draft.now) <= _NEAR_S]
     queue_s = _p95([start.queue_s for start in (near if len(near) >= ENOUGH else waits)], spec.queue_prior_s)
-    loads = draft.starts.get(starts_entity_key(model_id, pool_id))
-    return queue_s + _p95([start.load_s for start in loads.latest] if loads else [], spec.load_prior_s)
+    own = draft.starts.get(starts_entity_key(model_id, pool_id))
+    return queue_s + _load_p95_s(own.latest if own else (), spec.load_prior_s)
+
+
+def _load_p95_s(starts: Sequence[StartTime], prior_s: float) -> float:
+    """Nobody knows where a successor will start: it may be on the slowest kind of node that this pool has shown. And
+    its predecessor still holds the one where the weights lie in memory: so it counts on none that has them, unless
+    hardly any start here had to do without."""
+    classes = {start.place.node_class for start in starts}
+    return max((_p95(loads_like(starts, StartPlace(name)), prior_s) for name in classes), default=prior_s)
 
 
 def _apart_s(a: float, b: float) -> float:
@@ -113,6 +125,7 @@ def _apart_s(a: float, b: float) -> float:
 
 
 def _p95(values: Sequence[float], prior: float) -> float:
+    """With fewer than ``ENOUGH`` values the prior stays in force where it is the longer."""
     if len(values) < ENOUGH:
         return max((prior, *values))
     return sorted(values)[math.ceil(0.95 * len(values)) - 1]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from broker.control.answers import in_words
 from broker.model.signals import MetricSample, RequestSummary
 from broker.model.snapshot import ModelSnapshot, WindowNeed
+from broker.model.window_state import WindowState
 from signals.window import SignalWindow
 
 FAULT_OVER_AFTER_S = 600.0
@@ -96,6 +97,22 @@ class Windows:
         kept.blind = False
         kept.window.sequence += 1
         return ModelSnapshot(model_id, kept.window.sequence - 1, at, received_at, problem=kept.problem(received_at))
+
+    def states(self) -> Iterator[WindowState]:
+        """What is settled of each window, for a successor."""
+        for kept in self._kept.values():
+            if (state := kept.window.state()) is not None:
+                yield state
+
+    def resume(self, state: WindowState) -> None:
+        """See ``SignalWindow.resume``. What the last owner told of a model that is here no more is ignored."""
+        kept = self._kept.get(state.model_id)
+        if kept is None:
+            return
+        try:
+            kept.window.resume(state)
+        except Exception as error:
+            self._failed(kept, error, state.settled_at)
 
     def _failed(self, kept: _Kept, error: Exception, now: float) -> None:
         old = kept.window

@@ -106,8 +106,24 @@ def _texts(values: Iterable[object], hint: Any) -> tuple[str, ...]:
 
 def step_from_text(number: int, epoch: int, now: float, body: str, decisions: Iterable[str]) -> StepRecord:
     """The inverse of ``step_to_text``. Raises ``WireError`` if ``decisions`` are not all there."""
-    data = from_text(body)
-    decided = tuple(decision_from_text(decision) for decision in decisions)
+    return _step_from(number, epoch, now, from_text(body), map(from_text, decisions))
+
+
+def whole_step_text(record: StepRecord, text: StepText) -> str:
+    """The step in one piece, for a log that a decision is not looked up in."""
+    decided = ",".join(text.decisions)
+    head = f'"number":{record.number},"epoch":{record.epoch},"now":{to_text(record.now)}'
+    return f'{text.body[:-1]},"decided":[{decided}],{head}}}'
+
+
+def whole_step_from_text(text: str) -> StepRecord:
+    """The inverse of ``whole_step_text``."""
+    data = from_text(text)
+    return _step_from(data["number"], data["epoch"], data["now"], data, data["decided"])
+
+
+def _step_from(number: int, epoch: int, now: float, data: Any, decisions: Iterable[Any]) -> StepRecord:
+    decided = tuple(wire.decode(Decision, decision) for decision in decisions)
     if data["decisions"] != len(decided):
         raise WireError(f"{len(decided)} decisions where the step made {data['decisions']}", field="decisions")
     return StepRecord(

@@ -45,6 +45,9 @@ class MemoryLog:
         self._store = MemoryStore() if store is None else store
         self._epoch: Epoch | None = None
 
+    def reader(self) -> MemoryLog:
+        return MemoryLog(self._store)
+
     async def acquire_leadership(self, holder: str) -> Epoch:
         store = self._store
         if self._epoch is not None:
@@ -54,6 +57,9 @@ class MemoryLog:
         store.led = True
         store.epoch = self._epoch = Epoch(store.epoch.number + 1, holder)
         return self._epoch
+
+    def may_act(self) -> bool:
+        return self._epoch is not None
 
     async def load(self) -> Checkpoint:
         store = self._store

@@ -59,12 +59,21 @@ class SqliteLog:
         self._busy_timeout_s = busy_timeout_s
         self._leading: tuple[LeaderLock, GroupWriter, Epoch] | None = None
 
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def reader(self) -> SqliteLog:
+        return SqliteLog(self.path, busy_timeout_s=self._busy_timeout_s)
+
     async def acquire_leadership(self, holder: str) -> Epoch:
         if self._leading is not None:
             return self._leading[2]
         lock, connection, epoch = await asyncio.to_thread(self._lead, holder)
         self._leading = (lock, GroupWriter(connection, self.path, epoch), epoch)
         return epoch
+
+    def may_act(self) -> bool:
+        return self._leading is not None
 
     async def load(self) -> Checkpoint:
         return await self._read(tables.read_state)

@@ -8,11 +8,12 @@ the log has no clock of its own.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
 from broker.log.codec import (
+    StepText,
     checksum,
     decision_from_text,
     endpoint_from_text,
@@ -86,6 +87,20 @@ def write_step(connection: sqlite3.Connection, record: StepRecord) -> None:
             for decision, body in zip(record.decisions, text.decisions, strict=True)
         ],
     )
+    _write_outcome(connection, record, text)
+
+
+def write_beginning(connection: sqlite3.Connection, beginning: Checkpoint, registry: Iterable[EndpointRecord]) -> None:
+    """Into a new log: the state that its steps go on from, and the registry."""
+    changes = beginning.state.entities()
+    whole = StepRecord(beginning.number, 0, beginning.now, (), changes, registry=tuple(registry))
+    _write_outcome(connection, whole, step_to_text(whole))
+    write_meta(connection, trimmed=beginning.number)
+    if beginning.number:
+        write_checkpoint(connection, beginning)
+
+
+def _write_outcome(connection: sqlite3.Connection, record: StepRecord, text: StepText) -> None:
     for key, entity in text.entities:
         if entity is None:
             connection.execute("DELETE FROM entities WHERE kind = ? AND id = ?", key)

@@ -20,28 +20,23 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from broker.log.schema import translate, unreachable
 from broker.log.tables import read_head, write_records
+from broker.log.waiting import BATCH, Waiting, fresh_copy, settle
 from broker.model.errors import LeadershipRefused, TidegateError, WireError
 from broker.model.ports import Epoch
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-BATCH = 1000
-"""Writes after which a transaction takes no more, so that its first need not wait for an endless queue."""
-
 COMMITS_PER_CHECKPOINT = 16
 """How often the write-ahead log is folded into the file: between commits, when nobody waits for it."""
 
 
-@dataclass(slots=True, eq=False)
-class _Write:
-    """``work`` to do in a transaction, or records to ``append`` (topic and text); ``future`` is who waits."""
+@dataclass(slots=True, eq=False, kw_only=True)
+class _Write(Waiting):
+    """``work`` to do in a transaction, or records to ``append`` (topic and text)."""
 
-    future: asyncio.Future[Any]
     work: Callable[[sqlite3.Connection], Any] | None = None
     append: tuple[str, str] = ("", "")
-    result: Any = None
-    error: Exception | None = None
 
 
 class GroupWriter:
@@ -67,13 +62,13 @@ class GroupWriter:
         Cancelled while waiting, it may have been written or not.
         """
         future: asyncio.Future[T] = self._loop.create_future()
-        self._hand_over(_Write(future, lambda connection: work(connection, *args, **kwargs)))
+        self._hand_over(_Write(future=future, work=lambda connection: work(connection, *args, **kwargs)))
         return await future
 
     async def append(self, topic: str, text: str) -> None:
         """Records as JSON with commas between them. All of a transaction share a row: rows cost more than text."""
         future: asyncio.Future[None] = self._loop.create_future()
-        self._hand_over(_Write(future, append=(topic, text)))
+        self._hand_over(_Write(future=future, append=(topic, text)))
         await future
 
     async def close(self) -> None:
@@ -99,7 +94,7 @@ class GroupWriter:
             batch, closing = self._gather()
             if batch:
                 self._transact(batch)
-                self._tell(functools.partial(_settle, batch))
+                self._tell(functools.partial(settle, batch))
             commits += 1
             if commits % COMMITS_PER_CHECKPOINT == 0:
                 with contextlib.suppress(sqlite3.Error):  # nothing is lost by it, and the next one tries again
@@ -185,15 +180,4 @@ class GroupWriter:
             self._connection.execute("ROLLBACK")
 
     def _told(self, error: Exception) -> Exception:
-        """A new exception for each that waits: one that is raised twice mixes up its tracebacks."""
-        return translate(self._path, error) if isinstance(error, sqlite3.Error) else type(error)(*error.args)
-
-
-def _settle(batch: list[_Write]) -> None:
-    for write in batch:
-        if write.future.done():  # whoever waited was cancelled
-            continue
-        if write.error is not None:
-            write.future.set_exception(write.error)
-        else:
-            write.future.set_result(write.result)
+        return translate(self._path, error) if isinstance(error, sqlite3.Error) else fresh_copy(error)

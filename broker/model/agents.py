@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Final, Protocol
 
 from broker.model.identity import action_id, replica_name
+from broker.model.starts import StartPlace
 
 HEARTBEAT_S: Final = 2.0
 DRAINING_HEARTBEAT_S: Final = 0.5
@@ -80,6 +81,7 @@ class AgentReport:
     ``ordinal`` and ``generation`` are what the action's name was made of. ``url`` is where the engine is reached.
     ``unhealthy_since``: it was ready and does not answer since. ``in_flight`` counts open requests at the front, null
     without one. ``end_at`` is the job's end as its environment told it. ``drain`` asks the broker to withdraw it.
+    ``start_place`` is looked at before the engine is started.
     """
 
     boot_id: str
@@ -100,6 +102,7 @@ class AgentReport:
     end_at: float | None = None
     drain: DrainRequest | None = None
     end: AgentEnd | None = None
+    start_place: StartPlace | None = None
 
     @property
     def action_id(self) -> str:

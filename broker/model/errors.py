@@ -11,6 +11,7 @@
     │   ├── LogDamaged         the file is not what was written
     │   ├── LogFull            no room to write; goes on when there is
     │   ├── LogBusy            another program holds the file locked
+    │   ├── MessageTooLarge    never taken as it is; other messages are
     │   └── LogUnreachable     missing, forbidden, read-only, or the disk fails
     ├── InvariantViolated      something that must always hold did not
     └── ActuatorError          a pool did not do what was asked
@@ -72,9 +73,13 @@ class TraceError(TidegateError):
 
 
 class WireError(TidegateError):
-    """A message that does not fit its schema. ``field`` is the dotted path inside the message."""
+    """A message that does not fit its schema. ``field`` is the dotted path inside the message. Both are cut to what a
+    log line or a dead letter can hold: they may quote what was sent."""
+
+    LONGEST = 1000
 
     def __init__(self, problem: str, *, field: str = "") -> None:
+        problem, field = problem[: self.LONGEST], field[: self.LONGEST]
         super().__init__(f"{field}: {problem}" if field else problem)
         self.problem = problem
         self.field = field
@@ -102,6 +107,10 @@ class LogFull(LogError):
 
 class LogBusy(LogError):
     """Another program holds the file locked for longer than is waited. The same log goes on once it lets go."""
+
+
+class MessageTooLarge(LogError):
+    """The log never takes this message; it takes others."""
 
 
 class LogUnreachable(LogError):

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 
 
 def replica_name(model_id: str, ordinal: int, generation: int) -> str:
     """``chat-0-g7``: the replica's id, its endpoint's id, its job's or process's name."""
     return f"{model_id}-{ordinal}-g{generation}"
+
+
+_LAUNCH = re.compile("launch-[0-9a-f]{16}")
 
 
 def action_id(verb: str, cluster: str, model_id: str, ordinal: int, generation: int) -> str:
@@ -24,6 +28,11 @@ def action_id(verb: str, cluster: str, model_id: str, ordinal: int, generation: 
         encoded = part.encode()
         digest.update(f"{len(encoded)}:".encode() + encoded)
     return f"{verb}-{digest.hexdigest()[:16]}"
+
+
+def names_launch(name: str) -> bool:
+    """Whether it has the form of a launch's ``action_id``, of this or another cluster."""
+    return _LAUNCH.fullmatch(name) is not None
 
 
 def endpoint_key(site_secret: bytes, endpoint_id: str, generation: int) -> str:

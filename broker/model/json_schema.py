@@ -28,7 +28,17 @@ from broker.model.signals import Histogram, MetricSample, RequestSummary
 from broker.model.sketch import BUCKETS, BUCKETS_PER_DOUBLING, SMALLEST, Sketch
 from broker.model.snapshot import ModelSnapshot
 from broker.model.state import Entity
-from broker.model.wire import alternatives, encode, field_hints, has_text_keys, is_json_value, schema_name, tag_of
+from broker.model.window_state import DeadLetter, ScraperBeat, WindowState
+from broker.model.wire import (
+    alternatives,
+    encode,
+    field_hints,
+    has_text_keys,
+    is_json_value,
+    schema_name,
+    schema_version,
+    tag_of,
+)
 
 Schema = dict[str, Any]
 
@@ -38,6 +48,7 @@ PUBLISHED: Final[tuple[Any, ...]] = (
     AgentAnswer,
     AgentReport,
     Checkpoint,
+    DeadLetter,
     Decision,
     Effect,
     EndpointRecord,
@@ -51,7 +62,9 @@ PUBLISHED: Final[tuple[Any, ...]] = (
     PauseChanged,
     Replica,
     RequestSummary,
+    ScraperBeat,
     StepRecord,
+    WindowState,
 )
 """What gets a file of its own: bodies of the API and records of topics."""
 
@@ -77,7 +90,7 @@ def schema_of(hint: Any) -> Schema:
     definitions: dict[str, Schema] = {}
     name = schema_name(hint)
     body = _schema(hint, definitions)
-    head = {"$schema": DIALECT, "$id": f"urn:tidegate:{name}", "title": name}
+    head = {"$schema": DIALECT, "$id": f"urn:tidegate:{name}:{schema_version(name)}", "title": name}
     return {**head, **body, "$defs": dict(sorted(definitions.items()))}
 
 
@@ -119,6 +132,8 @@ def _schema(hint: Any, definitions: dict[str, Schema]) -> Schema:
         return {"description": "Any JSON value."}
     if hint in _SCALARS:
         return {"type": _SCALARS[hint]}
+    if hint is bytes:
+        return {"type": "string", "contentEncoding": "base64"}
     members = alternatives(hint)
     if members is not None:
         return _union(members, definitions)

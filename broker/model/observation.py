@@ -158,6 +158,15 @@ class LeadershipTaken:
     received_at: float
 
 
+@dataclass(frozen=True, slots=True)
+class LogsTaken:
+    """This log answers for what was begun by these: its own id, which is random and given once, and those of logs that
+    were lost and whose jobs were taken back."""
+
+    log_ids: tuple[str, ...]
+    received_at: float
+
+
 Observation = (
     ModelSnapshot
     | PoolSnapshot
@@ -169,4 +178,5 @@ Observation = (
     | PauseChanged
     | SpecChanged
     | LeadershipTaken
+    | LogsTaken
 )

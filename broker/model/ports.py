@@ -74,8 +74,16 @@ class Log(Protocol):
     Raises ``LogError`` (``LeadershipRefused``, ``SchemaTooNew``, ``LogDamaged``) with words for the operator.
     """
 
+    def reader(self) -> Log:
+        """Another one of the same memory, which leads nothing: an event loop needs one of its own."""
+        ...
+
     async def acquire_leadership(self, holder: str) -> Epoch:
         """Become the only writer, or raise ``LeadershipRefused`` naming who is."""
+        ...
+
+    def may_act(self) -> bool:
+        """Whether this broker leads for certain, so that it may touch a pool: asked right before each effect."""
         ...
 
     async def load(self) -> Checkpoint:
@@ -104,6 +112,10 @@ class Log(Protocol):
 
     async def decisions(self, model_id: str | None = None, *, since: float = 0.0, limit: int = 100) -> list[Decision]:
         """The newest ``limit`` decisions, newest first."""
+        ...
+
+    async def endpoints(self) -> list[EndpointRecord]:
+        """The registry after the last step, by endpoint id, tombstones left out."""
         ...
 
     async def append(self, topic: str, records: Sequence[JsonValue]) -> None:

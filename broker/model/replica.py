@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from broker.model.making import quickly_made
+from broker.model.starts import StartPlace
 
 
 class ReplicaPhase(StrEnum):
@@ -87,7 +88,9 @@ class Replica:
     was given up, empty while it was not. ``in_flight_at_stop`` is what was still open when it was told to exit: 0
     after a clean drain, the cut requests otherwise. ``adopted``: found in its pool without a record. ``capabilities``
     are those that its model had when it was started. ``not_after`` is when its pool ends it, ``serves_until`` from when
-    on it takes nothing new for that; since ``expiring_since`` a successor is wanted in its place.
+    on it takes nothing new for that; since ``expiring_since`` a successor is wanted in its place. ``start_place`` is
+    None where its pool did not tell it. ``runs_as`` is what its pool calls it where it runs, for people (``job 41 on
+    n2``).
     """
 
     replica_id: str
@@ -120,6 +123,8 @@ class Replica:
     detail: str = ""
     adopted: bool = False
     capabilities: tuple[str, ...] = GENERATES
+    start_place: StartPlace | None = None
+    runs_as: str = ""
 
 
 @quickly_made
@@ -128,7 +133,9 @@ class ObservedReplica:
     """What a pool's listing says of one replica that is provably ours.
 
     Actuators report PENDING, STARTING (the process runs), STOPPING, GONE or FAILED: whether it serves the model is
-    for a probe to find out. ``not_after`` is the pool's own end of its life (a wall-time limit).
+    for a probe to find out. ``not_after`` is the pool's own end of its life (a wall-time limit), of which it has
+    ``warned``. ``start_place`` comes with ``url``, where the pool can tell it. ``runs_as`` is empty where the pool has
+    no name for it.
     """
 
     replica_id: str
@@ -140,6 +147,9 @@ class ObservedReplica:
     started_at: float | None = None
     exit_code: int | None = None
     detail: str = ""
+    start_place: StartPlace | None = None
+    warned: bool = False
+    runs_as: str = ""
 
 
 @dataclass(frozen=True, slots=True)

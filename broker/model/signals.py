@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -60,6 +62,38 @@ class MetricSample:
     queue_time: Histogram | None = None
     time_to_first_token: Histogram | None = None
     inter_token_latency: Histogram | None = None
+
+    def implausible(self) -> str:
+        """What in it cannot be and what would be right, empty if all can be."""
+        if not 0.0 <= self.observed_at <= LATEST_AT:
+            return f"observed_at: {self.observed_at} is not a time in seconds since the Unix epoch"
+        for name in _NUMBERS:
+            if (value := getattr(self, name)) is not None and not 0.0 <= value <= LARGEST_COUNT:
+                return f"{name}: {value:g} is not from 0 to 2**53"
+        for name in _HISTOGRAMS:
+            if (histogram := getattr(self, name)) is not None and (problem := _malformed(histogram)):
+                return f"{name}: {problem}"
+        return ""
+
+
+_NUMBERS = (
+    *("requests_running", "requests_waiting", "kv_cache_use", "prompt_tokens_total", "generation_tokens_total"),
+    *("preemptions_total", "requests_finished_total"),
+)
+_HISTOGRAMS = ("queue_time", "time_to_first_token", "inter_token_latency")
+
+
+def _malformed(histogram: Histogram) -> str:
+    if len(histogram.bounds) != len(histogram.counts):
+        return f"{len(histogram.counts)} counts for {len(histogram.bounds)} buckets"
+    if not _rise(histogram.bounds):
+        return "its bounds do not rise"
+    return "" if max(histogram.counts) <= LARGEST_COUNT and min(histogram.counts) >= 0.0 else "a count out of range"
+
+
+@functools.lru_cache(maxsize=256)
+def _rise(bounds: tuple[float, ...]) -> bool:
+    return all(map(operator.lt, bounds, bounds[1:]))
 
 
 LARGEST_COUNT = 2**53

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from broker.model.making import quickly_made
 from broker.model.reading import ABSENT, Freshness, Reading
 from broker.model.signals import Signal
+from broker.model.starts import StartTimes
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,8 @@ class FleetSnapshot:
     """One model's signals joined with its supply and bounds at ``now``: the argument of ``Policy.recommend``.
 
     ``start_time_s`` is the learned time from intent to ready (the median of the latest), None until one replica became
-    ready.
+    ready. ``starts`` are the model's latest starts by pool; ``broker.model.starts.loads_like`` tells how long one on a
+    kind of node takes.
     """
 
     now: float
@@ -116,3 +118,4 @@ class FleetSnapshot:
     minimum: int
     maximum: int
     start_time_s: float | None = None
+    starts: tuple[StartTimes, ...] = ()

@@ -107,7 +107,8 @@ class PoolSpec:
 
 @dataclass(frozen=True, slots=True)
 class BreakerSpec:
-    """After ``failures`` failed starts in a row no start for ``open_s``, doubled each time up to ``max_open_s``."""
+    """After ``failures`` failed starts in a row no start for ``open_s``, then one at a time until one succeeds; if it
+    fails, none for twice as long, up to ``max_open_s``."""
 
     failures: int = 3
     open_s: float = 60.0

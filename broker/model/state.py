@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 from broker.model.making import quickly_made
 from broker.model.observation import Override, PauseChanged
-from broker.model.replica import GatewaySessionKey, Replica
+from broker.model.replica import GatewaySessionKey, Replica, ReplicaPhase
 from broker.model.snapshot import ModelSnapshot
 from broker.model.spec import JsonValue, ModelSpec, SiteSpec
+from broker.model.starts import StartTimes
 
 Memory = Mapping[str, JsonValue]
 """A policy's bounded memory: plain JSON values, so that it survives a restart exactly."""
@@ -17,32 +18,13 @@ Memory = Mapping[str, JsonValue]
 
 @dataclass(frozen=True, slots=True)
 class Breaker:
-    """Failed starts in a row; while ``open_until`` lies ahead nothing is started."""
+    """Failed starts in a row, the last of them for the reason ``why``; while ``open_until`` lies ahead nothing is
+    started."""
 
     failures: int = 0
     opened: int = 0
     open_until: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class StartTime:
-    """One replica's way to users: ``queue_s`` from being asked for to its start, ``load_s`` from there to proven ready,
-    ``at``."""
-
-    at: float
-    queue_s: float
-    load_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class StartTimes:
-    """How long the replicas of one model took to start in one pool, the latest last. A pool is a partition and a wall
-    time, and ``gpus`` a replica's size, which is what a queue goes by."""
-
-    pool_id: str
-    model_id: str
-    gpus: int
-    latest: tuple[StartTime, ...] = ()
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +90,7 @@ class GatewayState:
 @dataclass(frozen=True, slots=True)
 class ControlState:
     """What concerns the whole cluster: the clock's high mark, since when this leader leads, the registry's revision,
-    recent starts and stops."""
+    recent starts and stops. ``log_ids`` are those that this log answers for, its own first."""
 
     last_now: float = 0.0
     led_since: float = 0.0
@@ -118,6 +100,7 @@ class ControlState:
     pauses: tuple[PauseChanged, ...] = ()
     starts: tuple[float, ...] = ()
     stops: tuple[float, ...] = ()
+    log_ids: tuple[str, ...] = ()
 
 
 Entity = ControlState | ModelState | PoolState | GatewayState | StartTimes | Replica
@@ -144,6 +127,10 @@ class BrokerState:
 
     def replicas_of(self, model_id: str) -> Mapping[str, Replica]:
         return self.replicas.get(model_id, {})
+
+    def phases(self) -> dict[str, ReplicaPhase]:
+        """Of every replica, by its id."""
+        return {name: record.phase for records in self.replicas.values() for name, record in records.items()}
 
     def entities(self) -> dict[EntityKey, Entity]:
         """Everything, by key: what a checkpoint holds and what ``with_changes`` on an empty state restores."""
@@ -206,10 +193,6 @@ class BrokerState:
         for model_id in [m for m, members in replicas.items() if not members]:
             del replicas[model_id]
         return replicas
-
-
-def starts_entity_key(model_id: str, pool_id: str) -> str:
-    return f"{model_id}/{pool_id}"
 
 
 def gateway_entity_key(key: GatewaySessionKey) -> str:

@@ -26,17 +26,20 @@ def demo(
     headless: Annotated[bool, typer.Option("--headless", help="No live view.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The summary as one JSON document.")] = False,
     slurm: Annotated[str | None, typer.Option("--slurm", metavar="PARTITION", help="Replicas as jobs of this partition of a Slurm whose nodes are this machine, succeeded before their wall time of two minutes (`make demo-slurm` starts one).")] = None,
+    log: Annotated[str, typer.Option("--log", metavar="KIND", help="Where the broker keeps its log: file, or kafka=SERVERS, in topics of the demo's own, with a worker beside it (`make demo ARGS=\"--log kafka\"` starts a Kafka).")] = "file",
     keep: Annotated[Path | None, typer.Option("--keep", help="Keep logs, state and files in this folder.")] = None,
 ) -> None:  # fmt: skip
     """Serve one model under a load: start replicas, publish, drain and explain them. Non-zero if anything broke."""
     import asyncio
 
+    from cli.demo.memory import memory_of
     from cli.demo.place import Processes, SlurmJobs
     from cli.demo.run import Demo, until_signal
     from cli.demo.scenario import from_trace, generated
 
     with told_errors():
         place = Processes() if slurm is None else SlurmJobs(slurm)
+        memory = memory_of(log, kept=keep is not None)
         if trace is None:
             if span or rate_scale:
                 raise TraceError("--window and --rate-scale need a --trace")
@@ -47,7 +50,7 @@ def demo(
             )
         live = console.is_terminal and not (headless or as_json)
         with _folder(keep) as folder:
-            status = asyncio.run(until_signal(Demo(scenario, place, folder, live=live, as_json=as_json)))
+            status = asyncio.run(until_signal(Demo(scenario, place, memory, folder, live=live, as_json=as_json)))
     raise typer.Exit(int(status))
 
 

@@ -32,7 +32,13 @@ class Place(Protocol):
     stop_grace_s: float
     renews: bool
 
-    def site_yaml(self, cluster: str, folder: Path) -> str: ...
+    async def kind(self) -> str:
+        """What replicas are there, in words."""
+        ...
+
+    def site_yaml(self, cluster: str, folder: Path, log: str) -> str:
+        """``log`` is the section of that name."""
+        ...
 
     async def running(self, stack: Stack) -> list[str]:
         """The ids of all replicas of the stack that wait or run, whatever its broker knows of them."""
@@ -50,9 +56,12 @@ class Processes:
     stop_grace_s = 40.0
     renews = False
 
-    def site_yaml(self, cluster: str, folder: Path) -> str:
+    async def kind(self) -> str:
+        return "processes of this machine"
+
+    def site_yaml(self, cluster: str, folder: Path, log: str) -> str:
         pool = f"local: {{kind: local, gpus: {MAXIMUM}, state_dir: replicas, log_dir: log}}"
-        return _site_yaml(cluster, pool, 0)
+        return _site_yaml(cluster, pool, 0, log)
 
     async def running(self, stack: Stack) -> list[str]:
         found = []
@@ -86,7 +95,10 @@ class SlurmJobs:
         self._partition = partition
         self._client = CommandClient(LocalRunner(), SystemClock())
 
-    def site_yaml(self, cluster: str, folder: Path) -> str:
+    async def kind(self) -> str:
+        return f"jobs of Slurm {(await self._client.facts()).release}, partition {self._partition}"
+
+    def site_yaml(self, cluster: str, folder: Path, log: str) -> str:
         """A wall time of two minutes, the shortest in which a replica can be loaded, serve, and be succeeded before
         Slurm's notice, which comes up to 30 s early. The priors ask for a successor by half of that life."""
         port = _free_port()
@@ -103,7 +115,7 @@ class SlurmJobs:
             f"poll: 1s, job: {json.dumps(job)}}}\n"
             "limits: {renewal: {margin: 5s, queue_prior: 5s, load_prior: 40s}}"
         )
-        return _site_yaml(cluster, pool, port)
+        return _site_yaml(cluster, pool, port, log)
 
     async def running(self, stack: Stack) -> list[str]:
         return list(await self._jobs(stack))
@@ -127,12 +139,12 @@ class SlurmJobs:
         }
 
 
-def _site_yaml(cluster: str, pool: str, port: int) -> str:
+def _site_yaml(cluster: str, pool: str, port: int, log: str) -> str:
     return f"""\
 cluster: {cluster}
 pools:
   {pool}
-log: {{kind: sqlite, path: tidegate.sqlite}}
+log: {log}
 api: {{port: {port}}}
 scrape: {{interval: 1s, timeout: 1s}}
 outputs: {{endpoints_file: endpoints.json}}

@@ -14,17 +14,20 @@ import aiohttp
 import httpx
 from rich.live import Live
 
+from broker.app.settings import load_site
+from broker.app.site_log import open_log
 from broker.clock import SystemClock
 from broker.model import wire
 from broker.model.plan import Decision
 from broker.model.replica import ReplicaPhase
 from cli.demo.load import LoadPlayer
+from cli.demo.memory import Memory
 from cli.demo.place import Place
 from cli.demo.scenario import ANSWERS_S, MODEL_ID, TAIL_S, Scenario, policies_yaml
 from cli.demo.stack import Stack
 from cli.demo.verdict import DrainSeen, drains_seen, problems_of, replay_problem
 from cli.demo.view import LiveState, render_live
-from cli.output import Exit, console, errors, print_json
+from cli.output import Exit, console, errors, print_json, tell
 from simulator.report.render import render
 from simulator.report.summary import Outcomes, ReplicaPoint, RunSummary, summarise
 
@@ -55,14 +58,17 @@ async def until_signal(run: Demo) -> Exit:
 class Demo:
     """One demo from the first process to the verdict."""
 
-    def __init__(self, scenario: Scenario, place: Place, folder: Path, *, live: bool, as_json: bool) -> None:
+    def __init__(
+        self, scenario: Scenario, place: Place, memory: Memory, folder: Path, *, live: bool, as_json: bool
+    ) -> None:  # fmt: skip
         self._scenario = scenario
         self._place = place
+        self._memory = memory
         self._live = live
         self._as_json = as_json
         cluster = f"demo-{token_hex(4)}"
         policies = policies_yaml(scenario.profile, place.stop_grace_s)
-        self._stack = Stack(folder, place.site_yaml(cluster, folder), policies, (MODEL_ID,), cluster)
+        self._stack = Stack(folder, place.site_yaml(cluster, folder, memory.log), policies, (MODEL_ID,), cluster)
         self._state = LiveState(scenario.load_s + TAIL_S)
         self._points: list[ReplicaPoint] = []
         self._late = False
@@ -73,21 +79,36 @@ class Demo:
         if not self._as_json:
             errors.print(f"[bold]tidegate demo:[/] {self._scenario.title}")
         self._stack.write_files()
+        site = self._stack.folder / "site.yaml"
+        await self._memory.make(site)
+        try:
+            return await self._decided(site)
+        finally:
+            await self._memory.remove(site)
+
+    async def _decided(self, site: Path) -> Exit:
         try:
             self._stack.start_broker()
+            for _ in range(self._memory.workers):
+                self._stack.start_worker()
             await asyncio.sleep(0)  # whoever ended it meanwhile need not wait for the gateway
             self._stack.start_gateway()
             await self._stack.wait_ready(MODEL_ID, 1)
+            kind = await self._place.kind()
             summary, drains = await self._play()
         finally:
             self.tell_end()
             orphans = await self._end()
-        problem, steps = await replay_problem(str(self._stack.folder / "tidegate.sqlite"))
+        log = open_log(load_site(site))
+        try:
+            problem, steps = await replay_problem(log)
+        finally:
+            await log.close()
         shaped = self._scenario.shaped
         renews = shaped and self._place.renews
         problems = list(problems_of(summary, drains, orphans, open_at_drain=shaped, renews=renews))
         problems += [problem] if problem else []
-        return self._tell(replace(summary, problems=tuple(problems)), drains, steps)
+        return self._tell(replace(summary, problems=tuple(problems)), drains, steps, kind)
 
     def tell_end(self) -> None:
         """Said once, before the seconds that it takes; not into the view, which vanishes first."""
@@ -199,9 +220,11 @@ class Demo:
         await self._place.end(self._stack)
         return orphans
 
-    def _tell(self, summary: RunSummary, drains: list[DrainSeen], steps: int) -> Exit:
+    def _tell(self, summary: RunSummary, drains: list[DrainSeen], steps: int, kind: str) -> Exit:
+        ran_as = {replica["replica_id"]: replica["runs_as"] for replica in self._state.replicas}
         if self._as_json:
             body = wire.encode(summary) | {
+                "ran_as": ran_as,
                 "drains": [wire.encode(drain) for drain in drains],
                 "replayed_steps": steps,
                 "ok": not summary.problems,
@@ -209,11 +232,9 @@ class Demo:
             print_json(body)
         else:
             render(summary, console)
+            tell(f"Replicas were {kind}: {', '.join(f'{name} as {what}' for name, what in ran_as.items())}.")
             for drain in drains:
-                console.print(
-                    f"Drain of {drain.replica_id} ({drain.reason}) began at {drain.began_s:.1f} s under {drain.open_streams} open "
-                    f"streams; {drain.in_flight_at_stop} were in flight when it was stopped."
-                )
+                tell(drain.words)
             console.print(f"{steps} recorded steps replayed: the same decisions, byte for byte." if steps else "")
         return Exit.FAILED if summary.problems else Exit.OK
 

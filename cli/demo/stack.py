@@ -44,6 +44,7 @@ class Stack:
     gateway_url: str = ""
     broker: subprocess.Popen[bytes] | None = None
     gateway: subprocess.Popen[bytes] | None = None
+    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
     secrets: dict[str, str] = field(default_factory=dict, repr=False)
 
     def write_files(self) -> None:
@@ -59,25 +60,33 @@ class Stack:
         return httpx.Client(base_url=self.broker_url, headers=headers, timeout=10.0, trust_env=False)
 
     def start_broker(self, *arguments: str) -> None:
-        address = self.folder / "broker.address"
-        address.unlink(missing_ok=True)
-        command = [
-            "-m", "cli", "run", "--site", "site.yaml", "--policies", "policies.yaml", "--address-file", str(address),
-            *arguments,
-        ]  # fmt: skip
-        self.broker = self._spawn("broker", command)
-        self.broker_url = self._await_address("broker", self.broker, address)
+        self.broker = self.spawn_broker("broker.address", *arguments)
+        self.await_broker("broker.address")
+
+    def spawn_broker(self, address: str, *arguments: str, site: str = "site.yaml") -> subprocess.Popen[bytes]:
+        """A broker that may have to stand by; once it leads and answers, it says where in the file ``address``."""
+        (self.folder / address).unlink(missing_ok=True)
+        command = ["-m", "cli", "run", "--site", site, "--policies", "policies.yaml", "--address-file", address]
+        return self._spawn("broker", [*command, *arguments])
+
+    def await_broker(self, address: str) -> None:
+        """Until ``self.broker`` answers. Raises ``StackError``."""
+        assert self.broker is not None
+        self.broker_url = self._await_address("broker", self.broker, self.folder / address)
 
     def start_gateway(self) -> None:
         address = self.folder / "gateway.address"
         address.unlink(missing_ok=True)
         models = [word for model_id in self.model_ids for word in ("--model", model_id)]
         command = [
-            "-m", "cli", "gateway", "--broker", self.broker_url, "--port", "0", "--id", "demo-gateway",
-            "--address-file", str(address), *models,
+            "-m", "cli", "gateway", "--site", "site.yaml", "--broker", self.broker_url, "--port", "0",
+            "--id", "demo-gateway", "--address-file", str(address), *models,
         ]  # fmt: skip
         self.gateway = self._spawn("gateway", command)
         self.gateway_url = self._await_address("gateway", self.gateway, address)
+
+    def start_worker(self) -> None:
+        self.workers.append(self._spawn("worker", ["-m", "cli", "worker", "--site", "site.yaml"]))
 
     def _spawn(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
         environment = os.environ | self.secrets | dict(self.environment)
@@ -126,6 +135,8 @@ class Stack:
         """End everything that was started, replicas included."""
         self.stop_process(self.gateway)
         self.stop_process(self.broker)
+        for worker in self.workers:
+            self.stop_process(worker)
         for process in self.replica_processes():
             try:
                 process.kill()

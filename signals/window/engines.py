@@ -45,6 +45,11 @@ RATES = (
 """Of the columns from ARRIVED on."""
 
 
+SOONEST_RESTART_S = 2.0
+"""No engine ends, starts and answers again in less. Counters that fall sooner were read by two scrapers at once, while
+one took over from the other, and one's answer overtook the other's: taken for a restart, all that was ever counted
+came in anew, a rate a hundred times too high."""
+
 NO_HISTOGRAM = Histogram((), (), 0.0)
 """Of an engine that does not keep it."""
 
@@ -144,13 +149,17 @@ class Replica:
         rows = self.matrix(base, latest)[:, ARRIVED:]
         previous = rows[0].copy()
         total = np.zeros_like(previous)
-        for row in rows[1:]:
+        for index, row in enumerate(rows[1:], base + 1):
             known = np.where(np.isnan(row), previous, row)
-            restarted = bool((known[PROMPT - ARRIVED :] < previous[PROMPT - ARRIVED :]).any())
-            step = known if restarted else known - previous
+            fell = bool((known[PROMPT - ARRIVED :] < previous[PROMPT - ARRIVED :]).any())
+            step = known if fell and self._may_have_restarted(index) else known - previous
             total += np.where(np.isnan(step), 0.0, step)
             previous = known
         return np.where(np.isnan(previous), NaN, total)
+
+    def _may_have_restarted(self, index: int) -> bool:
+        """Between the row before and this one."""
+        return self.times[index] - self.times[index - 1] >= SOONEST_RESTART_S
 
     def known_gauge(self, latest: int, column: int, since: float) -> float:
         """The gauge's last value at or before row ``latest`` but not before ``since``."""
@@ -178,7 +187,7 @@ class Replica:
         for index in range(latest - 1, -1, -1):
             arrived_later, prompt_later = arrived, prompt
             _, _, waiting, _, arrived, prompt = self.rows[index][: PROMPT + 1]
-            if prompt_later < prompt:  # the engine restarted in between
+            if prompt_later < prompt and self._may_have_restarted(index + 1):
                 return self.times[latest] - self.times[index + 1]
             if arrived <= started or waiting == 0.0:
                 # Between the two rows n came; the next after those that had left is as likely anywhere among them.

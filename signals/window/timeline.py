@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import math
+import sys
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from operator import sub
 
-from broker.model.reading import ABSENT, Freshness, Reading
+from broker.model.reading import ABSENT, Freshness, Reading, fresh
 from broker.model.signals import Signal
 from broker.model.snapshot import WindowNeed, WindowReading
+from broker.model.window_state import LastGood
 
 SIGNALS = tuple(Signal)
 NaN = math.nan
 _WIDTH = len(SIGNALS)
 _COLUMN = {signal: column for column, signal in enumerate(SIGNALS)}
 _GAP = array("d", [NaN]) * _WIDTH
+_SPARE = 32
+"""Ticks kept beyond those that are needed, so that not each tick has the others moved up by one."""
 
 
 class Timeline:
     """One row for each run of ticks at which the signals were the same, with one value for each signal, NaN where the
     signal was not usable: a fleet that is scraped each 15 s changes once in as many ticks.
 
-    Tick ``k`` stands at ``k + phase_s``. Holds at least the last ``seconds`` ticks, at most twice as many, and the last
-    good value of each signal for ever. Memory: at most 240 bytes * ``seconds``. No numpy: its reductions
-    cost several times as much as the language's over spans of seconds, most of all when others had the caches.
+    Tick ``k`` stands at ``k + phase_s``. Holds at least the last ``seconds`` ticks, at most ``_SPARE`` more, and the
+    last good value of each signal for ever. Memory: at most 120 bytes for each tick. No numpy: its reductions cost
+    several times as much as the language's over spans of seconds, most of all when others had the caches.
     """
 
     def __init__(self, seconds: int, phase_s: float) -> None:
@@ -38,6 +42,7 @@ class Timeline:
         self._usable: Mapping[Signal, Reading] | None = None
         self._last: dict[Signal, Reading] = {}
         self._last_tick: dict[Signal, int] = {}
+        self._restored: Mapping[Signal, LastGood] = {}
 
     def tick_before(self, t: float) -> int:
         """The last tick at or before ``t``."""
@@ -56,8 +61,8 @@ class Timeline:
         if not self._starts or first - self._end >= self.seconds:
             self._cut(self._first)
             self._first = self._end = first
-        if (excess := last - self._first - 2 * self.seconds) >= 0:
-            self._drop(self._first + self.seconds * (excess // self.seconds + 1))
+        if last - self._first >= self.seconds + _SPARE:
+            self._drop(last - self.seconds + 1)
         first = max(first, self._first)
         if last < first:
             return
@@ -99,13 +104,21 @@ class Timeline:
 
     def _fall_back(self, signal: Signal) -> None:
         """A late sample showed that a signal was not usable at its last good tick after all: the one before counts."""
+        last = self._last_in_runs(signal, len(self._starts) - 2)
+        if last is None:
+            del self._last[signal], self._last_tick[signal]
+        else:
+            self._last[signal], self._last_tick[signal] = Reading(Freshness.FRESH, last.value), last.tick
+
+    def _last_in_runs(self, signal: Signal, latest: int) -> LastGood | None:
+        """Its last usable value in the runs up to, and with, ``latest``, and the run's last tick; of a signal that
+        another timeline did not hand over tick by tick, the last one there."""
         values = self._values[_COLUMN[signal] :: _WIDTH]
-        for run in range(len(values) - 2, -1, -1):
+        for run in range(latest, -1, -1):
             if values[run] == values[run]:
-                self._last_tick[signal] = self._starts[run + 1] - 1
-                self._last[signal] = Reading(Freshness.FRESH, values[run])
-                return
-        del self._last[signal], self._last_tick[signal]
+                end = self._starts[run + 1] if run + 1 < len(self._starts) else self._end
+                return LastGood(values[run], end - 1)
+        return self._restored.get(signal)
 
     def last_good(self, signal: Signal) -> Reading:
         """The last good value as a stale reading, of its tick; absent if there never was one."""
@@ -148,7 +161,58 @@ class Timeline:
                 values += [value] * ticks
         return values
 
+    def values_to(self, tick: int, signals: Iterable[Signal]) -> tuple[int, dict[Signal, bytes]]:
+        """The first tick that is needed, and each signal's value at every tick from there up to, and with, ``tick``."""
+        stop = min(tick + 1, self._end)
+        first = max(self._first, stop - self.seconds)
+        return first, {signal: _packed(self._between(_COLUMN[signal], first, stop)) for signal in signals}
+
+    def last_good_to(self, tick: int) -> dict[Signal, LastGood]:
+        """The last good value of each signal at or before ``tick``, as far as it is known."""
+        found = {}
+        for signal, at in self._last_tick.items():
+            if at > tick:
+                last = self._last_in_runs(signal, bisect_right(self._starts, tick) - 1)
+                if last is not None:
+                    found[signal] = LastGood(last.value, min(last.tick, tick))
+            elif (value := self._last[signal].value) is not None:
+                found[signal] = LastGood(value, at)
+        return found
+
+    def restore(self, first: int, values: Mapping[Signal, bytes], last_good: Mapping[Signal, LastGood]) -> None:
+        """Begin anew with what ``values_to`` and ``last_good_to`` told."""
+        columns = {_COLUMN[signal]: _unpacked(packed) for signal, packed in values.items()}
+        self._first = first
+        self._end = first + max([len(column) for column in columns.values()], default=0)
+        self._starts, self._values = array("q"), array("d")
+        before: tuple[float, ...] = ()
+        for tick, told in enumerate(zip(*columns.values(), strict=True), first):
+            if told != before:
+                row = _GAP[:]
+                for column, value in zip(columns, told, strict=True):
+                    row[column] = value
+                self._append(tick, row)
+                before = told
+        self._usable = None
+        self._restored = last_good
+        self._last = {signal: fresh(good.value, self.time_of(good.tick)) for signal, good in last_good.items()}
+        self._last_tick = {signal: good.tick for signal, good in last_good.items()}
+
     def resize(self, seconds: int) -> None:
         """The same past with room for ``seconds`` ticks."""
         self.seconds = seconds
         self._drop(self._end - seconds)
+
+
+def _packed(values: list[float]) -> bytes:
+    doubles = array("d", values)
+    if sys.byteorder == "big":
+        doubles.byteswap()
+    return doubles.tobytes()
+
+
+def _unpacked(packed: bytes) -> array[float]:
+    doubles = array("d", packed)
+    if sys.byteorder == "big":
+        doubles.byteswap()
+    return doubles

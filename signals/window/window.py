@@ -10,11 +10,13 @@ from itertools import compress
 from broker.model.reading import Reading, fresh, true_zero
 from broker.model.signals import MetricSample, RequestSummary, Signal
 from broker.model.snapshot import ModelSnapshot, WindowNeed
+from broker.model.window_state import Expectation, WindowState
 from signals.window.engines import RUNNING, Engines, EngineView
 from signals.window.gateways import INTER_TOKEN, TTFT, Gateways, GatewayView
 from signals.window.timeline import SIGNALS, Timeline
 
 SHORTEST_RETENTION_S = 60.0
+SMOOTHING_S = 15.0
 SKEW_TOLERANCE_S = 2.0
 
 Expected = dict[str, float]
@@ -31,6 +33,11 @@ _LATENCIES = (
     (Signal.QUEUE_TIME_P95, 0.95, 0, None, "running"),
 )
 _BY_ENGINES_ONLY = tuple(latency for latency in _LATENCIES if latency[3] is None)
+
+
+def retention_s(patience_s: float, smoothing_s: float = SMOOTHING_S) -> float:
+    """How far back a window of this patience keeps samples."""
+    return max(SHORTEST_RETENTION_S, 2.0 * (patience_s + smoothing_s))
 
 
 @dataclass(slots=True)
@@ -92,9 +99,9 @@ class SignalWindow:
 
     **Memory.** Each replica keeps one row of 9 numbers and at most 68 doubles of histograms (0.9 KB) for each scrape of
     the retention (twice the patience and the smoothing, at least 60 s); each gateway 0.3 KB for each report of it; the
-    model mostly 3 KB (70 at most) for each second of patience and smoothing in which gateways reported, and at most 240
-    bytes for each second of the longest need. Replicas and gateways that have been silent for the retention are
-    dropped.
+    model mostly 3 KB (70 at most) for each second of patience and smoothing in which gateways reported, and at most 120
+    bytes for each second of the longest need and of half a minute more. Replicas and gateways that have been silent for
+    the retention are dropped.
     """
 
     def __init__(
@@ -103,7 +110,7 @@ class SignalWindow:
         needs: tuple[WindowNeed, ...],
         patience_s: float,
         *,
-        smoothing_s: float = 15.0,
+        smoothing_s: float = SMOOTHING_S,
         phase_s: float = 0.0,
         first_sequence: int = 1,
     ) -> None:
@@ -169,7 +176,7 @@ class SignalWindow:
         at = max(now, self._expected[-1][0]) if self._expected else now
         self._latest = None
         self._expected.append((at, {replica_id: (before or {}).get(replica_id, at) for replica_id in sorted(wanted)}))
-        if self._next_tick is None:
+        if self._next_tick is None or at < self._looked_to:
             self._look_again(at)
         return True
 
@@ -206,7 +213,7 @@ class SignalWindow:
         timeline = self._timeline
         last = timeline.tick_before(now)
         if self._next_tick is not None:
-            back = max(timeline.seconds, math.ceil(self._retention_s))
+            back = max(timeline.seconds, math.ceil(self.retention_s))
             tick = max(self._next_tick, last - back + 1)
             while tick <= last:
                 look = self._look(timeline.time_of(tick))
@@ -226,9 +233,38 @@ class SignalWindow:
         self.sequence += 1
         return snapshot
 
+    def state(self) -> WindowState | None:
+        """What is settled, for a successor; None before the first snapshot."""
+        if self._settled_at == -math.inf:
+            return None
+        timeline = self._timeline
+        tick = timeline.tick_before(self._settled_at)
+        first, values = timeline.values_to(tick, dict.fromkeys(need.signal for need in self._needs))
+        expected = tuple([Expectation(at, tuple(replicas)) for at, replicas in self._expected])
+        last_good = timeline.last_good_to(tick)
+        return WindowState(self.model_id, self.sequence, self._settled_at, first, values, last_good, expected)
+
+    def resume(self, state: WindowState) -> None:
+        """Go on from where another window of the model was. To be called when all samples have been observed that are
+        not older than ``retention_s`` before ``state.settled_at``."""
+        timeline = self._timeline
+        timeline.restore(state.first_tick, state.values, state.last_good)
+        if state.expected:
+            ours = [(at, expected) for at, expected in self._expected if at > state.expected[-1].at]
+            self._expected.clear()
+            for expectation in state.expected:
+                self.expect(expectation.replica_ids, expectation.at)
+            for at, expected in ours:
+                self.expect(expected, at)
+        self.sequence = state.sequence
+        self._settled_at = state.settled_at
+        self._next_tick = max(timeline.tick_before(state.settled_at) + 1, state.first_tick)
+        self._looked_to = timeline.time_of(self._next_tick - 1)
+        self._latest = None
+
     @property
-    def _retention_s(self) -> float:
-        return max(SHORTEST_RETENTION_S, 2.0 * (self._patience_s + self._smoothing_s))
+    def retention_s(self) -> float:
+        return retention_s(self._patience_s, self._smoothing_s)
 
     def _look_again(self, at: float) -> None:
         """The ticks from ``at`` on must be looked at (again)."""
@@ -242,7 +278,7 @@ class SignalWindow:
         if now < self._evicted_at + self._patience_s:
             return
         self._evicted_at = now
-        before = now - self._retention_s
+        before = now - self.retention_s
         if self._engines.evict(before):
             self._latest = None
         self._gateways.evict(before)

@@ -248,7 +248,7 @@ def _decision_rows(summary: RunSummary) -> Iterator[tuple[str, str, str, str]]:
     for alike in rows:
         first = alike[0]
         change = f"{first.before} -> {first.target}" if first.before != first.target else f"{first.target}"
-        again = f" (and {len(alike) - 1:,} times more{_other_codes(alike)})" if len(alike) > 1 else ""
+        again = f" (and {format_count(len(alike) - 1, 'time')} more{_other_codes(alike)})" if len(alike) > 1 else ""
         at = f"{first.now - summary.started_at:.1f}s" if first.now >= summary.started_at else "warm-up"
         yield at, escape(first.model_id), change, escape(f"{first.code}: {first.words}{again}")
 

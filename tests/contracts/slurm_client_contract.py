@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from actuators.slurm.job import COMPLETING, JobState
@@ -77,6 +79,18 @@ class SlurmClientContract:
         assert (cancelled.state, cancelled.nodes) == (JobState.CANCELLED, ())
         await world.client.cancel(first)
 
+    async def test_a_job_that_changed_or_is_not_there_is_never_told_as_it_was(self, world: SlurmWorld) -> None:
+        job_id = await world.client.submit(world.job())
+        running = await until(world, job_id, lambda record: record.state is JobState.RUNNING and not record.flags)
+        as_it_was = True if world.tells_states else None
+        assert await world.client.unchanged([running]) is as_it_was
+        assert await world.client.unchanged([]) is as_it_was
+        assert not await world.client.unchanged([running, replace(running, job_id=999_999)])
+        await world.client.cancel(job_id)
+        gone = await until(world, job_id, lambda record: record.gone)
+        assert not await world.client.unchanged([running])
+        assert await world.client.unchanged([gone]) is as_it_was
+
     async def test_a_job_that_slurm_does_not_know_is_gone_for_cancel_and_signal(self, world: SlurmWorld) -> None:
         await world.client.cancel(999_999)
         await world.client.signal(999_999, "USR1")
@@ -113,7 +127,8 @@ class SlurmClientContract:
         asked = world.job(**changes)
         with pytest.raises(ActionRejected) as refused:
             await world.client.submit(asked)
-        assert all(word in str(refused.value) for word in (asked.name, *words)), str(refused.value)
+        assert all(word in str(refused.value) for word in words), str(refused.value)
+        assert asked.name not in str(refused.value), "what is refused again is told alike, so that it is told once"
         assert asked.name not in {record.name for record in await world.client.jobs()}
 
     async def test_a_requeued_job_keeps_its_id_and_counts_its_restarts(self, world: SlurmWorld) -> None:

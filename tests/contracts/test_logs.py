@@ -8,11 +8,16 @@ from typing import Any
 
 import pytest
 
+from broker.log.kafka.client import Connection
+from broker.log.kafka.log import KafkaLog
+from broker.log.kafka.setup import initialised
+from broker.log.kafka.topics import Layout
 from broker.log.memory import MemoryLog, MemoryStore
 from broker.log.sqlite import SqliteLog
 from broker.model.ports import Log
 from tests.contracts.log_contract import LogContract, LogHome, RegistryLog
 from tests.support.builders import step_record
+from tests.support.real_kafka import RealKafka
 
 
 class MemoryHome(LogHome):
@@ -31,6 +36,16 @@ class SqliteHome(LogHome):
 
     def make(self) -> RegistryLog:
         return SqliteLog(self.path)
+
+
+class KafkaHome(LogHome):
+    def __init__(self, connection: Connection, layout: Layout) -> None:
+        super().__init__()
+        self.connection = connection
+        self.layout = layout
+
+    def make(self) -> RegistryLog:
+        return KafkaLog(self.connection, self.layout)
 
 
 class TestMemoryLog(LogContract):
@@ -58,6 +73,16 @@ class TestSqliteLog(LogContract):
     @pytest.fixture
     async def home(self, tmp_path: Path) -> AsyncIterator[LogHome]:
         home = SqliteHome(tmp_path / "log.db")
+        yield home
+        await home.close()
+
+
+@pytest.mark.integration
+class TestKafkaLog(LogContract):
+    @pytest.fixture
+    async def home(self, kafka: RealKafka, kafka_cluster: str) -> AsyncIterator[LogHome]:
+        home = KafkaHome(Connection((kafka.bootstrap_servers,)), Layout(kafka_cluster, partitions=2))
+        await initialised(home.connection, home.layout, alter=False, dry_run=False)
         yield home
         await home.close()
 

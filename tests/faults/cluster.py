@@ -23,6 +23,7 @@ import psutil
 from broker.app.faultpoints import VARIABLE
 from broker.clock import SystemClock
 from broker.log.sqlite import SqliteLog
+from broker.model.ports import Log
 from cli.demo.load import LoadPlayer
 from cli.demo.stack import Stack, StackError
 from cli.demo.verdict import replay_problem
@@ -33,6 +34,7 @@ from traces.schema import TraceRequest
 MODEL_ID = "chat"
 ENDED = ("gone", "failed")
 REQUESTS_PER_S = 5.0
+SQLITE = "kind: sqlite, path: tidegate.sqlite"
 OUTPUT_TOKENS = 50
 """About 1.7 s at the demo profile's pace: some eight streams are open at any time."""
 
@@ -42,12 +44,12 @@ _numbers = itertools.count(1)
 _POLL_S = 0.1
 
 
-def site_yaml(cluster: str, port: int, *, extra: str = "", log: str = "tidegate.sqlite") -> str:
+def site_yaml(cluster: str, port: int, *, extra: str = "", log: str = SQLITE) -> str:
     return f"""\
 cluster: {cluster}
 pools:
   local: {{kind: local, gpus: 4, state_dir: replicas, log_dir: log}}
-log: {{kind: sqlite, path: {log}}}
+log: {{{log}}}
 api: {{port: {port}}}
 scrape: {{interval: 1s, timeout: 1s}}
 {extra}
@@ -91,14 +93,21 @@ class Cluster:
     async def start_broker(self, point: str = "") -> bool:
         """Whether it came up; one that is to die at ``point`` may have died before that."""
         self.stack.environment = self._environment | {VARIABLE: point}
+        return await self._comes_up(self.stack.start_broker)
+
+    async def _comes_up(self, start: Callable[[], None]) -> bool:
         self.brokers += 1
         try:
-            await asyncio.to_thread(self.stack.start_broker)
+            await asyncio.to_thread(start)
         except StackError:
             if self.stack.broker is None or self.stack.broker.poll() != -9:
                 raise
             return False
         return True
+
+    async def end(self) -> None:
+        """Every process, replicas included."""
+        await asyncio.to_thread(self.stack.stop)
 
     async def start_gateway(self) -> None:
         await asyncio.to_thread(self.stack.start_gateway)
@@ -128,6 +137,10 @@ class Cluster:
         assert self.stack.broker is not None
         status = await asyncio.to_thread(self.stack.broker.wait, 10)
         assert status == -9, self.stack.log_tail("broker")
+
+    def opened_log(self) -> Log:
+        """To read; whoever asks closes it."""
+        return SqliteLog(self.log_path)
 
     # -- asking and ordering
 
@@ -195,16 +208,17 @@ class Cluster:
 
     async def the_log_tells_one_story(self) -> None:
         """Epochs, revisions and generations go on across brokers, and a replay decides the same."""
-        problem, steps = await replay_problem(str(self.log_path))
-        assert problem is None
-        assert steps
         epochs, revisions, names = [], [], set()
-        log = SqliteLog(self.log_path)
-        async for record in log.steps():
-            epochs.append(record.epoch)
-            revisions += [endpoint.revision for endpoint in record.registry]
-            names |= {key for (kind, key), _ in record.changes.items() if kind == "replica"}
-        await log.close()
+        async with contextlib.AsyncExitStack() as stack:
+            log = self.opened_log()
+            stack.push_async_callback(log.close)
+            problem, steps = await replay_problem(log)
+            assert problem is None
+            assert steps
+            async for record in log.steps():
+                epochs.append(record.epoch)
+                revisions += [endpoint.revision for endpoint in record.registry]
+                names |= {key for (kind, key), _ in record.changes.items() if kind == "replica"}
         assert epochs == sorted(epochs)
         assert set(epochs) <= set(range(1, self.brokers + 1))
         assert revisions == list(range(1, len(revisions) + 1))
@@ -217,10 +231,12 @@ class Cluster:
             text = path.read_text(errors="replace")
             assert "Traceback" not in text, f"{path}: {text[max(0, text.find('Traceback') - 300) :][:3000]}"
 
+    def broker_log(self) -> str:
+        return (self.stack.folder / "broker.log").read_text(errors="replace")
+
     def logged(self, event: str) -> list[dict[str, Any]]:
         """The lines of the broker's log with that event."""
-        lines = (self.stack.folder / "broker.log").read_text(errors="replace").splitlines()
-        rows = [json.loads(line) for line in lines if line.startswith("{")]
+        rows = [json.loads(line) for line in self.broker_log().splitlines() if line.startswith("{")]
         return [row for row in rows if row.get("event") == event]
 
 
@@ -236,7 +252,7 @@ async def brought_up(made: C, *, gateway: bool = True, ready: int = 1) -> AsyncI
             await made.settled(ready)
         yield made
     finally:
-        await asyncio.to_thread(made.stack.stop)
+        await made.end()
 
 
 def cluster(

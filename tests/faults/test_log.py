@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 
 from cli.output import Exit
-from tests.faults.cluster import Cluster, cluster, load, site_yaml
+from tests.faults.cluster import cluster, load, site_yaml
 from tests.faults.conftest import Note
+from tests.faults.log_refusals import serves_on_while_its_log_refuses
 from tests.support.ports import free_port
 from tests.support.small_disk import fill, small_disk_at
-from tests.support.waiting import until_answered
 
 
 @pytest.fixture
@@ -29,42 +27,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
-async def health(running: Cluster) -> dict[str, Any]:
-    async with httpx.AsyncClient(base_url=running.stack.broker_url, trust_env=False) as client:
-        body: dict[str, Any] = (await client.get("/healthz")).json()
-        return body
-
-
-async def until_health(running: Cluster, holds: Callable[[dict[str, Any]], bool], timeout_s: float) -> dict[str, Any]:
-    return await until_answered(lambda: health(running), holds, "the broker's health is as expected", timeout_s)
-
-
-async def serves_on_while_its_log_refuses(running: Cluster, words: str, recover: Callable[[], object]) -> None:
-    """Degraded, in words; what serves serves; nothing is started; it goes on by itself after ``recover``."""
-    found = await until_health(running, lambda body: body["status"] == "degraded", 40.0)
-    assert words in found["problem"]
-    before = running.processes()
-    async with running.operator() as client:
-        body = {"model_id": "chat", "target": 3, "for_s": 600, "because": "a test", "author": "tests"}
-        answer = await client.post("/v1/overrides", json=body, timeout=20.0)
-    assert answer.status_code == 503
-    assert words in answer.json()["error"]["message"]
-    await asyncio.sleep(2.0)
-    assert running.processes() == before, "something was started that is not written down"
-    assert (await running.get("/v1/endpoints"))["endpoints"]
-    recover()
-    await until_health(running, lambda body: body["status"] == "ok", 20.0)
-    await running.scale(2)
-    await running.settled(2)
-    await running.no_orphan_no_double()
-
-
 @pytest.mark.faults
 @pytest.mark.timeout(180)
 async def test_on_a_full_disk_what_serves_goes_on_and_the_broker_recovers_by_itself(
     small_disk: Path, tmp_path: Path
 ) -> None:
-    site = site_yaml("faults-full-disk", free_port(), log="disk/tidegate.sqlite")
+    site = site_yaml("faults-full-disk", free_port(), log="kind: sqlite, path: disk/tidegate.sqlite")
     async with cluster(tmp_path, site=site) as running:
         running.log_path = small_disk / "tidegate.sqlite"
         async with load(running) as streams:
@@ -84,7 +52,7 @@ async def test_on_a_full_disk_what_serves_goes_on_and_the_broker_recovers_by_its
 @pytest.mark.timeout(180)
 async def test_a_log_that_another_program_locks_is_waited_for(tmp_path: Path) -> None:
     async with cluster(tmp_path) as running, load(running) as streams:
-        with closing(sqlite3.connect(running.log_path, isolation_level=None)) as other:
+        with closing(sqlite3.connect(running.log_path, isolation_level=None, check_same_thread=False)) as other:
             other.execute("BEGIN IMMEDIATE")
             await serves_on_while_its_log_refuses(running, "another program holds", lambda: other.execute("COMMIT"))
         streams.stop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -15,6 +16,7 @@ from simulator.report.summary import Outcome
 from tests.faults.cluster import MODEL_ID, OUTPUT_TOKENS, Cluster, cluster, load, policies_yaml, site_yaml
 from tests.faults.conftest import Note
 from tests.support.ports import free_port
+from tests.support.waiting import until_answered
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
 
@@ -24,13 +26,13 @@ QUICK_BREAKER = "limits: {breaker: {failures: 2, open: 5s}}"
 
 async def withdrawn_after_s(running: Cluster, replica_id: str) -> float:
     """Seconds until the registry no longer has the replica as ready."""
+
+    def withdrawn(registry: dict[str, Any]) -> bool:
+        return not any(e["endpoint_id"] == replica_id and e["phase"] == "ready" for e in registry["endpoints"])
+
     began = time.monotonic()
-    while time.monotonic() < began + 30.0:
-        endpoints = (await running.get("/v1/endpoints"))["endpoints"]
-        if not any(e["endpoint_id"] == replica_id and e["phase"] == "ready" for e in endpoints):
-            return time.monotonic() - began
-        await asyncio.sleep(0.02)
-    raise AssertionError(f"{replica_id} was not withdrawn")
+    await until_answered(lambda: running.get("/v1/endpoints"), withdrawn, f"{replica_id} is withdrawn", 30.0)
+    return time.monotonic() - began
 
 
 def process_of(running: Cluster, replica_id: str) -> psutil.Process:

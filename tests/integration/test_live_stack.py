@@ -120,5 +120,5 @@ def test_a_live_stack_serves_scales_drains_and_explains(stack: Stack) -> None:
         codes = [decision["code"] for decision in command.json("decisions", "chat", "--limit", "1000")["decisions"]]
         assert any("override" in code for code in codes)
     stack.stop_process(stack.broker)
-    proof = command.json("state", "replay", "--log", str(stack.folder / "tidegate.sqlite"))
+    proof = command.json("replay-log", "--log", str(stack.folder / "tidegate.sqlite"))
     assert (proof["different"], proof["steps"] > 10) == (None, True)

@@ -13,7 +13,7 @@ from actuators.fake import FakeActuator
 from broker.app.runner import AsyncRunner
 from broker.app.runtime import Runtime, RuntimeSettings
 from broker.log.memory import MemoryLog, MemoryStore
-from broker.model.errors import LogError, TransientError
+from broker.model.errors import ActionRejected, LogError, TransientError
 from broker.model.observation import (
     Outcome,
     Override,
@@ -239,6 +239,31 @@ def test_a_pool_that_cannot_be_listed_is_told_of_once_with_the_cause_and_once_wh
         ]
         assert told[0]["problem"] == "slurmctld does not answer"
         assert 4.0 < told[1]["unknown_s"] < 6.0
+
+    in_virtual_time(story)
+
+
+def test_what_a_pool_refuses_again_and_again_is_told_once_and_again_after_it_took_one() -> None:
+    refusal = ActionRejected("there is no partition gpus")
+
+    async def refuse() -> None:
+        raise refusal
+
+    async def story() -> None:
+        bench = Bench()
+        async with bench.running():
+            with capture_logs() as lines:
+                bench.pool.before_start = refuse
+                await bench.after(400.0)
+                assert len(bench.replicas()) > 3
+                bench.pool.before_start = as_always
+                await bench.after(200.0)
+                bench.probe()  # until one serves no other is tried
+                bench.pool.before_start = refuse
+                bench.wants(2)
+                await bench.after(10.0)
+        told = [line["event"] for line in lines if str(refusal) in (line.get("problem"), line.get("detail"))]
+        assert told == ["replica_failed", "replica_failed"]
 
     in_virtual_time(story)
 

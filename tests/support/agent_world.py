@@ -9,11 +9,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import aiohttp
 import uvicorn
@@ -24,15 +23,13 @@ from broker.model.identity import action_id, endpoint_key, metrics_key, registra
 from tests.support.api_world import SITE_SECRET, ApiWorld, api_world
 from tests.support.ports import free_port
 from tests.support.shared_data import REPOSITORY
-
-T = TypeVar("T")
+from tests.support.waiting import eventually
 
 AGENT = Path(actuators.slurm.__file__).with_name("agent.py")
 ACTION = action_id("launch", "demo", "chat", 0, 1)
 TOKEN = registration_token(SITE_SECRET, ACTION)
 ENDPOINT_KEY = endpoint_key(SITE_SECRET, "chat-0-g1", 1)
 METRICS_KEY = metrics_key(SITE_SECRET, "chat-0-g1", 1)
-LIMIT_S = 40.0
 PYTHON = os.environ.get("TIDEGATE_AGENT_PYTHON", sys.executable)
 """What runs the agent: set it to an older interpreter to see that the agent runs on what compute nodes have."""
 
@@ -98,15 +95,6 @@ class ServedBroker:
         return await self.hears(lambda report: report.phase is phase, f"the agent is {phase}")
 
 
-async def eventually(holds: Callable[[], T | None], what: str, limit_s: float = LIMIT_S) -> T:
-    """``tests.support.waiting.until`` for what this process serves meanwhile."""
-    deadline = time.monotonic() + limit_s
-    while not (found := holds()):
-        assert time.monotonic() < deadline, f"{what}: not within {limit_s:g} s"
-        await asyncio.sleep(0.02)
-    return found
-
-
 @asynccontextmanager
 async def served_broker() -> AsyncIterator[ServedBroker]:
     broker = ServedBroker()
@@ -139,7 +127,7 @@ class AgentProcess:
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
-    async def ended(self, limit_s: float = LIMIT_S) -> int:
+    async def ended(self, limit_s: float = 40.0) -> int:
         await eventually(lambda: self.process.poll() is not None, "the agent ends", limit_s)
         return int(self.process.returncode)
 

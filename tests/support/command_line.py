@@ -20,7 +20,16 @@ PATIENCE_S = 110.0
 """Below the time that a test has; far more than any of these commands takes by itself."""
 CLEAN = {
     f"TIDEGATE_{name}": ""
-    for name in ("BROKER", "SITE", "TOKEN", "READ_TOKEN", "OPERATE_TOKEN", "GATEWAY_TOKEN", "SITE_SECRET")
+    for name in (
+        "BROKER",
+        "SITE",
+        "TOKEN",
+        "READ_TOKEN",
+        "OPERATE_TOKEN",
+        "GATEWAY_TOKEN",
+        "SITE_SECRET",
+        "KAFKA_PASSWORD",
+    )
 }
 
 

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.shared_data import REPOSITORY
+from tests.support.waiting import until
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,8 @@ def _bound(log_path: Path) -> tuple[str, int] | None:
 def _wait(
     condition: Callable[[], bool], process: subprocess.Popen[bytes], log_path: Path, timeout_s: float, what: str
 ) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if process.poll() is not None:
-            raise AssertionError(f"the emulator ended with {process.returncode} before {what}:\n{log_path.read_text()}")
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{timeout_s} s passed before {what}:\n{log_path.read_text()}")
-        time.sleep(0.02)
+    try:
+        until(condition, what, timeout_s, by=process)
+    except AssertionError as error:
+        error.add_note(log_path.read_text())
+        raise

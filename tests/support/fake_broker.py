@@ -18,7 +18,7 @@ GATEWAY_TOKEN = "token of the test gateways"
 
 
 class FakeBroker(Served):
-    """A registry that tests change by hand, and every report that gateways made.
+    """A registry that tests change by hand, every report that gateways made, and what they ``measured``.
 
     ``streaming`` False refuses the event stream, ``garbled`` makes answers unreadable, ``taking_reports`` False
     answers them with 503, ``lease_moves`` False repeats the same lease time. Without ``models`` it does not say which
@@ -32,6 +32,7 @@ class FakeBroker(Served):
         self.revision = 0
         self.records: dict[str, EndpointRecord] = {}
         self.reports: list[dict[str, Any]] = []
+        self.measured: list[Any] = []
         self.streaming = True
         self.garbled = False
         self.taking_reports = True
@@ -80,11 +81,10 @@ class FakeBroker(Served):
     def summaries(self, model_id: str = "chat") -> list[RequestSummary]:
         """Every summary of a model, repeated ones once, in order."""
         unique = {}
-        for report in self.reports:
-            for data in report["summaries"]:
-                summary: RequestSummary = decode(RequestSummary, data)
-                if summary.model_id == model_id:
-                    unique[(summary.gateway_id, summary.boot_id, summary.sequence)] = summary
+        for data in self.measured:
+            summary: RequestSummary = decode(RequestSummary, data)
+            if summary.model_id == model_id:
+                unique[(summary.gateway_id, summary.boot_id, summary.sequence)] = summary
         return list(unique.values())
 
     def application(self) -> web.Application:
@@ -148,5 +148,7 @@ class FakeBroker(Served):
         self._authorise(request)
         if not self.taking_reports:
             raise web.HTTPServiceUnavailable
-        self.reports.append(await request.json() | {"gateway_id": request.match_info["id"]})
+        report = await request.json()
+        self.reports.append(report | {"gateway_id": request.match_info["id"]})
+        self.measured += report["summaries"]
         return web.json_response({"revision": self.revision})

@@ -46,8 +46,8 @@ def recorded(folder: Path, name: str) -> dict[str, Any]:
 
 class FakeSlurmrestd(httpx.AsyncBaseTransport):
     """Of the release and parser whose recordings stand in ``folder``; other parsers are unknown to it. ``answers``
-    names recordings by call (``submit``, ``delete``, ``ping``, ``jobs``...), which is the recording's name otherwise;
-    an exception there is raised instead. ``asked`` is what it was asked."""
+    names recordings by call (``submit``, ``delete``, ``jobs``, ``jobs_state``...), which is the recording's name
+    otherwise; an exception there is raised instead. ``asked`` is what it was asked."""
 
     def __init__(self, folder: Path, **answers: str | Exception | httpx.Response) -> None:
         self.asked: list[httpx.Request] = []
@@ -67,7 +67,7 @@ class FakeSlurmrestd(httpx.AsyncBaseTransport):
         self.asked.append(request)
         if request.url.path.split("/")[2] != self.parser:
             return self._response("err-unknown-path")
-        answer = self.answers.get(_call(request), _call(request))
+        answer = self.answers.get(_call(request).replace("-", "_"), _call(request))
         if isinstance(answer, Exception):
             raise answer
         return answer if isinstance(answer, httpx.Response) else self._response(answer)
@@ -84,4 +84,4 @@ def _call(request: httpx.Request) -> str:
     parts = request.url.path.strip("/").split("/")[2:]
     if request.method == "DELETE":
         return "delete"
-    return parts[-1] if parts[0] == "job" else parts[0]
+    return parts[-1] if parts[0] == "job" else "-".join(parts)

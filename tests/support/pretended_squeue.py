@@ -10,11 +10,12 @@ from actuators.slurm.job import JobRecord
 from actuators.slurm.squeue import FIELD_END, RECORD_END, WIDTHS
 
 
-def pretended_squeue(folder: Path, jobs: Sequence[JobRecord]) -> Mapping[str, str]:
-    """The environment in which it is found."""
+def pretended_squeue(folder: Path, jobs: Sequence[JobRecord], *, once: bool = False) -> Mapping[str, str]:
+    """The environment in which it is found. ``once``: it fails when it is asked again."""
     (folder / "squeue.answer").write_text("".join(_row(job) for job in jobs))
     program = folder / "squeue"
-    program.write_text(f"#!/bin/sh\ncat '{folder}/squeue.answer'\n")
+    then = f"rm '{folder}/squeue.answer'" if once else ""
+    program.write_text(f"#!/bin/sh\ncat '{folder}/squeue.answer' || exit\n{then}\n")
     program.chmod(0o755)
     return {"PATH": f"{folder}:{os.environ['PATH']}"}
 

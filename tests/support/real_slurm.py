@@ -1,7 +1,8 @@
 """A real Slurm on this machine for the length of a test: a controller, some nodes and munge, as child processes.
 
-Needs root and Debian's packages (22.05, 24.11 and 26.05 were tried); no systemd, no cgroups, no database. The nodes are
-pretended: each is a ``slurmd`` of its own port, and jobs run as plain processes here.
+Needs root and Debian's packages (22.05, 24.11 and 26.05 were tried); no systemd, no database, and cgroups only where
+jobs' memory is to be limited. The nodes are pretended: each is a ``slurmd`` of its own port, and jobs run as plain
+processes here.
 """
 
 from __future__ import annotations
@@ -14,12 +15,10 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from tests.support.ports import free_ports, listens
+from tests.support.real_server import RealServer
 
 PACKAGES = "slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge"
 NEEDED = ("slurmctld", "slurmd", "munged", "sbatch", "squeue", "scancel", "sinfo")
@@ -27,6 +26,10 @@ REST_PACKAGES = "slurmrestd slurm-wlm-jwt-plugin"
 JWT_PLUGIN = "slurm-wlm/auth_jwt.so"
 READY_WITHIN_S = 60.0
 ENDED_WITHIN_S = 10.0
+
+GPU_PARTITION = "PartitionName=gpu Nodes=ALL Default=YES MaxTime=120 State=UP"
+QUICK = ("SchedulerParameters=batch_sched_delay=0,sched_interval=1",)
+"""A batch job starts half a second after it came. Without, Slurm waits up to three seconds for others to come."""
 
 CONFIGURATION = """\
 ClusterName=tidegate
@@ -43,16 +46,32 @@ SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmdSpoolDir={folder}/spool-%n
 SlurmdParameters=config_overrides
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+TaskPlugin={task_plugin}
 MpiDefault=none
 ReturnToService=2
 SelectType=select/cons_tres
-SelectTypeParameters=CR_Core
+SelectTypeParameters={consumable}
 AccountingStorageType=accounting_storage/none
 KillWait=5
 MinJobAge=300
 NodeName=n[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{node_ports}] CPUs=4 RealMemory=1000{gres}
 """
+
+MEMORY_CGROUPS = Path("/sys/fs/cgroup/memory")
+LIMITED_MEMORY = f"""\
+CgroupPlugin=cgroup/v1
+CgroupMountpoint={MEMORY_CGROUPS.parent}
+ConstrainRAMSpace=yes
+ConstrainSwapSpace=yes
+AllowedSwapSpace=0
+"""
+
+
+def why_no_limits() -> str | None:
+    """Why this machine's kernel cannot hold a job to its memory; None if it can."""
+    if os.access(MEMORY_CGROUPS / "cgroup.procs", os.W_OK):
+        return None
+    return f"needs cgroups of version 1 that may be written to, at {MEMORY_CGROUPS}"
 
 
 def why_not(*, rest: bool = False) -> str | None:
@@ -78,12 +97,13 @@ def installed_release() -> str:
     return told.stdout.split()[1]
 
 
-class RealSlurm:
+class RealSlurm(RealServer):
     """``with RealSlurm(4, ["PartitionName=batch Nodes=ALL Default=YES"]) as slurm``: ready on entry, gone on exit.
 
     ``partitions`` and ``options`` are lines of slurm.conf; ``rest`` brings slurmrestd at ``rest_url``, for which
-    ``scontrol token`` makes tokens; ``gpus_per_node`` are counted, but are no devices. Jobs that still run on exit are
-    cancelled. Raises ``RuntimeError`` with the daemons' last words if the cluster does not come up.
+    ``scontrol token`` makes tokens; ``gpus_per_node`` are counted, but are no devices; with ``memory_limits`` the
+    kernel ends what takes more than its job asked for. Jobs that still run on exit are cancelled. Raises
+    ``RuntimeError`` with the daemons' last words if the cluster does not come up.
     """
 
     rest_url = ""
@@ -91,46 +111,42 @@ class RealSlurm:
 
     def __init__(
         self, nodes: int, partitions: Sequence[str], options: Sequence[str] = (), *, rest: bool = False,
-        gpus_per_node: int = 0,
+        gpus_per_node: int = 0, memory_limits: bool = False,
     ) -> None:  # fmt: skip
+        super().__init__()
         self._nodes = nodes
         self._rest = rest
+        self._memory_limits = memory_limits
         self._gpus_per_node = gpus_per_node
         self._lines = [*options, *partitions]
-        self._open = ExitStack()
         self._folder = Path()
 
-    def __enter__(self) -> Self:
-        if (reason := why_not(rest=self._rest)) is not None:
-            raise RuntimeError(reason)
+    def _why_not(self) -> str | None:
+        return why_not(rest=self._rest)
+
+    def _begin(self) -> None:
         self.release = installed_release()
         # Below /var/tmp, since munge wants every folder above its socket to be safe from others and open to pass.
         self._folder = Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix="slurm-", dir="/var/tmp")))
         self._folder.chmod(0o755)
-        with self._open:
-            self._configure()
-            self._start("munged", "--foreground", f"--key-file={self._folder}/munge.key",
-                        f"--socket={self._folder}/munge.socket", f"--pid-file={self._folder}/munged.pid",
-                        f"--seed-file={self._folder}/munge.seed", f"--log-file={self._folder}/munged.log")  # fmt: skip
-            self._wait_for(lambda: (self._folder / "munge.socket").exists())
-            self._start_accounting()
-            self._start("slurmctld", "-D", "-f", str(self._folder / "slurm.conf"))
-            for node in self._names():
-                self._start("slurmd", "-D", "-f", str(self._folder / "slurm.conf"), "-N", node)
-            self._wait_for(self._all_idle)
-            if self._rest:
-                self._start_rest()
-            self._open.callback(self._cancel_all)
-            self._open = self._open.pop_all()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._open.close()
+        self._configure()
+        self._start("munged", "--foreground", f"--key-file={self._folder}/munge.key",
+                    f"--socket={self._folder}/munge.socket", f"--pid-file={self._folder}/munged.pid",
+                    f"--seed-file={self._folder}/munge.seed", f"--log-file={self._folder}/munged.log")  # fmt: skip
+        self._wait_for(lambda: (self._folder / "munge.socket").exists())
+        self._start_accounting()
+        self._start("slurmctld", "-D", "-f", str(self._folder / "slurm.conf"))
+        for node in self._names():
+            if self._memory_limits:
+                self._open.callback((MEMORY_CGROUPS / f"slurm_{node}").rmdir)  # which slurmd leaves behind
+            self._start("slurmd", "-D", "-f", str(self._folder / "slurm.conf"), "-N", node)
+        self._wait_for(self._all_idle)
+        if self._rest:
+            self._start_rest()
+        self._open.callback(self._cancel_all)
 
     @property
-    def _is_22_05(self) -> bool:
+    def is_22_05(self) -> bool:
         """The oldest that there is; what it lacks came with the next releases."""
         return self.release.startswith("22.05")
 
@@ -163,11 +179,15 @@ class RealSlurm:
             host=socket.gethostname().partition(".")[0], folder=folder, nodes=self._nodes,
             controller_port=controller_port, node_ports=f"{node_ports[0]}-{node_ports[-1]}",
             gres=f" Gres=gpu:{self._gpus_per_node}" if self._gpus_per_node else "",
+            task_plugin="task/cgroup" if self._memory_limits else "task/none",
+            consumable="CR_Core_Memory" if self._memory_limits else "CR_Core",
         )  # fmt: skip
         gres_types = ["GresTypes=gpu"] if self._gpus_per_node else []
         tokens = ["AuthAltTypes=auth/jwt", f"AuthAltParameters=jwt_key={folder}/jwt.key"] if self._rest else []
         (folder / "slurm.conf").write_text("\n".join([*gres_types, text, *tokens, *self._lines, ""]), encoding="utf-8")
-        if not self._is_22_05:
+        if self._memory_limits:
+            (folder / "cgroup.conf").write_text(LIMITED_MEMORY, encoding="utf-8")
+        elif not self.is_22_05:
             (folder / "cgroup.conf").write_text("CgroupPlugin=disabled\n", encoding="utf-8")
         if self._gpus_per_node:
             for number in range(self._gpus_per_node):
@@ -191,7 +211,7 @@ class RealSlurm:
     def _start_rest(self) -> None:
         """As nobody: it refuses to be root, or the user that slurmctld runs as."""
         host, _, port = self.rest_url.removeprefix("http://").partition(":")
-        without_database = "v0.0.38" if self._is_22_05 else "slurmctld"
+        without_database = "v0.0.38" if self.is_22_05 else "slurmctld"
         self._start("slurmrestd", "-f", str(self._folder / "slurm.conf"), "-s", without_database, "-a", "rest_auth/jwt",
                     f"{host}:{port}", user="nobody", extra={"SLURM_JWT": "daemon"})  # fmt: skip
         self._wait_for(lambda: listens(int(port)))
@@ -228,6 +248,9 @@ class RealSlurm:
         return "\n".join(f"{path.name}: {path.read_text(errors='replace')[-1000:]}" for path in outputs)
 
     def _cancel_all(self) -> None:
+        """No partition takes or starts a job any more, so that a broker that runs cannot replace what is cancelled."""
+        for partition in set(self.command("sinfo", "-h", "-o", "%R").split()):
+            self.command("scontrol", "update", f"PartitionName={partition}", "State=INACTIVE")
         if jobs := self.command("squeue", "-h", "-o", "%i").split():
             self.command("scancel", *jobs)
             self.wait_until_empty(READY_WITHIN_S)

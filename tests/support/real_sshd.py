@@ -8,15 +8,14 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import psutil
 
 from actuators.slurm.ssh import Login
 from tests.support.ports import free_port, listens
+from tests.support.real_server import RealServer
 from tests.support.waiting import until
 
 PACKAGES = "openssh-server openssh-client"
@@ -36,33 +35,26 @@ def _command(name: str) -> str | None:
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
 
 
-class RealSshd:
+class RealSshd(RealServer):
     """``with RealSshd({"SLURM_CONF": ...}) as sshd``: sessions get ``environment``, and ``forced`` is what they run
     whatever they ask for."""
 
     def __init__(self, environment: Mapping[str, str], forced: str | None = None) -> None:
         self._environment = environment
         self._forced = forced
-        self._open = ExitStack()
+        super().__init__()
         self._folder = Path()
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
 
-    def __enter__(self) -> Self:
-        if (reason := why_not()) is not None:
-            raise RuntimeError(reason)
-        self._folder = Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix="sshd-")))
-        with self._open:
-            self._configure()
-            self._open.callback(self.stop)
-            self.start()
-            self._open = self._open.pop_all()
-        return self
+    def _why_not(self) -> str | None:
+        return why_not()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._open.close()
+    def _begin(self) -> None:
+        self._folder = Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix="sshd-")))
+        self._configure()
+        self._open.callback(self.stop)
+        self.start()
 
     @property
     def login(self) -> Login:

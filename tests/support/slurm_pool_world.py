@@ -13,11 +13,14 @@ from actuators.slurm.marks import Mark, mark_of_launch
 from broker.model.agents import AgentEnd, AgentOrder, AgentPhase, AgentReport, EndCause
 from broker.model.errors import ActionRejected, TransientError
 from broker.model.plan import Launch
+from broker.model.replica import ReplicaPhase
 from broker.model.spec import PoolSpec
+from broker.model.starts import StartPlace
 from tests.support.actuator_worlds import SetClock, launch_of
 
 POLL_S = 5.0
 LOAD_S = 2.0
+PLACE = StartPlace("gpu:h100", weights_cached=True)
 
 
 @dataclass
@@ -53,7 +56,7 @@ class FakeAgents:
             end = AgentEnd(cause, "the engine exited", job.exit_code)
         return AgentReport(
             "0" * 8, 1, now, mark.cluster, mark.model_id, mark.ordinal, mark.generation, phase, "n1",
-            job_id=job.job_id, url=f"http://n1/{mark.replica_id}", end=end,
+            job_id=job.job_id, url=f"http://n1/{mark.replica_id}", end=end, start_place=PLACE,
         )  # fmt: skip
 
     def tell(self, action_id: str, order: AgentOrder) -> None:
@@ -74,10 +77,13 @@ class FakeAgents:
 
 
 class SlurmJobsWorld:
-    """A ``SlurmActuator`` on a pretended cluster whose queue takes a second."""
+    """A ``SlurmActuator`` on a pretended cluster whose queue takes a second. ``log_ids`` and ``recorded`` are those of
+    the next one that is made."""
 
     def __init__(self, *, silent: bool = False, accounting: bool = False) -> None:
         self.cluster = "test"
+        self.log_ids: tuple[str, ...] = ()
+        self.recorded: dict[str, ReplicaPhase] = {}
         self.clock = SetClock()
         self.slurm = FakeSlurm(self.clock.now, pending_s=1.0, accounting=accounting)
         self.agents = FakeAgents(self.clock, self.slurm, silent=silent)
@@ -86,17 +92,18 @@ class SlurmJobsWorld:
     def renew(self) -> None:
         self.actuator = self.make()
 
-    def make(self, checkpoint: Callable[[str], None] = lambda name: None) -> SlurmActuator:
+    def make(self, checkpoint: Callable[[str], None] = lambda name: None, *, acts: bool = True) -> SlurmActuator:
         return SlurmActuator(
             PoolSpec("pool", "slurm", gpus=2), self.slurm, self.agents, self.render,
-            cluster=self.cluster, clock=self.clock, poll_s=POLL_S, checkpoint=checkpoint,
+            cluster=self.cluster, clock=self.clock, log_ids=self.log_ids, recorded=dict(self.recorded),
+            poll_s=POLL_S, acts=acts, checkpoint=checkpoint,
         )  # fmt: skip
 
     def render(self, launch: Launch, facts: SiteFacts, now: float) -> JobSpec:
         command = launch.model.engine.command
         if not command:
             raise ActionRejected("cannot execute an engine without a command")
-        mark = mark_of_launch(launch)
+        mark = mark_of_launch(launch, *self.log_ids[:1])
         exit_s = float(command[command.index("--exit-s") + 1]) if "--exit-s" in command else 1.0
         self.agents.engines[mark.job_name] = Engine(mark, exit_s)
         return JobSpec(mark.job_name, mark.comment, "#!/bin/sh\n", "gpu", 3600.0, "/dev/null", "/")

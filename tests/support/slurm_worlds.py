@@ -68,6 +68,8 @@ class SlurmWorld(Protocol):
 
     client: SlurmClient
     user: str
+    tells_states: bool
+    """Whether ``unchanged`` has an answer here."""
 
     def job(self, **changes: object) -> JobSpec:
         """A job that runs until ``finish``."""
@@ -118,6 +120,7 @@ class FakeWorld:
     """Time goes on by a second whenever somebody waits."""
 
     user = "tide"
+    tells_states = True
 
     def __init__(self) -> None:
         self._now = 1_800_000_000.0
@@ -131,6 +134,7 @@ class FakeWorld:
             pending_s=1.0,
             completing_s=1.0,
         )
+        self.slurm.tells_states = self.tells_states
         self.client: SlurmClient = self.slurm
 
     def job(self, **changes: object) -> JobSpec:
@@ -162,6 +166,7 @@ class RealWorld:
     """What the transports have in common: jobs that do as they are told by files."""
 
     user = "root"
+    tells_states = False
 
     def __init__(self, slurm: RealSlurm, client: SlurmClient) -> None:
         self.slurm = slurm
@@ -219,6 +224,7 @@ class CommandWorld(RealWorld):
 class RestWorld(RealWorld):
     def __init__(self, slurm: RealSlurm) -> None:
         super().__init__(slurm, self._client(slurm, slurm.rest_url))
+        self.tells_states = not slurm.is_22_05
 
     def away(self) -> SlurmClient:
         return self._client(self.slurm, "http://127.0.0.1:1", "v0.0.38")

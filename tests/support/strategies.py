@@ -96,6 +96,7 @@ _LEAVES: dict[Any, st.SearchStrategy[Any]] = {
     str: texts,
     bool: st.booleans(),
     type(None): st.none(),
+    bytes: st.binary(max_size=16),
     Sketch: sketches,
     Histogram: histograms(),
 }

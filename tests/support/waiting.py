@@ -26,6 +26,15 @@ def until(
     return found
 
 
+async def eventually(holds: Callable[[], T | None], what: str = "it holds", limit_s: float = 40.0) -> T:
+    """As ``until``, for what happens within this process's event loop meanwhile."""
+    deadline = time.monotonic() + limit_s
+    while not (found := holds()):
+        assert time.monotonic() < deadline, f"{what}: not within {limit_s:g} s"
+        await asyncio.sleep(ASKED_EVERY_S)
+    return found
+
+
 async def until_answered(
     ask: Callable[[], Awaitable[T]], holds: Callable[[T], object], what: str, limit_s: float = 20.0
 ) -> T:

@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from broker.model.errors import TraceError, shown
+from broker.model.identity import names_launch
 from traces.batch.swf import BatchJob
 from traces.formats import BadRow, epoch_seconds, seconds
 from traces.lines import numbered_chunks
@@ -26,7 +27,6 @@ COMMAND = (
 _ENDED = re.compile(
     r"COMPLETED|FAILED|TIMEOUT|CANCELLED( by [0-9]+)?|NODE_FAIL|OUT_OF_MEMORY|PREEMPTED|DEADLINE|BOOT_FAIL"
 )
-_OURS = re.compile(r"launch-[0-9a-f]{16}")
 _NO_LIMIT = frozenset(("", "UNLIMITED", "Partition_Limit"))
 
 
@@ -97,7 +97,7 @@ def _job(number: int, cells: list[str], places: dict[str, int], options: SacctOp
     def cell(name: str) -> str:
         return cells[places[name]]
 
-    if options.partition not in (None, cell("Partition")) or _OURS.fullmatch(cell("JobName")):
+    if options.partition not in (None, cell("Partition")) or names_launch(cell("JobName")):
         return None
     held = re.search(rf"(?:^|,){re.escape(options.counted)}=(\d+)(?:,|$)", cell("AllocTRES"))
     if held is None or not int(held[1]) or not _ENDED.fullmatch(cell("State")):

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from actuators.slurm.rest.family import Json
 
@@ -34,9 +33,8 @@ class Answer:
     plain: str = ""
 
     @property
-    def errors(self) -> list[Any]:
-        listed = self.body.get("errors")
-        return listed if isinstance(listed, list) else []
+    def errors(self) -> list[Json]:
+        return _listed(self.body, "errors")
 
     @property
     def numbers(self) -> frozenset[int]:
@@ -52,7 +50,7 @@ class Answer:
     @property
     def fine(self) -> bool:
         """A full answer without an error."""
-        return self.status == 200 and bool(self.body) and not self.errors
+        return self.status == 200 and bool(self.body) and not self.body.get("errors")
 
     @property
     def unknown_address(self) -> bool:
@@ -76,17 +74,27 @@ class Answer:
     @property
     def unchanged(self) -> bool:
         """A list that is empty because nothing has changed."""
-        return self.status == 304 or any("No job changes" in _words(each) for each in self.body.get("warnings") or [])
+        return self.status == 304 or any("No job changes" in _words(each) for each in _listed(self.body, "warnings"))
 
     @property
     def release(self) -> str:
-        meta = self.body.get("meta") or {}
-        return str((meta.get("slurm") or meta.get("Slurm") or {}).get("release", ""))
+        meta = _object(self.body.get("meta"))
+        return str(_object(meta.get("slurm") or meta.get("Slurm")).get("release", ""))
 
-    def _told(self) -> Iterator[Any]:
+    def _told(self) -> Iterator[Json]:
         yield from self.errors
-        for each in self.body.get("status") or [] if isinstance(self.body.get("status"), list) else []:
-            yield each.get("error", {})
+        for each in _listed(self.body, "status"):
+            yield _object(each.get("error"))
+
+
+def _listed(body: Json, name: str) -> list[Json]:
+    """The objects of a list; whatever else stands in it as an object that says so."""
+    listed = body.get(name)
+    return [_object(each) or {"message": str(each)} for each in listed] if isinstance(listed, list) else []
+
+
+def _object(value: object) -> Json:
+    return value if isinstance(value, dict) else {}
 
 
 def _number(error: Json) -> int:

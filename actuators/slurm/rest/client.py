@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -19,20 +19,24 @@ import structlog
 from actuators.slurm.client import SiteFacts, SubmitUnclear
 from actuators.slurm.commands import skew_s
 from actuators.slurm.job import COMMENT_MARK, JobRecord, JobSpec
-from actuators.slurm.listing import readable
+from actuators.slurm.listing import MALFORMED, readable
 from actuators.slurm.refusals import call_refused, submit_refused
 from actuators.slurm.rest.answers import Answer
 from actuators.slurm.rest.family import Family, Json
 from actuators.slurm.rest.parsers import PARSERS, family_of
-from actuators.slurm.rest.stream import ListReader
+from actuators.slurm.rest.stream import MOST_HELD, ListReader
 from actuators.slurm.rest.tokens import Tokens
+from actuators.slurm.states import state_of
 from actuators.slurm.texts import moment
-from broker.model.errors import ActionRejected, ActuatorError, TransientError
+from broker.model.errors import ActionRejected, ActuatorError, TransientError, shown
 from broker.model.ports import Clock
 
 log = structlog.get_logger(__name__)
 
 TIMEOUT_S = 30.0
+MOST_NAMED = 2000
+"""Jobs of one question for their states; 4,000 were answered, and httpx sends no more than 64 KiB of them."""
+_TOKEN = "X-SLURM-USER-TOKEN"
 _PLAIN = re.compile(r"[A-Za-z0-9_.@+-]+")
 
 
@@ -93,6 +97,29 @@ class RestClient:
             raise call_refused(answer.words, "list the jobs", self._where)
         return readable(listed, family.job, _comment_of, self._where)
 
+    async def unchanged(self, jobs: Sequence[JobRecord]) -> bool | None:
+        if self._chosen is None or len(jobs) > MOST_NAMED:
+            return None
+        family, parser = self._chosen
+        if not family.tells_states:
+            return None
+        # Named with commas they are refused by 24.11 and 26.05, and without a name all jobs are told. One that is not
+        # there is left out of the answer, so that any number shows whether slurmctld answers.
+        listed = {str(job.job_id): (job.state, job.flags) for job in jobs}
+        query = {"job_id": list(listed) or ["1"]}
+        try:
+            answer = await self._ask("GET", f"/slurm/{parser}/{family.path('jobs/state')}", query=query)
+        except ActuatorError:
+            return None
+        told = answer.body.get("jobs")
+        if not answer.fine or not isinstance(told, list):
+            return None
+        try:
+            ours = [(str(raw["job_id"]), state_of(raw["state"])) for raw in told if str(raw["job_id"]) in listed]
+        except MALFORMED:
+            return None
+        return all(listed[job_id] == state for job_id, state in ours) and {job_id for job_id, _ in ours} == set(listed)
+
     async def ended(self, within_s: float) -> tuple[JobRecord, ...]:
         """slurmrestd's accounting is not asked: many sites run it without."""
         return ()
@@ -122,7 +149,7 @@ class RestClient:
                 clock_skew_s=None if controller_at is None else skew_s(controller_at, asked_at, answered_at),
                 token_life_s=(await self._tokens.current()).life_s,
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except MALFORMED as error:
             raise TransientError(f"{self._where} shows a site that cannot be read: {error!r}") from None
 
     async def close(self) -> None:
@@ -157,6 +184,8 @@ class RestClient:
         user = self._user or (await self._tokens.current()).user
         if user is None:
             raise ActionRejected("the token for slurmrestd does not say whose it is: give the user's name beside it")
+        if not user.isascii():
+            raise ActionRejected(f"user {shown(user)} cannot be told to slurmrestd, whose header takes ASCII alone")
         return user
 
     async def _delete(self, job_id: int, query: Mapping[str, str], what: str) -> None:
@@ -184,11 +213,16 @@ class RestClient:
         elif answer.unknown_address and self._chosen is not None:
             _, parser = self._chosen
             if self._given:
-                raise ActionRejected(f"{self._where} does not speak {parser}: name another, or none to have it chosen")
+                raise ActionRejected(
+                    f"{self._where} does not speak {parser}; mend transport.parser: name another, or none to have it "
+                    "chosen"
+                )
             self._chosen = None  # it was updated, or another runs there now
             raise TransientError(f"{self._where} does not speak {parser} any more; another parser is chosen next")
         elif answer.unauthorised:
-            mend = "see that it is of this cluster, of this user, and not expired, and that the clocks agree"
+            mend = (
+                "see that it is of this cluster, of this user, and not expired, and that the clocks agree (transport)"
+            )
             problem = f"{self._where} does not accept the token: {answer.words}; {mend}"
             # One that was good until now has expired, or the key was changed: the next call brings a new one.
             raise TransientError(problem) if self._tokens.refused() else ActionRejected(problem)
@@ -201,38 +235,48 @@ class RestClient:
             )
 
     async def _ask(
-        self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: Json | None = None
+        self, method: str, path: str, *, query: Mapping[str, str | list[str]] | None = None, body: Json | None = None
     ) -> Answer:
         headers = await self._headers()
         try:
-            async with asyncio.timeout(TIMEOUT_S):
-                response = await self._http().request(
+            async with (
+                asyncio.timeout(TIMEOUT_S),
+                self._http().stream(
                     method, self._url + path, headers=headers, params=query or None, json=body
-                )
+                ) as response,
+            ):
+                return await self._whole(response)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             raise self._failed(error) from None
-        return _answer(response.status_code, response.text)
+
+    async def _whole(self, response: httpx.Response) -> Answer:
+        content = bytearray()
+        async for piece in response.aiter_bytes():
+            content += piece
+            if len(content) > MOST_HELD:
+                raise _Lost(f"{self._where} answers more than {MOST_HELD} bytes: is it one?", retry_after_s=5.0)
+        text = content.decode(errors="replace")
+        # A proxy that repeats what it was asked would have it in our log.
+        return _answer(response.status_code, text.replace(response.request.headers[_TOKEN], "<token>"))
 
     async def _list_own(self, path: str, query: Mapping[str, str], user: str) -> tuple[Answer, list[Any]]:
         """A cluster's jobs, of which only ``user``'s are kept. slurmrestd cannot be asked for one user's."""
         headers = await self._headers()
         listed: list[Any] = []
-        reader = ListReader("jobs", words=_words(user))
+        reader = ListReader("jobs", _wanted(user))
         try:
             async with (
                 asyncio.timeout(TIMEOUT_S),
                 self._http().stream("GET", self._url + path, headers=headers, params=query) as response,
             ):
                 if response.status_code != 200:
-                    await response.aread()
-                    return _answer(response.status_code, response.text), []
+                    return await self._whole(response), []
                 async for piece in response.aiter_bytes():
                     listed += [raw for raw in reader.feed(piece) if _of(raw, user)]
+            listed += [raw for raw in reader.end() if _of(raw, user)]
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             raise self._failed(error) from None
-        try:
-            listed += [raw for raw in reader.end() if _of(raw, user)]
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise TransientError(f"{self._where} told only a part of the jobs: {error}", retry_after_s=5.0) from None
         return Answer(200, reader.rest), listed
 
@@ -242,7 +286,7 @@ class RestClient:
             "Accept": "application/json",
             "Content-Type": "application/json",
             "X-SLURM-USER-NAME": await self._own_user(),
-            "X-SLURM-USER-TOKEN": token.text,
+            _TOKEN: token.text,
         }
 
     def _http(self) -> httpx.AsyncClient:
@@ -272,15 +316,15 @@ class _Lost(TransientError):
 def _answer(status: int, text: str) -> Answer:
     try:
         body = json.loads(text, strict=False)
-    except ValueError:
+    except (ValueError, RecursionError):
         return Answer(status, {}, text)
     return Answer(status, body if isinstance(body, dict) else {}, text)
 
 
-def _words(user: str) -> tuple[str, ...]:
-    """A job that is ours has one of them in it: the user's name, if it is written alike by whatever writes JSON, or, if
+def _wanted(user: str) -> dict[str, str]:
+    """A job that is ours has one of them: the user's name, if it is written alike by whatever writes JSON, or, if
     slurmrestd does not know it, the mark."""
-    return (f'"{user}"' if _PLAIN.fullmatch(user) else "", COMMENT_MARK)
+    return {"user_name": f'"{user}"' if _PLAIN.fullmatch(user) else "", "comment": f'"{COMMENT_MARK}'}
 
 
 def _of(raw: Any, user: str) -> bool:

@@ -26,6 +26,9 @@ class Family(Protocol):
         """The body of ``POST /job/submit``. Raises ``ActionRejected`` for what the parser cannot say."""
         ...
 
+    tells_states: bool
+    """Whether there is an address that tells the states of some jobs, which are named."""
+
     listing_query: Mapping[str, str]
     """With which a listing of jobs tells no more of each than it must."""
 

@@ -9,31 +9,35 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 _SPACE = " \t\r\n"
 BLOCK = 2**20
 """One long search is several times as fast as many short ones."""
+MOST_HELD = 64 * 2**20
+"""Bytes of what is no long list, or of one element: whoever answers more is no slurmrestd."""
 _DEEPEST = 40
 """Characters of indentation."""
+_ALL = {"": ""}
 _OPENING = re.compile(r'\{\n *"[^"\\\n]*":')
 
 
 class ListReader:
     """Feed it the answer's bytes; it yields the elements of the list ``name`` as they are complete. ``rest`` is the
-    answer's other fields. What is not JSON raises ``ValueError`` at the latest from ``end``.
+    answer's other fields. What is not JSON raises ``ValueError`` at the latest from ``end``, or ``RecursionError``.
 
-    Where the elements are objects on lines of their own, as slurmrestd writes them, those that contain none of
-    ``words`` may be passed over unread. One is told from the next by how the first one opens, down to the name of its
-    first field, as the elements of no other list in the answer do. ``block`` is how many bytes are looked through
-    together."""
+    Where the elements are objects on lines of their own, as slurmrestd writes them, those in which no field begins as
+    ``wanted`` says (its name, and the beginning of its value as JSON) may be passed over unread. One is told from the
+    next by how the first one opens, down to the name of its first field, as the elements of no other list in the answer
+    do. ``block`` is how many bytes are looked through together."""
 
-    def __init__(self, name: str, words: Sequence[str] = ("",), block: int = BLOCK) -> None:
+    def __init__(self, name: str, wanted: Mapping[str, str] = _ALL, block: int = BLOCK) -> None:
         self.rest: dict[str, Any] = {}
         self._name = name
         self._block = block
-        self._words = [word.encode() for word in words]
+        self._wanted = wanted
+        self._words: list[bytes] = []
         self._decoder = json.JSONDecoder(strict=False)
         self._bytes = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._opening = b""
@@ -52,6 +56,8 @@ class ListReader:
             wanted, rest = self._sieved(b"".join(self._unsieved))
             self._unsieved, self._unsieved_bytes = [rest], 0
             yield from self._read(wanted)
+            if len(self._text) + len(rest) > MOST_HELD:
+                raise ValueError(f"the answer has {MOST_HELD} bytes without the end of an element of {self._name!r}")
 
     def end(self) -> Iterator[Any]:
         """The last elements, once all pieces were fed. Raises ``ValueError`` if the answer was cut or is no object."""
@@ -113,7 +119,9 @@ class ListReader:
                 return [], at + 1
             element, end = self._decoder.raw_decode(self._text, at)
             self._text[end]  # a number may go on in the next piece
-            self._opening = self._opening or self._opening_at(at)
+            if not self._opening:
+                self._opening = self._opening_at(at)
+                self._words = [self._spelled(field, value, at, end).encode() for field, value in self._wanted.items()]
             return [element], end
         if mark == "}":
             self._ended = True
@@ -136,6 +144,11 @@ class ListReader:
         if found is None or line < 0 or at - line < 2 or self._text[line:at].strip():
             return b""
         return self._text[line : found.end()].encode()
+
+    def _spelled(self, field: str, value: str, at: int, end: int) -> str:
+        """``value`` behind its field's name as the object there spells it: the longer a word, the faster its search."""
+        found = re.compile(rf'"{re.escape(field)}"[ ]*:[ ]*(?=")').search(self._text, at, end)
+        return value if found is None or not value else found[0] + value
 
     def _skip(self, at: int, characters: str) -> int:
         while self._text[at] in characters:

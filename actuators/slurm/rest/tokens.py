@@ -116,7 +116,8 @@ class Tokens:
             if token.expires_at <= now:
                 raise TransientError(
                     f"the token for slurmrestd expired {now - token.expires_at:.0f} s ago; see that what writes it "
-                    "still runs, and that this machine's clock agrees with the controller's"
+                    "(transport.token_file or token_command of the pool) still runs, and that this machine's clock "
+                    "agrees with the controller's"
                 )
         except ActuatorError as error:
             if self._token is None or now >= self._token.expires_at:

@@ -15,10 +15,11 @@ from actuators.slurm.job import JobRecord, JobSpec
 from actuators.slurm.preamble import warning_timer, with_lines
 from actuators.slurm.rest.family import Json, environment, job_record, names, text
 from actuators.slurm.sbatch import gres
-from actuators.slurm.texts import hosts, minutes_up, moment, number
+from actuators.slurm.texts import gpus_among, hosts, minutes_up, moment, number
 
 
 class V38:
+    tells_states = False
     listing_query: Mapping[str, str] = {}
 
     def submission(self, job: JobSpec) -> Json:
@@ -69,6 +70,7 @@ class V38:
             default_time_s=None if default is None else default * 60,
             accounts=names(raw["allowed_accounts"]),
             qos=names(raw["allowed_qos"]),
+            gpus=gpus_among(text(raw["tres"])),
         )
 
     def reservation(self, raw: Json) -> ReservationFacts:

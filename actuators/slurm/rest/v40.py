@@ -12,10 +12,11 @@ from actuators.slurm.client import PartitionFacts, ReservationFacts
 from actuators.slurm.exit_status import ended
 from actuators.slurm.job import JobRecord, JobSpec, JobState
 from actuators.slurm.rest.family import Json, environment, job_record, names, text
-from actuators.slurm.texts import hosts, minutes_up, moment, number
+from actuators.slurm.texts import gpus_among, hosts, minutes_up, moment, number
 
 
 class V40:
+    tells_states = True
     listing_query: Mapping[str, str] = {"flags": "ALL"}
     """Without it they are ALL and DETAIL, which adds each core of each job: half of the answer and more."""
 
@@ -75,6 +76,7 @@ class V40:
             default_time_s=None if default is None else default * 60,
             accounts=names(raw["accounts"]["allowed"]),
             qos=names(raw["qos"]["allowed"]),
+            gpus=gpus_among(text(raw["tres"]["configured"])),
         )
 
     def reservation(self, raw: Json) -> ReservationFacts:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema
 
 from broker.app.settings.words import did_you_mean
 from broker.model.units import format_duration, parse_duration_s
@@ -63,6 +64,17 @@ def _duration(value: Any) -> float:
     if value is None or not isinstance(value, str | int | float):
         raise ValueError(f"{value!r} is not a duration; write for example 30s or 5m")
     return parse_duration_s(value)
+
+
+def _http_address(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        fine = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        fine = False
+    if not fine or not value.isprintable() or " " in value:
+        raise ValueError(f"{value!r} is no address; write for example http://login1:8600")
+    return value
 
 
 def _size(value: Any) -> int:
@@ -135,6 +147,7 @@ Size = Annotated[
     int, BeforeValidator(_size), Field(ge=1), WithJsonSchema(_SIZE_SCHEMA), Called("size", lambda n: f"{n >> 20}MiB")
 ]
 LocalPath = Annotated[Path, BeforeValidator(_path), WithJsonSchema({"type": "string", "minLength": 1}), Called("path")]
+HttpAddress = Annotated[str, AfterValidator(_http_address)]
 TimeZone = Annotated[
     str,
     BeforeValidator(_time_zone),

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
+from actuators.slurm.script import script_problem
 from broker.app.settings.document import Document, Location, read_document
-from broker.app.settings.fields import Section
+from broker.app.settings.fields import Duration, Section
+from broker.app.settings.kafka import KafkaLog
 from broker.app.settings.loading import SectionT, read_section, unknown_pools
 from broker.app.settings.policies import (
     AtLeastOne,
@@ -32,6 +34,7 @@ from broker.model.addresses import is_loopback
 from broker.model.errors import ConfigError, ConfigErrors
 from broker.model.replica import Tier
 from broker.model.spec import Mode
+from broker.model.units import format_duration
 
 Warnings = Iterator[tuple[Location, str]]
 
@@ -64,6 +67,7 @@ def lint(*paths: Path) -> Lint:
             policies.append((document, _read(PoliciesSettings, document, problems)))
         elif (site := _read(SiteSettings, document, problems)) is not None:
             warnings += [document.problem(*warning) for warning in _of_site(site)]
+            problems += _bad_scripts(document, site)
     for document, settings in policies:
         if site is not None:
             placed = _placed(document)
@@ -92,11 +96,18 @@ def _read(section: type[SectionT], document: Document, problems: list[ConfigErro
         return None
 
 
+def _bad_scripts(document: Document, site: SiteSettings) -> Iterator[ConfigError]:
+    for pool_id, pool in site.pools.items():
+        if isinstance(pool, SlurmPool) and pool.job and (error := script_problem(pool.to_spec(pool_id))):
+            yield document.problem(tuple((error.field or "").split(".")), error.problem)
+
+
 class _Placed(Section, extra="ignore"):
     """What says where a model runs, read alone: a mistake elsewhere in the model must not hide one here."""
 
     gpus: AtLeastOne = ModelSettings.model_fields["gpus"].default
     maximum: Count = Field(alias="max", default=ModelSettings.model_fields["maximum"].default)
+    drain_limit_s: Duration = ModelSettings.model_fields["drain_limit_s"].default
     pools: list[str] = Field(default=[])
 
 
@@ -125,6 +136,8 @@ def _of_site(site: SiteSettings) -> Warnings:
         yield ("api", "host"), f"{site.api.host} can be reached by others, and tokens travel in the clear"
     if site.mode is Mode.ACT and isinstance(site.log, MemoryLog):
         yield ("log", "kind"), "after a restart the broker will not know what it started; use sqlite"
+    if isinstance(site.log, KafkaLog) and site.log.sasl and site.log.sasl.mechanism == "PLAIN" and not site.log.tls:
+        yield ("log", "sasl", "mechanism"), "the password travels in the clear; set log.tls, or use SCRAM-SHA-512"
     if site.limits.signal_patience_s < 3 * site.scrape.interval_s:
         yield ("limits", "signal_patience"), "is less than three scrape intervals: one lost scrape makes signals stale"
     if not any(Tier.BASELINE in pool.tiers for pool in site.pools.values()):
@@ -209,4 +222,13 @@ def _of_fit(model: _Placed, site: SiteSettings) -> Warnings:
             ("gpus",),
             f"{model.gpus} are more than one node has ({', '.join(small)}): a simulation takes several, and no replica "
             "can be run there yet",
+        )
+    reserved_s = model.drain_limit_s + site.limits.renewal.margin_s
+    lives = {name: pool.time_limit_s for name, pool in pools.items() if isinstance(pool, SlurmPool)}
+    short = [f"{name}: {format_duration(life_s)}" for name, life_s in lives.items() if life_s < 4.0 * reserved_s]
+    if short and model.maximum:
+        yield (
+            ("drain_limit",),
+            f"takes {format_duration(reserved_s)} with limits.renewal.margin, more than a quarter of a job's wall time "
+            f"({', '.join(short)}): no more is kept free to drain, and what takes longer may be cut at the job's end",
         )

@@ -48,7 +48,8 @@ How values are written:
 - A field that does not exist, or stands twice, is an error.
 
 Secrets are in neither file. They come from the environment (`TIDEGATE_READ_TOKEN`, `TIDEGATE_OPERATE_TOKEN`,
-`TIDEGATE_GATEWAY_TOKEN`, `TIDEGATE_SITE_SECRET`) or from files of their own, which `site.yaml` names.
+`TIDEGATE_GATEWAY_TOKEN`, `TIDEGATE_SITE_SECRET`, `TIDEGATE_KAFKA_PASSWORD`) or from files of their own, which
+`site.yaml` names.
 
 This page is generated from the code: `make docs`.
 """

@@ -1,4 +1,4 @@
-"""Tokens and the site's secret: from the environment, else from files; never shown."""
+"""Tokens, the site's secret and Kafka's password: from the environment, else from files; never shown."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from broker.app.settings.kafka import KafkaLog
 from broker.app.settings.site import SiteSettings
 from broker.model.errors import ConfigError, ConfigErrors
 
@@ -21,7 +22,8 @@ _HOW = "make one with: openssl rand -hex 32"
 
 
 class Secrets(BaseSettings):
-    """``TIDEGATE_READ_TOKEN``, ``TIDEGATE_OPERATE_TOKEN``, ``TIDEGATE_GATEWAY_TOKEN``, ``TIDEGATE_SITE_SECRET``.
+    """``TIDEGATE_READ_TOKEN``, ``TIDEGATE_OPERATE_TOKEN``, ``TIDEGATE_GATEWAY_TOKEN``, ``TIDEGATE_SITE_SECRET``,
+    ``TIDEGATE_KAFKA_PASSWORD``.
 
     ``repr`` and logs show asterisks; ``get_secret_value`` gives the text to the one who needs it.
     """
@@ -32,6 +34,7 @@ class Secrets(BaseSettings):
     operate_token: SecretStr | None = None
     gateway_token: SecretStr | None = None
     site_secret: SecretStr | None = None
+    kafka_password: SecretStr | None = None
 
 
 def load_secrets(site: SiteSettings) -> Secrets:
@@ -49,9 +52,13 @@ def load_secrets(site: SiteSettings) -> Secrets:
             if secret is not None:
                 found[name] = _checked(secret.get_secret_value(), None, _PREFIX + name.upper())
             elif path is not None:
-                found[name] = _checked(_read(path, name), path, name)
+                found[name] = _checked(_read(path, name, how_to_make(path)), path, name)
         except ConfigError as problem:
             problems.append(problem)
+    try:
+        found.update(_kafka_password(site, given))
+    except ConfigError as problem:
+        problems.append(problem)
     for one, other in combinations([name for name in TOKENS if name in found], 2):
         if found[one] == found[other]:
             problems.append(ConfigError(f"is the same as {one}; each scope needs a token of its own", field=other))
@@ -60,8 +67,32 @@ def load_secrets(site: SiteSettings) -> Secrets:
     return given.model_copy(update=found)
 
 
+def site_secret(secrets: Secrets) -> bytes:
+    """Raises ``ConfigError`` if the site has none."""
+    if secrets.site_secret is None:
+        raise ConfigError(
+            "no site secret, from which the replicas' keys derive: set secret_file in site.yaml or "
+            "TIDEGATE_SITE_SECRET; make one with: openssl rand -hex 32. `tidegate init DIR` makes a new site with its "
+            "secrets"
+        )
+    return secrets.site_secret.get_secret_value().encode()
+
+
+def _kafka_password(site: SiteSettings, given: Secrets) -> dict[str, SecretStr]:
+    """Made by whoever runs Kafka: nothing is asked of it but to be there."""
+    if not isinstance(site.log, KafkaLog) or site.log.sasl is None or given.kafka_password is not None:
+        return {}
+    path, field = site.log.sasl.password_file, "log.sasl.password_file"
+    if path is None:
+        return {}
+    password = _read(path, field, f"write the password of user {site.log.sasl.user!r} into it")
+    if not password:
+        raise ConfigError("is empty; write the password into it", path=str(path), field=field)
+    return {"kafka_password": SecretStr(password)}
+
+
 def secret_files(site: SiteSettings) -> dict[str, Path | None]:
-    """Where each secret may lie."""
+    """Where each secret of ours may lie."""
     return {
         "read_token": site.api.read_token_file,
         "operate_token": site.api.operate_token_file,
@@ -84,16 +115,16 @@ def as_seen_here(path: Path) -> Path:
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
-def _read(path: Path, name: str) -> str:
+def _read(path: Path, name: str, mend: str) -> str:
     try:
         with path.open("rb") as file:
             return file.read(LARGEST_BYTES).decode("ascii").strip()
     except FileNotFoundError:
-        raise ConfigError(f"there is no such file; {how_to_make(path)}", path=str(path), field=name) from None
+        raise ConfigError(f"there is no such file; {mend}", path=str(path), field=name) from None
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror or error}", path=str(path), field=name) from None
     except UnicodeDecodeError:
-        raise ConfigError(f"is not plain text; {_HOW}", path=str(path), field=name) from None
+        raise ConfigError(f"is not plain text; {mend}", path=str(path), field=name) from None
 
 
 def _checked(secret: str, path: Path | None, field: str) -> SecretStr:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from broker.app.settings.fields import Duration, LocalPath, Name, Section, Size
+from broker.app.settings.kafka import KafkaLog
 from broker.app.settings.pool import Count, Pool, Port
 from broker.app.settings.slurm import SlurmPool
 from broker.app.settings.words import Misplaced
@@ -67,7 +68,10 @@ class BreakerSettings(Section):
     failures: Annotated[int, Field(ge=1)] = Field(
         default=_BREAKER.failures, description="Failed starts in a row that open the breaker."
     )
-    open_s: PositiveDuration = Field(default=_BREAKER.open_s, description="How long it stays open, doubled each time.")
+    open_s: PositiveDuration = Field(
+        default=_BREAKER.open_s,
+        description="How long it stays open, doubled each time. Then one start is tried, before there are more.",
+    )
     max_open_s: PositiveDuration = Field(default=_BREAKER.max_open_s, description="The longest that it stays open.")
 
     @model_validator(mode="after")
@@ -175,7 +179,7 @@ class MemoryLog(Section):
 _DEFAULT_LOG: Any = {"kind": "sqlite"}
 """Read like what stands in a file, so that its path starts from the folder too: a ready section is not read again."""
 
-LogSettings = Annotated[SqliteLog | MemoryLog, Field(discriminator="kind")]
+LogSettings = Annotated[SqliteLog | MemoryLog | KafkaLog, Field(discriminator="kind")]
 
 
 class ApiSettings(Section):
@@ -189,8 +193,13 @@ class ApiSettings(Section):
 
 
 class ScrapeSettings(Section):
-    """How the replicas' metrics are read."""
+    """How the replicas' metrics are read, and by whom."""
 
+    by: Literal["broker", "scrapers"] = Field(
+        default="broker",
+        description="`scrapers`: processes of their own (`tidegate scraper`), which share the replicas; they need "
+        "a log in Kafka.",
+    )
     interval_s: PositiveDuration = Field(default=1.0, description="Time between two readings of one replica.")
     timeout_s: PositiveDuration = Field(default=1.0, description="How long one reading may take.")
 
@@ -220,6 +229,17 @@ class SiteSettings(Section):
         default=None,
         description="File with the site's secret, from which replicas' keys derive; `TIDEGATE_SITE_SECRET` wins.",
     )
+
+    @model_validator(mode="after")
+    def _scrapers_write_to_kafka(self) -> SiteSettings:
+        if self.scrape.by == "scrapers" and not isinstance(self.log, KafkaLog):
+            raise Misplaced(
+                f"scrapers write what they read to topics, and the log is kept in {self.log.kind}: set log to one in "
+                "kafka (docs/kafka.md), or leave it to the broker",
+                "scrape",
+                "by",
+            )
+        return self
 
     @property
     def spec(self) -> SiteSpec:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from broker.app.settings.fields import Duration, LocalPath, Section, Size
+from actuators.slurm.rest.parsers import family_of
+from broker.app.settings.fields import Duration, HttpAddress, LocalPath, Section, Size
 from broker.app.settings.pool import Pool, Port
 from broker.app.settings.words import Misplaced
+from broker.model.errors import ActionRejected
 from broker.model.spec import JsonValue, PoolSpec
 
 _MIB = 2**20
@@ -26,7 +28,9 @@ class ContainerSettings(Section):
 class JobSettings(Section):
     """What a job runs and what it needs for that. The names of files and programs are those of the nodes."""
 
-    broker_url: str = Field(min_length=1, description="The broker's API as nodes reach it: `http://login1:8600`.")
+    broker_url: HttpAddress = Field(
+        min_length=1, description="The broker's API as nodes reach it: `http://login1:8600`."
+    )
     broker_ca: str | None = Field(default=None, description="File with the authority that signed its certificate.")
     directory: str = Field(min_length=1, description="Existing folder where jobs run and write their output.")
     template: LocalPath | None = Field(
@@ -99,7 +103,7 @@ class RestTransport(Section):
     """slurmrestd with JSON web tokens, which are renewed before they expire."""
 
     kind: Literal["slurmrestd"] = Field(description="`slurmrestd`: Slurm's REST API.")
-    url: str = Field(min_length=1, description="Its address: `http://login1:6820`.")
+    url: HttpAddress = Field(min_length=1, description="Its address: `http://login1:6820`.")
     user: str | None = Field(default=None, description="The Slurm user; by default whom the token names.")
     parser: str | None = Field(default=None, description="The API's version (`v0.0.42`); by default the newest known.")
     token_file: LocalPath | None = Field(default=None, description="A file with the token, kept fresh by others.")
@@ -108,6 +112,16 @@ class RestTransport(Section):
         min_length=1,
         description="The command that prints a token, where no file is named.",
     )
+
+    @field_validator("parser")
+    @classmethod
+    def _spoken(cls, parser: str | None) -> str | None:
+        if parser is not None:
+            try:
+                family_of(parser)
+            except ActionRejected as error:
+                raise ValueError(str(error)) from None
+        return parser
 
 
 _COMMANDS: Any = {"kind": "commands"}

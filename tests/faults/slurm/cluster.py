@@ -31,7 +31,6 @@ PARTITIONS = [
     "PartitionName=urgent Nodes=ALL MaxTime=120 PriorityTier=10 PreemptMode=OFF",
 ]
 OPTIONS = [
-    "SchedulerParameters=sched_min_interval=100000",
     "PreemptType=preempt/partition_prio",
     "PreemptMode=CANCEL",
     "JobRequeue=1",

@@ -207,7 +207,7 @@ def test_a_port_that_is_taken_is_an_error_in_one_line() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        words = rf"ended with 2.*\nerror: cannot bind 127.0.0.1:{port}: .*\n$"
+        words = rf"ended with status 2\nerror: cannot bind 127.0.0.1:{port}: .*\n$"
         with pytest.raises(AssertionError, match=words), emulator("--port", port):
             pass
 

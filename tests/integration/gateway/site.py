@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import aiohttp
 
+from broker.log.kafka.client import Connection
+from broker.log.kafka.topics import Layout
 from gateway.app import Gateway
 from gateway.settings import GatewaySettings, ProxyLimits
 from tests.support.fake_broker import GATEWAY_TOKEN, FakeBroker
 from tests.support.fake_engine import SITE_SECRET, FakeEngine
+from tests.support.waiting import eventually
 
 QUICK = ProxyLimits(hold_s=0.5, retry_s=0.3, connect_s=1.0, first_byte_s=5.0, idle_s=5.0)
 
@@ -40,6 +42,7 @@ class Answer:
 class Site:
     def __init__(self) -> None:
         self.broker = FakeBroker()
+        self.log: tuple[Connection, Layout] | None = None
         self.engines: list[FakeEngine] = []
         self.users = aiohttp.ClientSession()
         self._gateway: Gateway | None = None
@@ -60,7 +63,7 @@ class Site:
         for number in range(engines):
             await self.add_engine(number)
         await self.start_gateway(**settings)
-        await until(lambda: self.gateway.table.applied_revision == self.broker.revision)
+        await eventually(lambda: self.gateway.table.applied_revision == self.broker.revision)
 
     async def add_engine(self, number: int, *, publish: bool = True) -> FakeEngine:
         engine = FakeEngine(endpoint_id=f"chat-{number}-g1")
@@ -83,6 +86,7 @@ class Site:
             probe_every_s=0.1,
             keys_every_s=0.05,
             shutdown_s=2.0,
+            log=self.log,
         )
         self._gateway = Gateway(replace(plain, **settings))
         await self._gateway.start()
@@ -118,10 +122,3 @@ class Site:
         for engine in self.engines:
             await engine.stop()
         await self.broker.stop()
-
-
-async def until(condition: Callable[[], object], limit_s: float = 10.0) -> None:
-    """Wait for something to become true; fails with the condition's place if it does not."""
-    async with asyncio.timeout(limit_s):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)

@@ -12,9 +12,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from broker.model.errors import ConfigError
 from gateway.app import Gateway
 from gateway.settings import GatewaySettings
-from tests.integration.gateway.site import Answer, Site, until
+from tests.integration.gateway.site import Answer, Site
 from tests.support.fake_engine import SITE_SECRET, Way
-from tests.support.waiting import until_answered
+from tests.support.waiting import eventually, until_answered
 
 pytestmark = pytest.mark.integration
 
@@ -105,7 +105,7 @@ async def test_metrics_are_well_formed_and_tell_what_happened(site: Site) -> Non
     await site.ask()
     site.engines[0].way = Way.DROP_MIDWAY
     await site.ask()
-    await until(lambda: len(site.broker.summaries()) > 3)
+    await eventually(lambda: len(site.broker.summaries()) > 3)
     text = (await site.get("/metrics")).body.decode()
     samples = {
         (sample.name, sample.labels.get("model", ""), sample.labels.get("outcome", "")): sample.value

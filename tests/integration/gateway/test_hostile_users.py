@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 from structlog.testing import capture_logs
 
-from tests.integration.gateway.site import QUICK, Site, until
+from tests.integration.gateway.site import QUICK, Site
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.integration
 
@@ -60,7 +61,7 @@ async def test_the_time_for_a_header_does_not_run_while_an_answer_is_waited_for(
     await site.start(limits=HURRIED)
     site.engines[0].may_finish.clear()
     asked = asyncio.create_task(site.ask())
-    await until(lambda: site.engines[0].received)
+    await eventually(lambda: site.engines[0].received)
     await asyncio.sleep(2 * HURRIED.head_s)
     site.engines[0].may_finish.set()
     assert (await asked).events[-1] == "[DONE]"
@@ -122,10 +123,10 @@ async def test_hundreds_of_users_who_leave_at_once_leave_nothing_behind(site: Si
         _, writer = await asyncio.open_connection("127.0.0.1", site.gateway.port)
         writer.write(HEAD + b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
         users.append(writer)
-    await until(lambda: site.gateway.table.in_flight() == {"chat-0-g1": 300}, 30.0)
+    await eventually(lambda: site.gateway.table.in_flight() == {"chat-0-g1": 300})
     for writer in users:
         writer.transport.abort()
-    await until(lambda: not site.gateway.table.in_flight())
-    await until(lambda: all(each.disconnected.is_set() for each in site.engines[0].received))
+    await eventually(lambda: not site.gateway.table.in_flight())
+    await eventually(lambda: all(each.disconnected.is_set() for each in site.engines[0].received))
     site.engines[0].may_finish.set()
     assert (await site.ask()).events[-1] == "[DONE]"

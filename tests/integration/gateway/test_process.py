@@ -16,10 +16,10 @@ import pytest
 
 from broker.model.replica import ReplicaPhase
 from gateway.settings import SECRET_VARIABLE, TOKEN_VARIABLE
-from tests.integration.gateway.site import Site, until
+from tests.integration.gateway.site import Site
 from tests.support.fake_broker import GATEWAY_TOKEN
 from tests.support.fake_engine import SITE_SECRET
-from tests.support.waiting import until_answered
+from tests.support.waiting import eventually, until_answered
 
 pytestmark = pytest.mark.integration
 
@@ -61,7 +61,7 @@ async def test_sigterm_lets_streams_finish_and_ends_the_session(site: Site) -> N
         await process.communicate()
     assert site.broker.reports[-1]["closed"]
     assert site.broker.records[engine.endpoint_id].phase is ReplicaPhase.READY
-    await until(lambda: site.broker.summaries()[-1].finished == 1)
+    await eventually(lambda: site.broker.summaries()[-1].finished == 1)
 
 
 @pytest.mark.parametrize(

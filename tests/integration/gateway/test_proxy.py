@@ -10,8 +10,9 @@ import pytest
 
 from broker.model.replica import ReplicaPhase
 from gateway.tally import Outcome
-from tests.integration.gateway.site import QUICK, Site, until
+from tests.integration.gateway.site import QUICK, Site
 from tests.support.fake_engine import Way
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.integration
 
@@ -80,7 +81,7 @@ async def test_requests_spread_over_the_least_loaded_endpoints(site: Site) -> No
     for engine in site.engines:
         engine.may_finish.clear()
     asked = [asyncio.create_task(site.ask()) for _ in range(6)]
-    await until(lambda: sum(len(engine.received) for engine in site.engines) == 6)
+    await eventually(lambda: sum(len(engine.received) for engine in site.engines) == 6)
     assert [len(engine.received) for engine in site.engines] == [2, 2, 2]
     for engine in site.engines:
         engine.may_finish.set()
@@ -111,7 +112,7 @@ async def test_an_endpoint_that_answers_again_is_chosen_again(site: Site) -> Non
     await site.start(limits=replace(QUICK, hold_s=8.0))
     await site.engines[0].stop()
     asked = asyncio.create_task(site.ask())
-    await until(site.gateway.table.unhealthy)
+    await eventually(site.gateway.table.unhealthy)
     await site.engines[0].start()
     assert (await asked).events[-1] == DONE
 
@@ -171,7 +172,7 @@ async def test_a_stream_that_its_engine_ends_wrongly_counts_as_cut(site: Site, w
     assert answer.broken
     assert DONE not in answer.events
     assert "error" in answer.events[-1]
-    await until(lambda: sum(summary.failed for summary in site.broker.summaries()) == 1)
+    await eventually(lambda: sum(summary.failed for summary in site.broker.summaries()) == 1)
 
 
 async def test_a_cut_stream_is_reset_for_clients_of_http_1_0(site: Site) -> None:
@@ -215,7 +216,7 @@ async def test_an_engine_that_stays_silent_ends_in_a_time_out(site: Site) -> Non
     await site.start(limits=replace(QUICK, first_byte_s=0.2))
     site.engines[0].way = Way.HANG
     assert (await site.ask()).status == 504
-    await until(lambda: site.engines[0].received[0].disconnected.is_set())
+    await eventually(lambda: site.engines[0].received[0].disconnected.is_set())
 
 
 async def test_a_stream_that_stops_moving_is_cut(site: Site) -> None:
@@ -224,7 +225,7 @@ async def test_a_stream_that_stops_moving_is_cut(site: Site) -> None:
     answer = await site.ask()
     assert answer.broken
     assert "nothing moved" in answer.events[-1]
-    await until(lambda: site.engines[0].received[0].disconnected.is_set())
+    await eventually(lambda: site.engines[0].received[0].disconnected.is_set())
 
 
 @pytest.mark.parametrize("way", [Way.HANG, Way.HANG_MIDWAY])
@@ -234,11 +235,11 @@ async def test_a_user_who_leaves_ends_the_engines_work_at_once(site: Site, way: 
     site.engines[0].way = way
     site.engines[0].may_finish.clear()
     asked = asyncio.create_task(site.ask(stream=stream))
-    await until(lambda: site.engines[0].received)
+    await eventually(lambda: site.engines[0].received)
     await asyncio.sleep(0.05)
     asked.cancel()
-    await until(lambda: site.engines[0].received[0].disconnected.is_set())
-    await until(lambda: not site.gateway.table.in_flight())
+    await eventually(lambda: site.engines[0].received[0].disconnected.is_set())
+    await eventually(lambda: not site.gateway.table.in_flight())
     assert site.gateway.tallies.of("chat").ended[Outcome.ABANDONED] == 1
 
 
@@ -261,7 +262,7 @@ async def test_a_slow_user_slows_the_engine_and_loses_nothing(site: Site) -> Non
 async def test_a_request_is_held_until_an_endpoint_appears(site: Site) -> None:
     await site.start(engines=0, models=("chat",), limits=replace(QUICK, hold_s=8.0))
     asked = asyncio.create_task(site.ask())
-    await until(lambda: any(summary.held and summary.waiting for summary in site.broker.summaries()))
+    await eventually(lambda: any(summary.held and summary.waiting for summary in site.broker.summaries()))
     await site.add_engine(0)
     assert (await asked).events[-1] == DONE
 
@@ -269,10 +270,10 @@ async def test_a_request_is_held_until_an_endpoint_appears(site: Site) -> None:
 async def test_a_request_that_nobody_takes_is_told_to_come_again(site: Site) -> None:
     await site.start()
     site.broker.move("chat-0-g1", ReplicaPhase.DRAINING)
-    await until(lambda: site.gateway.table.applied_revision == 2)
+    await eventually(lambda: site.gateway.table.applied_revision == 2)
     answer = await site.ask()
     assert (answer.status, answer.error["code"], answer.headers["Retry-After"]) == (503, "no_ready_replica", "5")
-    await until(lambda: sum(summary.rejected for summary in site.broker.summaries()) == 1)
+    await eventually(lambda: sum(summary.rejected for summary in site.broker.summaries()) == 1)
 
 
 async def test_an_engines_error_is_not_held_against_the_user_for_long(site: Site) -> None:
@@ -319,7 +320,7 @@ async def test_summaries_tell_what_users_saw(site: Site) -> None:
     site.engines[0].usage, site.engines[0].pause_s = True, 0.02
     await site.ask()
     await site.ask(stream=False)
-    await until(lambda: sum(summary.finished for summary in site.broker.summaries()) == 2)
+    await eventually(lambda: sum(summary.finished for summary in site.broker.summaries()) == 2)
     summaries = site.broker.summaries()
     assert sum(summary.arrived for summary in summaries) == 2
     assert sum(summary.time_to_first_token.count for summary in summaries) == 1, "known of streams only"
@@ -333,7 +334,7 @@ async def test_a_streams_wait_for_its_first_token_is_the_queue_age(site: Site) -
     await site.start()
     site.engines[0].way = Way.HANG
     asked = asyncio.create_task(site.ask())
-    await until(lambda: any(summary.oldest_waiting_since for summary in site.broker.summaries()))
+    await eventually(lambda: any(summary.oldest_waiting_since for summary in site.broker.summaries()))
     summary = site.broker.summaries()[-1]
     assert (summary.waiting, summary.in_flight, summary.held, summary.queue_age.count) == (1, 1, 0, 1)
     asked.cancel()
@@ -343,7 +344,7 @@ async def test_a_long_answer_that_is_no_stream_does_not_look_like_a_queue(site: 
     await site.start()
     site.engines[0].may_finish.clear()
     asked = asyncio.create_task(site.ask(stream=False))
-    await until(lambda: any(summary.in_flight for summary in site.broker.summaries()))
+    await eventually(lambda: any(summary.in_flight for summary in site.broker.summaries()))
     assert [summary.waiting for summary in site.broker.summaries() if summary.in_flight] == [0]
     site.engines[0].may_finish.set()
     assert (await asked).status == 200

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from broker.model.replica import ReplicaPhase
-from tests.integration.gateway.site import QUICK, Site, until
+from tests.integration.gateway.site import QUICK, Site
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.integration
 
@@ -21,7 +22,7 @@ def ready_names(site: Site) -> list[str]:
 
 
 async def applied(site: Site, revision: int) -> None:
-    await until(lambda: site.gateway.table.applied_revision == revision)
+    await eventually(lambda: site.gateway.table.applied_revision == revision)
 
 
 async def test_changes_are_followed_as_they_come(site: Site) -> None:
@@ -60,7 +61,7 @@ async def test_without_a_stream_the_snapshot_is_polled(site: Site) -> None:
 async def test_the_table_freezes_while_the_broker_is_away_and_goes_on_after(site: Site) -> None:
     await site.start(engines=2)
     await site.broker.stop()
-    await until(lambda: site.gateway.registry.away)
+    await eventually(lambda: site.gateway.registry.away)
     assert ready_names(site) == ["chat-0-g1", "chat-1-g1"]
     assert (await site.ask()).events[-1] == "[DONE]"
     await site.broker.start()
@@ -75,12 +76,12 @@ async def test_endpoints_are_probed_by_the_gateway_only_while_the_broker_is_away
     assert [engine.probes for engine in site.engines] == [0, 0]
     site.engines[0].healthy = False
     await site.broker.stop()
-    await until(site.gateway.table.unhealthy)
+    await eventually(site.gateway.table.unhealthy)
     answers = [await site.ask() for _ in range(4)]
     assert all(answer.events[-1] == "[DONE]" for answer in answers)
     assert len(site.engines[0].received) == 0
     site.engines[0].healthy = True
-    await until(lambda: not site.gateway.table.unhealthy())
+    await eventually(lambda: not site.gateway.table.unhealthy())
     await site.ask()
     assert len(site.engines[0].received) == 1
 
@@ -97,16 +98,16 @@ async def test_an_endpoint_past_its_time_is_left_out_while_the_broker_is_away(si
 async def test_a_broker_whose_lease_stands_still_counts_as_away(site: Site) -> None:
     await site.start()
     site.broker.lease_moves = False
-    await until(lambda: site.gateway.registry.away)
+    await eventually(lambda: site.gateway.registry.away)
     site.broker.lease_moves = True
-    await until(lambda: not site.gateway.registry.away)
+    await eventually(lambda: not site.gateway.registry.away)
 
 
 async def test_unreadable_answers_change_nothing(site: Site) -> None:
     await site.start()
     site.broker.garbled = True
-    await until(lambda: site.broker.snapshots_served > 1)
-    await until(lambda: site.gateway.registry.away)
+    await eventually(lambda: site.broker.snapshots_served > 1)
+    await eventually(lambda: site.gateway.registry.away)
     assert ready_names(site) == ["chat-0-g1"]
     site.broker.garbled = False
     await applied(site, site.broker.move("chat-0-g1", DRAINING))
@@ -122,7 +123,7 @@ async def test_a_broker_that_began_anew_is_followed(site: Site) -> None:
 async def test_the_registry_of_another_cluster_changes_nothing(site: Site) -> None:
     await site.start()
     site.broker.begin_anew(cluster="elsewhere")
-    await until(lambda: site.broker.snapshots_served > 1)
+    await eventually(lambda: site.broker.snapshots_served > 1)
     assert ready_names(site) == ["chat-0-g1"]
     assert site.gateway.table.applied_revision == 1
 
@@ -147,7 +148,7 @@ async def test_a_retired_model_is_not_found_once_its_last_endpoint_is_gone(site:
     site.broker.declare("other")
     site.broker.move("chat-0-g1", ReplicaPhase.DRAINING)
     site.broker.move("chat-0-g1", ReplicaPhase.GONE)
-    await until(lambda: site.gateway.table.models() == ["other"])
+    await eventually(lambda: site.gateway.table.models() == ["other"])
     answer = await site.ask()
     assert (answer.status, answer.error["code"]) == (404, "model_not_found")
     assert [model["id"] for model in json.loads((await site.get("/v1/models")).body)["data"]] == ["other"]
@@ -157,7 +158,7 @@ async def test_requests_held_for_a_model_that_is_retired_are_told_at_once(site: 
     site.broker.models = ["chat"]
     await site.start(engines=0, limits=replace(QUICK, hold_s=60.0))
     asked = asyncio.create_task(site.ask())
-    await until(lambda: any(tally.held for _, tally in site.gateway.tallies.items()))
+    await eventually(lambda: any(tally.held for _, tally in site.gateway.tallies.items()))
     site.broker.declare("other")
     answer = await asked
     assert (answer.status, answer.error["code"]) == (404, "model_not_found")

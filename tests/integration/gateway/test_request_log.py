@@ -14,11 +14,11 @@ import pytest
 from broker.model.identity import endpoint_key
 from broker.model.replica import EndpointRecord, ReplicaPhase, Tier
 from gateway.settings import RequestLogSettings
-from tests.integration.gateway.site import Site, until
+from tests.integration.gateway.site import Site
 from tests.support.command_line import ROOT, tidegate
 from tests.support.emulator_process import emulator
 from tests.support.fake_engine import SITE_SECRET, Way
-from tests.support.waiting import until_answered
+from tests.support.waiting import eventually, until_answered
 
 pytestmark = pytest.mark.integration
 
@@ -66,9 +66,9 @@ async def test_an_answer_that_its_user_leaves_counts_as_far_as_it_came(site: Sit
     site.engines[0].may_finish.clear()
     async with site.users.post(site.url + "/v1/completions", data=b'{"model":"chat","stream":true}') as response:
         await response.content.readany()
-        await until(lambda: site.engines[0].written == 2)
+        await eventually(lambda: site.engines[0].written == 2)
         response.close()
-    await until(lambda: path.read_text())
+    await eventually(lambda: path.read_text())
     (row,) = lines(path)
     assert row["status"] == "abandoned"
     assert row["output_tokens"] <= 2
@@ -109,7 +109,7 @@ async def test_the_log_of_an_emulated_replica_can_be_looked_at_fitted_and_replay
     key = endpoint_key(SITE_SECRET, engine.endpoint_id, engine.generation)
     with emulator("--load-time", "0", environment={"VLLM_API_KEY": key}) as replica:
         site.broker.publish(replace(engine, url=replica.url))
-        await until(lambda: site.gateway.table.applied_revision == site.broker.revision)
+        await eventually(lambda: site.gateway.table.applied_revision == site.broker.revision)
         await ask_emulator(site, 120)
     await site.stop_gateway()
 

@@ -15,7 +15,7 @@ from actuators.slurm.marks import Mark, mark_of_job
 from actuators.slurm.runner import LocalRunner
 from broker.clock import SystemClock
 from tests.support.real_accounting import AccountedSlurm, why_no_accounting
-from tests.support.real_slurm import RealSlurm
+from tests.support.real_slurm import GPU_PARTITION, QUICK, RealSlurm
 from tests.support.waiting import until
 from traces.batch.sacct import COMMAND, Counted, SacctOptions, sacct_jobs
 from traces.schema import ReadStatistics
@@ -27,13 +27,12 @@ pytestmark = [
 ]
 
 MARK = Mark("hpc", "shared", "chat", 0, 1, 1)
-FORGETFUL = ["MinJobAge=2", "SchedulerParameters=sched_min_interval=100000"]
+FORGETFUL = ["MinJobAge=2", *QUICK]
 
 
 @pytest.fixture(scope="module")
 def slurm() -> Iterator[RealSlurm]:
-    partition = "PartitionName=gpu Nodes=ALL Default=YES MaxTime=120 State=UP"
-    with AccountedSlurm(1, [partition], FORGETFUL, gpus_per_node=2) as slurm:
+    with AccountedSlurm(1, [GPU_PARTITION], FORGETFUL, gpus_per_node=2) as slurm:
         yield slurm
 
 
@@ -55,6 +54,11 @@ def test_a_job_that_the_controller_has_forgotten_is_told_with_its_state_and_exit
     assert mark_of_job(job) == MARK
     assert job.nodes == ("n1",)
     assert job.end_at == pytest.approx(time.time(), abs=300)
+
+
+def test_the_doctor_is_told_that_comments_are_kept(slurm: RealSlurm) -> None:
+    client = CommandClient(LocalRunner(slurm.environment), SystemClock())
+    assert asyncio.run(client.facts()).accounted == ("job_comment",)
 
 
 def test_the_documented_command_prints_what_a_profile_is_fitted_to(slurm: RealSlurm) -> None:

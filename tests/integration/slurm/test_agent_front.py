@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
@@ -82,11 +82,11 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage(play: Play) -> AsyncIterator[Stage]:
+async def stage(play: Play, most_connections: int = 100) -> AsyncIterator[Stage]:
     engine = PlayedEngine(play)
     server = await asyncio.start_server(engine.connected, "127.0.0.1", 0)
     listener = bound("127.0.0.1", [0])
-    front = Front(listener)
+    front = Front(listener, most_connections)
     front.endpoint_key, front.metrics_key = KEY, METRICS_KEY
     engine_port = server.sockets[0].getsockname()[1]
     front.upstream = Upstream(Address(host="127.0.0.1", port=engine_port), INNER_KEY)
@@ -278,12 +278,45 @@ async def test_an_engine_that_is_gone_is_an_answer() -> None:
         assert (await world.answer(closing("/v1/models"))).startswith(b"HTTP/1.1 502 ")
 
 
-async def test_an_engine_that_closes_without_an_answer_is_an_answer() -> None:
-    async def closes(wire: Wire) -> None:
-        pass
+@pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"HTTP/1.1 200 O", id="half of a head"),
+        pytest.param(b"-ERR unknown command\r\n\r\n", id="what is no HTTP"),
+        pytest.param(b"HTTP/1.1 fine\r\n\r\n", id="a status that is none"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", id="two lengths"),
+    ],
+)
+async def test_an_engine_that_gives_no_answer_is_an_answer(said: bytes) -> None:
+    """As the client's mistake, which it was told as, no gateway would try it elsewhere."""
 
-    async with stage(closes) as world:
+    async def says(wire: Wire) -> None:
+        await wire.send(said)
+
+    async with stage(says) as world:
         assert (await world.answer(closing("/v1/models"))).startswith(b"HTTP/1.1 502 ")
+
+
+async def test_a_chunk_that_is_none_ends_the_answer_and_nothing_is_put_into_it() -> None:
+    begun = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n"
+
+    async def garbles(wire: Wire) -> None:
+        await wire.send(begun)
+        await asyncio.sleep(0.1)
+        await wire.send(b"zz\r\n")
+
+    async with stage(garbles) as world, world.client() as client:
+        await client.send(request("POST", "/v1/completions", b"{}"))
+        assert "200 OK" in await client.head()
+        assert await client.rest() == b"2\r\nhi\r\n"
+
+
+async def test_strangers_who_only_connect_shut_nobody_out() -> None:
+    async with stage(says_ok, most_connections=4) as world, AsyncExitStack() as stack:
+        strangers = [await stack.enter_async_context(world.client()) for _ in range(4)]
+        assert (await world.answer(closing("/v1/models"))).startswith(b"HTTP/1.1 200 ")
+        assert await strangers[0].rest() == b""  # the one that has been idle for longest
 
 
 async def test_who_waits_for_leave_to_send_a_body_gets_it() -> None:

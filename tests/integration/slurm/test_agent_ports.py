@@ -14,6 +14,7 @@ from actuators.slurm.agent import AgentError, bound, candidates, ephemeral_ports
 from broker.model.agents import AgentPhase, EndCause
 from tests.support.agent_world import EMULATOR, ENDPOINT_KEY, agent, get, served_broker
 from tests.support.ports import free_port, free_ports, held
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.integration
 
@@ -67,26 +68,29 @@ async def test_a_port_that_is_taken_is_passed_over_by_the_whole_agent(tmp_path: 
                 assert (await get(f"{ready.url}/v1/models", ENDPOINT_KEY))[0] == 200
 
 
-STEALS_ONCE = """
-import socket, subprocess, sys
+LATE_ONCE = """
+import os, sys, time
 port, marker, command = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
 try:
     open(marker, "x").close()
 except FileExistsError:
-    import os
     os.execvp(command[0], command)
-thief = "import socket, time; s = socket.socket(); s.bind(('127.0.0.1', %d)); s.listen(); print('held', flush=True);"
-thief += "time.sleep(30)"
-held = subprocess.Popen([sys.executable, "-c", thief % port], start_new_session=True, stdout=subprocess.PIPE)
-held.stdout.readline()
-open(marker, "w").write(str(held.pid))
-sys.exit(1)  # as an engine that finds its port taken
+open(marker + ".port", "w").write(str(port))
+os.rename(marker + ".port", marker)
+while not os.path.exists(marker + ".held"):
+    time.sleep(0.01)
 """
-
-
-SHARES = STEALS_ONCE.replace("s.bind(", "s.setsockopt(1, 15, 1); s.bind(").replace(
-    "sys.exit(1)  # as an engine that finds its port taken",
-    "s = socket.socket(); s.setsockopt(1, 15, 1); s.bind(('127.0.0.1', port)); s.listen(); import time; time.sleep(30)",
+FINDS_IT_TAKEN = LATE_ONCE + "sys.exit(1)"
+SHARES = (
+    LATE_ONCE
+    + """
+import socket
+s = socket.socket()
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+s.bind(("127.0.0.1", port))
+s.listen()
+time.sleep(30)
+"""
 )
 """Older vLLM sets SO_REUSEPORT: two engines on one port answered each other's requests, without any error."""
 
@@ -95,7 +99,7 @@ SHARES = STEALS_ONCE.replace("s.bind(", "s.setsockopt(1, 15, 1); s.bind(").repla
     "first_engine",
     [
         pytest.param(SHARES, id="pitfall 1: it shares its port with another process"),
-        pytest.param(STEALS_ONCE, id="pitfall 2: its port was taken between"),
+        pytest.param(FINDS_IT_TAKEN, id="pitfall 2: its port was taken between"),
     ],
 )
 async def test_an_engine_that_is_not_alone_on_its_port_is_started_on_another(tmp_path: Path, first_engine: str) -> None:
@@ -103,13 +107,13 @@ async def test_an_engine_that_is_not_alone_on_its_port_is_started_on_another(tmp
     program.write_text(first_engine)
     command = [EMULATOR[0], str(program), "{port}", str(marker), *EMULATOR]
     async with served_broker() as broker:
-        try:
-            with agent(broker.url, tmp_path, command) as replica:
+        with agent(broker.url, tmp_path, command) as replica:
+            await eventually(lambda: marker.exists() and marker.read_text(), "the first engine has its port")
+            with held(int(marker.read_text()), shared=True):
+                marker.with_name("marker.held").touch()
                 ready = await broker.hears_phase(AgentPhase.READY)
-                assert (await get(f"{ready.url}/v1/models", ENDPOINT_KEY))[0] == 200
-                assert "was taken by another process; another one is tried" in replica.log
-        finally:
-            os.kill(int(marker.read_text()), 9)
+            assert (await get(f"{ready.url}/v1/models", ENDPOINT_KEY))[0] == 200
+            assert "was taken by another process; another one is tried" in replica.log
 
 
 async def test_a_node_without_a_free_port_is_told_as_the_end(tmp_path: Path) -> None:

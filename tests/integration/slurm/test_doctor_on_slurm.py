@@ -13,7 +13,7 @@ import pytest
 from tests.support.command_line import run
 from tests.support.fake_slurmrestd import jwt
 from tests.support.ports import free_port
-from tests.support.real_slurm import RealSlurm, why_not
+from tests.support.real_slurm import GPU_PARTITION, QUICK, RealSlurm, why_not
 
 pytestmark = [
     pytest.mark.integration,
@@ -21,10 +21,10 @@ pytestmark = [
 ]
 
 PARTITIONS = [
-    "PartitionName=gpu Nodes=ALL Default=YES MaxTime=120 State=UP",
+    GPU_PARTITION,
     "PartitionName=paid Nodes=ALL AllowAccounts=hpc State=UP",
+    "PartitionName=short Nodes=ALL MaxTime=10 State=UP",
 ]
-QUICK = ["SchedulerParameters=sched_min_interval=100000"]
 FAR_FUTURE = 4e9
 
 
@@ -57,7 +57,7 @@ def doctor(slurm: RealSlurm, folder: Path, asked: dict[str, Any], *words: str) -
     (folder / "site.yaml").write_text(json.dumps(asked))
     environment = {"SLURM_CONF": slurm.environment["SLURM_CONF"]}
     status, out, err = run("doctor", "slurm", "--json", *words, folder=folder, environment=environment)
-    assert out, err
+    assert err == ""
     return status, {finding["about"]: finding for finding in json.loads(out)["pools"]["shared"]}
 
 
@@ -74,6 +74,7 @@ def test_a_probe_looks_at_a_node_from_within_a_job_and_leaves_nothing_behind(
     assert (verdicts["broker"], verdicts["GRES"]) == ("look", "look")
     assert ("token" in found) == (transport == "slurmrestd")
     assert slurm.command("squeue", "-h", "-o", "%i") == ""
+    assert not [*slurm.folder.glob("tidegate-probe-*")]
 
 
 def test_without_a_probe_nothing_is_submitted_and_what_was_not_looked_at_is_told(
@@ -87,11 +88,20 @@ def test_without_a_probe_nothing_is_submitted_and_what_was_not_looked_at_is_told
 
 
 TO_MEND: dict[str, tuple[dict[str, Any], str, str]] = {
-    "a partition that is not there": ({"partition": "gpus"}, "partition", "there is no gpus; known are gpu, paid"),
+    "a partition that is not there": (
+        {"partition": "gpus"},
+        "partition",
+        "there is no gpus; known are gpu, paid, short",
+    ),
     "an account that the partition does not take": (
         {"partition": "paid", "account": "other"},
         "account",
         "does not take other; it takes hpc",
+    ),
+    "a partition that gives too little time": (
+        {"partition": "short"},
+        "script",
+        "partition short gives 10m, and a replica needs 25m to be of use; mend time_limit or partition",
     ),
     "a GRES type that no node has": ({"gpu_type": "h100"}, "probe", "gpu:h100:1"),
     "a feature that no node has": ({"constraint": "nvlink"}, "probe", "constraint nvlink"),
@@ -103,6 +113,11 @@ TO_MEND: dict[str, tuple[dict[str, Any], str, str]] = {
         {"job": {"container": {"image": "/nowhere.sif"}}},
         "probe",
         "mend job.modules or job.container.program",
+    ),
+    "a folder for output that cannot be there": (
+        {"job": {"directory": "/dev/null/jobs"}},
+        "probe",
+        "mend job.directory",
     ),
     "an address at which no node is": ({"job": {"address": "192.0.2.1"}}, "ports", "mend job.address"),
     "a broker whose name no node knows": (
@@ -125,6 +140,19 @@ def test_what_does_not_fit_the_cluster_is_told_with_what_to_mend(
     assert slurm.command("squeue", "-h", "-o", "%i") == ""
 
 
+def test_logs_of_a_replica_that_wrote_nothing_leave_standard_output_empty(slurm: RealSlurm, tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text(json.dumps(site(slurm, transport=rest(slurm))))
+    status, out, err = run("replicas", "logs", "chat-0-g1", folder=tmp_path)
+    assert (status, out) == (1, "")
+    assert err.startswith("error: there is no log of 'chat-0-g1'")
+
+
+def test_more_gpus_than_the_partitions_nodes_have_are_told(slurm: RealSlurm, tmp_path: Path) -> None:
+    status, found = doctor(slurm, tmp_path, site(slurm, gpus=99, gpus_per_node=2))
+    assert (status, found["gpus"]["verdict"]) == (0, "look")
+    assert "99 are more than the partition's 2" in found["gpus"]["words"]
+
+
 def test_a_time_limit_over_the_partitions_is_told_and_jobs_ask_for_less(slurm: RealSlurm, tmp_path: Path) -> None:
     status, found = doctor(slurm, tmp_path, site(slurm, time_limit="1d"))
     assert (status, found["time_limit"]["verdict"]) == (0, "look")
@@ -142,7 +170,6 @@ def test_a_template_with_a_name_that_is_not_defined_is_told_with_those_that_are(
 
 
 REFUSED: dict[str, tuple[dict[str, str], str]] = {
-    "a parser that nobody speaks": ({"parser": "v9"}, "none of those that Tidegate speaks"),
     "a token that another cluster signed": ({"token_file": "foreign"}, "token"),
     "a token that has expired": ({"token_file": "old"}, "expired"),
     "a file without a token": ({"token_file": "empty"}, "JSON web token"),
@@ -165,4 +192,4 @@ def test_a_parser_that_this_slurmrestd_does_not_speak_is_told(slurm: RealSlurm, 
     parser = "v0.0.40" if "26." in slurm.command("sinfo", "--version") else "v0.0.45"
     status, found = doctor(slurm, tmp_path, site(slurm, transport=rest(slurm, parser=parser)))
     assert (status, list(found)) == (1, ["Slurm"])
-    assert f"does not speak {parser}: name another" in found["Slurm"]["words"]
+    assert f"does not speak {parser}; mend transport.parser: name another" in found["Slurm"]["words"]

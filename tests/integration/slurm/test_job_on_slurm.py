@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,11 +22,11 @@ from tests.support.agent_world import (
     TOKEN,
     ServedBroker,
     command_line,
-    eventually,
     served_broker,
 )
-from tests.support.real_slurm import RealSlurm, why_not
+from tests.support.real_slurm import GPU_PARTITION, RealSlurm, why_no_limits, why_not
 from tests.support.shared_data import REPOSITORY
+from tests.support.waiting import eventually
 
 pytestmark = [
     pytest.mark.integration,
@@ -34,15 +34,23 @@ pytestmark = [
     pytest.mark.skipif(why_not() is not None, reason=why_not() or "there is a Slurm"),
 ]
 
+CORE_GROWS = f"""\
+"$@" & server=$!
+until [ -e grow ]; do sleep 0.1; done
+{sys.executable} -c 'bytearray(2**30)'
+kill $server; wait $server; exit 0
+"""
+"""An engine whose core takes a GiB once it may, and whose server exits with 0 when its core is gone, as vLLM's does."""
+
 
 @pytest.fixture(scope="module")
 def slurm() -> Iterator[RealSlurm]:
-    with RealSlurm(1, ["PartitionName=gpu Nodes=ALL Default=YES MaxTime=120 State=UP"]) as slurm:
+    with RealSlurm(1, [GPU_PARTITION]) as slurm:
         yield slurm
 
 
-def rendered(broker: ServedBroker, slurm: RealSlurm) -> JobSpec:
-    engine = EngineSpec(EMULATOR, {"PYTHONPATH": str(REPOSITORY)})
+def rendered(broker: ServedBroker, slurm: RealSlurm, command: Sequence[str] = EMULATOR) -> JobSpec:
+    engine = EngineSpec(tuple(command), {"PYTHONPATH": str(REPOSITORY)})
     model = ModelSpec("chat", engine, PolicySpec("threshold"), gpus=0, stop_grace_s=10.0, drain_limit_s=60.0)
     launch = Launch(ACTION, "demo", "chat-0-g1", model, "shared", 0, 1, Tier.ELASTIC)
     job: dict[str, JsonValue] = {
@@ -52,11 +60,13 @@ def rendered(broker: ServedBroker, slurm: RealSlurm) -> JobSpec:
     return job_spec(launch, PoolSpec("shared", "slurm", 8, options=options), token=TOKEN)
 
 
-async def submitted(broker: ServedBroker, slurm: RealSlurm) -> tuple[int, AgentReport]:
-    """A job submitted by hand, by its ``#SBATCH`` lines alone, once its agent is ready."""
+async def submitted(
+    broker: ServedBroker, slurm: RealSlurm, *asked: str, command: Sequence[str] = EMULATOR
+) -> tuple[int, AgentReport]:
+    """A job submitted by hand, by its ``#SBATCH`` lines and what is ``asked``, once its agent is ready."""
     script = slurm.folder / "job.sh"
-    await asyncio.to_thread(script.write_text, rendered(broker, slurm).script)
-    told = await asyncio.to_thread(slurm.command, "sbatch", "--parsable", "--export=NIL", str(script))
+    await asyncio.to_thread(script.write_text, rendered(broker, slurm, command).script)
+    told = await asyncio.to_thread(slurm.command, "sbatch", "--parsable", "--export=NIL", *asked, str(script))
     return int(told), await broker.hears_phase(AgentPhase.READY)
 
 
@@ -107,6 +117,21 @@ async def test_nothing_is_left_of_a_job_whose_agent_was_killed(slurm: RealSlurm)
         await told_by(slurm, "scancel", "--batch", "--signal=KILL", str(job_id))
         await gone(slurm)
         await eventually(lambda: not any(map(command_line, agent_and_engine)), "both are gone")
+
+
+@pytest.mark.skipif(why_no_limits() is not None, reason=why_no_limits() or "the kernel limits memory")
+async def test_an_engine_whose_core_the_kernel_ended_ran_out_of_memory_though_it_exits_with_0() -> None:
+    with RealSlurm(1, [GPU_PARTITION], memory_limits=True) as slurm:
+        async with served_broker() as broker:
+            job_id, _ = await submitted(
+                broker, slurm, "--mem=400M", command=["bash", "-c", CORE_GROWS, "engine", *EMULATOR]
+            )
+            (slurm.folder / "grow").touch()
+            ended = await broker.hears_phase(AgentPhase.ENDED)
+            assert ended.end is not None
+            assert (ended.end.cause, ended.end.exit_code) == (EndCause.OUT_OF_MEMORY, 0)
+            await gone(slurm)
+            assert "JobState=OUT_OF_MEMORY" in await told_by(slurm, "scontrol", "show", "job", str(job_id))
 
 
 def named_emulator(folder: Path) -> list[int]:

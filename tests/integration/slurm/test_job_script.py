@@ -22,11 +22,11 @@ from tests.support.agent_world import (
     TOKEN,
     ServedBroker,
     command_line,
-    eventually,
     get,
     served_broker,
 )
 from tests.support.shared_data import REPOSITORY
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.integration
 

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import resource
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
 
+from actuators.slurm.agent import Engine, descendants
 from broker.model.agents import AgentOrder, AgentPhase, DrainCause, EndCause
+from broker.model.starts import StartPlace
 from tests.support.agent_world import (
     ACTION,
     EMULATOR,
@@ -22,11 +30,13 @@ from tests.support.agent_world import (
     agent,
     command_line,
     environment_of,
-    eventually,
     get,
     served_broker,
     there,
 )
+from tests.support.shared_data import REPOSITORY
+from tests.support.waiting import eventually
+from tests.support.weights import write_weights
 
 pytestmark = pytest.mark.integration
 
@@ -47,6 +57,28 @@ async def test_a_replica_registers_loads_serves_and_leaves_when_it_is_told(tmp_p
             assert ended.end is not None
             assert (ended.end.cause, ended.end.exit_code, ended.url) == (EndCause.STOPPED, 0, None)
             assert await replica.ended() == 0
+
+
+async def test_it_tells_what_kind_of_node_it_is_and_whether_that_has_the_weights(tmp_path: Path) -> None:
+    weights = write_weights(tmp_path / "weights" / "model.safetensors")
+    command = ("env", f"--chdir={weights.parent}", *EMULATOR)
+    async with served_broker() as broker:
+        with agent(broker.url, tmp_path, command, gpu_type="h100") as replica:
+            loading = await broker.hears_phase(AgentPhase.LOADING)
+            assert loading.start_place == StartPlace("gpu:h100", weights_cached=True)
+            assert "100% of the weights are in this node's memory" in replica.log
+
+
+async def test_weights_that_cannot_be_looked_at_count_as_not_there_and_stop_nothing(tmp_path: Path) -> None:
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "model.safetensors").symlink_to(tmp_path / "gone")
+    command = ("env", f"--chdir={weights}", *EMULATOR)
+    async with served_broker() as broker:
+        with agent(broker.url, tmp_path, command, environment={"SLURM_JOB_PARTITION": "gpu"}) as replica:
+            ready = await broker.hears_phase(AgentPhase.READY)
+            assert ready.start_place == StartPlace("gpu", weights_cached=False)
+            assert "it cannot be told how much of the weights is in this node's memory" in replica.log
 
 
 async def test_with_the_broker_away_it_serves_on_and_is_heard_again(tmp_path: Path) -> None:
@@ -76,14 +108,14 @@ async def test_the_wall_times_warning_becomes_a_request_to_drain(tmp_path: Path)
     end_at = int(time.time()) + 600
     async with served_broker() as broker:
         with agent(
-            broker.url, tmp_path, environment={"SLURM_JOB_END_TIME": str(end_at)}, notice_s=590, stop_grace_s=30
+            broker.url, tmp_path, environment={"SLURM_JOB_END_TIME": str(end_at)}, notice_s=540, stop_grace_s=30
         ) as replica:
             await broker.hears_phase(AgentPhase.READY)
             replica.send(signal.SIGUSR1)
             draining = await broker.hears_phase(AgentPhase.DRAINING)
             assert draining.drain is not None
             assert draining.drain.cause is DrainCause.WALL_TIME
-            assert draining.drain.by <= end_at - 30
+            assert draining.drain.by == pytest.approx(end_at - 30, abs=1.0), "Slurm's warning may come a minute early"
             assert draining.end_at == end_at
             assert (await get(f"{draining.url}/v1/models", ENDPOINT_KEY))[0] == 200, "it still serves"
 
@@ -181,6 +213,47 @@ async def test_an_engine_dies_with_its_agent(tmp_path: Path) -> None:
             await eventually(lambda: not command_line(engine), "the engine is gone")
 
 
+GOES_INTO_THE_BACKGROUND = """
+import os, sys, time
+if os.fork():
+    time.sleep(60)
+os.setsid()
+if os.fork():
+    os._exit(0)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
+async def test_an_engine_that_goes_into_the_background_is_not_left_behind(tmp_path: Path) -> None:
+    async with served_broker() as broker:
+        command = [sys.executable, "-c", GOES_INTO_THE_BACKGROUND, *EMULATOR]
+        with agent(broker.url, tmp_path, command, stop_grace_s=1) as replica:
+            await broker.hears_phase(AgentPhase.READY)
+            (server,) = (pid for pid in descendants(replica.pid) if command_line(pid)[1:2] == ["-m"])
+            broker.world.agents.tell(ACTION, AgentOrder.STOP)
+            assert await replica.ended() == 0
+            assert command_line(server) == []
+
+
+IN_A_CONTAINER = """
+import os, subprocess
+from actuators.slurm.agent import descendants
+assert os.getsid(0) == 0, "the session began outside"
+with subprocess.Popen(["sleep", "60"]) as child:
+    print(descendants(os.getpid()) == {child.pid})
+    child.kill()
+"""
+
+
+def test_in_a_container_only_what_is_below_a_process_is_its_descendant() -> None:
+    """There everybody's session may read 0, and the whole container was taken for the agent's own processes."""
+    inside = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", IN_A_CONTAINER]
+    done = subprocess.run(inside, capture_output=True, text=True, timeout=30, cwd=REPOSITORY)
+    if "unshare failed" in done.stderr:
+        pytest.skip(f"no namespace of processes may be made here: {done.stderr.strip()}")
+    assert done.stdout == "True\n", done.stderr
+
+
 async def test_an_engine_that_stands_still_is_not_ended_for_it(tmp_path: Path) -> None:
     """Pitfall 20, the other way: one failed probe must not kill. Who is withdrawn is the broker's decision."""
     async with served_broker() as broker:
@@ -235,9 +308,34 @@ async def test_a_wrong_token_is_refused_and_ends_the_job(tmp_path: Path) -> None
 async def test_a_job_that_no_broker_ever_hears_does_not_hold_its_gpus_for_ever(tmp_path: Path) -> None:
     async with served_broker() as broker:
         await broker.go()
-        with agent(broker.url, tmp_path, load_timeout_s=5) as replica:
+        with agent(broker.url, tmp_path, load_timeout_s=10) as replica:
             assert await replica.ended() == 1
-            assert "no broker has heard this agent for 5 s" in replica.log
+            assert "no broker has heard this agent for 10 s" in replica.log
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(b"HTTP/1.1 404 Not Found\r\nContent-Length: 6\r\n\r\n<html>", id="a page"),
+        pytest.param(b"HTTP/1.1 307 Elsewhere\r\nLocation: http://login2/\r\nContent-Length: 0\r\n\r\n", id="a way on"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", id="yes without keys"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + b"[" * 100_000, id="nested without end"),
+    ],
+)
+async def test_what_is_no_broker_does_not_count_as_one_that_has_heard(answer: bytes, tmp_path: Path) -> None:
+    """A server that says yes to everything kept a job for its whole wall time."""
+
+    async def answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_server(answers, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with agent(f"http://127.0.0.1:{port}", tmp_path, load_timeout_s=10) as replica:
+            assert await replica.ended() == 1
+    assert re.search("no broker has heard this agent for 10 s: it answers [0-9]{3}: this is no answer", replica.log)
+    assert "Traceback" not in replica.log
 
 
 async def test_secrets_are_in_no_process_list_and_no_engine_has_the_token(tmp_path: Path) -> None:
@@ -300,6 +398,31 @@ async def test_what_the_engine_left_in_shared_memory_is_taken_away_and_nothing_e
             os.kill(replica.engine_pid, signal.SIGKILL)
             await broker.hears_phase(AgentPhase.ENDED)
     assert (there(left), there(foreign)) == (False, True)
+
+
+async def test_strangers_who_only_connect_do_not_take_all_that_the_agent_may_open(tmp_path: Path) -> None:
+    """With a shell's usual limit 1,024 idle connections made it deaf to the broker, and at its next look at the engine
+    it stood still."""
+    few, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with served_broker() as broker, AsyncExitStack() as strangers:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, most))
+        with ExitStack() as back:
+            back.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (few, most))
+            replica = strangers.enter_context(agent(broker.url, tmp_path))
+        ready = await broker.hears_phase(AgentPhase.READY)
+        port = urlsplit(ready.url or "").port
+        for _ in range(100):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            strangers.callback(writer.close)
+        await broker.hears(lambda report: report.sequence > ready.sequence + 1, "it goes on reporting")
+        assert (await get(f"{ready.url}/v1/models", ENDPOINT_KEY))[0] == 200
+        assert "Traceback" not in replica.log
+
+
+async def test_an_engine_that_still_runs_is_ended_before_what_it_left_is_taken_away() -> None:
+    engine = Engine(["sleep", "5"], dict(os.environ))
+    await engine.clear()
+    assert engine.code == -signal.SIGKILL
 
 
 async def test_what_cannot_be_executed_is_told_in_a_line(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ import pytest
 from cli.demo.load import LoadPlayer
 from simulator.report.summary import Outcome
 from tests.support import real_vllm
-from tests.support.real_slurm import RealSlurm, why_not
+from tests.support.real_slurm import GPU_PARTITION, RealSlurm, why_not
 from tests.support.slurm_stack import slurm_stack
-from tests.support.waiting import until, until_answered
+from tests.support.waiting import eventually, until
 from traces.schema import TraceRequest
 
 MISSING = why_not() or real_vllm.why_not()
@@ -29,7 +29,6 @@ pytestmark = [
     pytest.mark.skipif(MISSING is not None, reason=MISSING or "there is a vLLM"),
 ]
 
-PARTITION = "PartitionName=gpu Nodes=ALL Default=YES State=UP"
 LOADED_WITHIN_S = 420.0
 REQUESTS = [TraceRequest(0.0, 20, 300)] * 4
 
@@ -52,12 +51,8 @@ async def played_while(leaves: Callable[[], object], gateway_url: str) -> LoadPl
     """Streams, once all of which have begun the replica is told to leave."""
     async with aiohttp.ClientSession(trust_env=False) as session:
         player = LoadPlayer(session, gateway_url, "chat")
-
-        async def open_streams() -> int:
-            return player.open_streams
-
         playing = asyncio.create_task(player.play(REQUESTS, time.time))
-        await until_answered(open_streams, lambda count: count == len(REQUESTS), "all streams have begun", 60)
+        await eventually(lambda: player.open_streams == len(REQUESTS), "all streams have begun", 60)
         leaves()
         await playing
         return player
@@ -68,7 +63,7 @@ def test_a_real_vllm_in_a_job_serves_through_the_gateway_and_leaves_without_a_cu
     model = tmp_path / "model"
     real_vllm.write_model(model)
     with (
-        RealSlurm(1, [PARTITION], gpus_per_node=1) as slurm,
+        RealSlurm(1, [GPU_PARTITION], gpus_per_node=1) as slurm,
         slurm_stack(slurm, tmp_path, f"vllm-{os.getpid()}", policies=policies(model)) as stack,
         stack.client() as client,
     ):

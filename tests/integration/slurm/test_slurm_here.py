@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from tests.support.command_line import ROOT, run
-from tests.support.real_slurm import why_not
+from tests.support.real_slurm import GPU_PARTITION, QUICK, RealSlurm, why_not
+from tests.support.waiting import until
 
 pytestmark = [
     pytest.mark.integration,
@@ -67,3 +68,22 @@ def test_a_command_finds_the_slurm_that_was_started_for_it_and_its_status_is_tol
     *partitions, conf = told.split()
     assert partitions == ["gpu*", "scavenge"]
     assert (processes_that_name(conf), Path(conf).exists()) == ([], False)
+
+
+def test_what_goes_on_submitting_jobs_does_not_keep_a_slurm_from_its_end() -> None:
+    resubmit = 'while [ -e "$SLURM_CONF" ]; do sbatch -o /dev/null --wrap "sleep 300"; sleep 0.05; done'
+    with RealSlurm(1, [GPU_PARTITION], QUICK) as slurm:
+        folder = slurm.folder
+        broker = subprocess.Popen(
+            ["sh", "-c", resubmit], env=slurm.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        until(lambda: "R" in slurm.command("squeue", "-h", "-o", "%t").split(), "a job runs", 30, by=broker)
+    broker.wait(30)
+    assert ([process for process in psutil.process_iter() if _of(process, folder)], folder.exists()) == ([], False)
+
+
+def _of(process: psutil.Process, folder: Path) -> bool:
+    try:
+        return process.environ().get("SLURM_CONF", "").startswith(str(folder))
+    except psutil.Error:
+        return False

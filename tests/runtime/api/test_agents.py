@@ -191,6 +191,7 @@ BAD_BODIES = [
     ("another schema", '{"schema": "tidegate.receipt/1", "data": {}}', "'agent_report' is expected"),
     ("a newer version", '{"schema": "tidegate.agent_report/2", "data": {}}', "newer than 1"),
     ("nothing in it", '{"schema": "tidegate.agent_report/1", "data": {}}', "data.boot_id: this field is missing"),
+    ("half a character in a name", wire.dumps(report(model_id="\ud800")), "whole characters"),
     ("a boot id in words", wire.dumps(report(boot_id="../../etc")), "boot_id"),
 ]
 

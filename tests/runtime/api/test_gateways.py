@@ -1,20 +1,27 @@
-"""A gateway's session: what it reports arrives, garbage harms nobody."""
+"""A gateway's session, by HTTP or by its topic: what it reports arrives, garbage harms nobody."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from broker.app.access import Scope as TokenScope
+from broker.app.gateway_topic import GatewayTopic
 from broker.app.guard import BODY_LIMIT_BYTES, BodyLimit
+from broker.log.kafka.client import Connection
+from broker.log.kafka.topics import Layout
 from broker.model import wire
+from broker.model.observation import Override
+from broker.model.replica import ReplicaPhase
 from broker.model.signals import Signal
 from broker.model.state import GatewayState
+from broker.model.window_state import SHOWN_CHARACTERS
 from tests.support.api_world import BASE, ApiWorld, api_world
 from tests.support.builders import request_summary
 
@@ -36,30 +43,164 @@ async def put(world: ApiWorld, body: Any, name: str = "gw") -> Any:
     return answer
 
 
-async def test_a_report_reaches_the_state_and_is_answered_with_the_revision() -> None:
+@dataclass
+class Written:
+    """A message as aiokafka gives it."""
+
+    key: bytes | None
+    value: bytes | None
+    timestamp: float
+    partition: int = 0
+    offset: int = 7
+
+
+def topic_of(world: ApiWorld) -> GatewayTopic:
+    return GatewayTopic(Connection(()), Layout("t"), world.runtime)
+
+
+def message(body: Any, name: str = "gw", at: float | None = None) -> Written:
+    value = json.dumps({"schema": "tidegate.gateway_session/1", "data": body}).encode()
+    return Written(name.encode("utf-8", "surrogatepass"), value, 1e3 * (at or 0.0))
+
+
+async def write(world: ApiWorld, body: Any, name: str = "gw") -> Any:
+    await topic_of(world).take([message(body, name, world.runtime.clock.now())])
+    await asyncio.sleep(0.2)
+
+
+either_way = pytest.mark.parametrize("tell", [pytest.param(put, id="http"), pytest.param(write, id="topic")])
+"""``tell`` a session by the one or the other."""
+
+Tell = Callable[..., Awaitable[Any]]
+
+
+@either_way
+async def test_a_report_reaches_the_state(tell: Tell) -> None:
     async with api_world() as world:
         await world.serve(1)
-        answer = await put(world, session(7, applied_revision=1, in_flight={"chat-0-g1": 3}))
-        assert (answer.status_code, answer.json()) == (200, {"revision": 1})
+        await tell(world, session(7, applied_revision=1, in_flight={"chat-0-g1": 3}))
         known = gateways(world)["gw/boot-1"]
         assert (known.sequence, known.applied_revision, known.in_flight) == (7, 1, {"chat-0-g1": 3})
 
 
-async def test_a_sequence_that_goes_back_is_ignored() -> None:
+async def test_a_report_by_http_is_answered_with_the_revision() -> None:
     async with api_world() as world:
-        await put(world, session(7, in_flight={"chat-0-g1": 5}))
+        await world.serve(1)
+        answer = await put(world, session(7, applied_revision=1))
+        assert (answer.status_code, answer.json()) == (200, {"revision": 1})
+
+
+@either_way
+async def test_a_sequence_that_goes_back_is_ignored(tell: Tell) -> None:
+    async with api_world() as world:
+        await tell(world, session(7, in_flight={"chat-0-g1": 5}))
         for sequence in (7, 6, 0):
-            assert (await put(world, session(sequence, in_flight={"chat-0-g1": 9}))).status_code == 200
+            await tell(world, session(sequence, in_flight={"chat-0-g1": 9}))
         assert (gateways(world)["gw/boot-1"].sequence, gateways(world)["gw/boot-1"].in_flight) == (7, {"chat-0-g1": 5})
-        await put(world, session(1, boot_id="boot-2"))
+        await tell(world, session(1, boot_id="boot-2"))
         assert gateways(world)["gw/boot-2"].sequence == 1
 
 
-async def test_a_closed_session_is_over() -> None:
+@either_way
+async def test_a_closed_session_is_over(tell: Tell) -> None:
     async with api_world() as world:
-        await put(world, session(1))
-        await put(world, session(2, closed=True))
+        await tell(world, session(1))
+        await tell(world, session(2, closed=True))
         assert gateways(world) == {}
+
+
+@either_way
+async def test_a_drain_waits_for_who_has_not_applied_it_and_for_what_is_open_there(tell: Tell) -> None:
+    async with api_world() as world:
+        sequence = 0
+
+        async def report(applied_revision: int, **in_flight: int) -> None:
+            """For some seconds, longer than a session lasts."""
+            nonlocal sequence
+            for _ in range(8):
+                sequence += 1
+                await tell(world, session(sequence, applied_revision=applied_revision, in_flight=in_flight))
+                await asyncio.sleep(0.8)
+
+        await order(world, 2)
+        await world.serve(2)
+        before = world.runtime.core.loop.state.control.revision
+        await report(before)
+        await order(world, 1)
+        (drained,) = [replica.replica_id for replica in world.replicas() if replica.phase is ReplicaPhase.DRAINING]
+        for applied_revision, in_flight in ((before, 0), (before + 1, 1)):
+            await report(applied_revision, **{drained: in_flight})
+            assert world.runtime.core.loop.state.replicas["chat"][drained].phase is ReplicaPhase.DRAINING
+        await report(before + 1)
+        assert world.runtime.core.loop.state.replicas["chat"][drained].phase is not ReplicaPhase.DRAINING
+
+
+async def order(world: ApiWorld, target: int) -> None:
+    now = world.runtime.clock.now()
+    await world.runtime.record(Override("chat", "test", "a test", now, now + 3600.0, target))
+
+
+@either_way
+async def test_who_is_silent_is_waited_for_no_longer_than_a_session(tell: Tell) -> None:
+    async with api_world() as world:
+        await tell(world, session(1))
+        await asyncio.sleep(4)
+        assert gateways(world)
+        await asyncio.sleep(2)
+        assert gateways(world) == {}
+
+
+STALE = "gateway_session_stale"
+
+
+async def test_a_session_that_has_lain_in_the_topic_for_longer_than_one_lasts_says_nothing() -> None:
+    async with api_world() as world:
+        await asyncio.sleep(1)
+        topic, now = topic_of(world), world.runtime.clock.now()
+        await topic.take([message(session(sequence), at=now - 7.0 + sequence) for sequence in (1, 2)])
+        await topic.take([message(session(2), "other", at=now - 4.5)])
+        await topic.take([message(session(1), "ahead", at=now + 60.0)])
+        await asyncio.sleep(0.2)
+        assert gateways(world).keys() == {"other/boot-1", "ahead/boot-1"}
+        assert [(line["gateway_id"], line["age_s"]) for line in world.logged if line["event"] == STALE] == [("gw", 6.0)]
+
+
+POISON = [
+    ("no text", b"\xff", b"gw", "not JSON"),
+    ("empty", None, b"gw", "it is empty"),
+    (
+        "of another schema",
+        b'{"schema": "tidegate.receipt/1", "data": {}}',
+        b"gw",
+        "a 'receipt' where a 'gateway_session'",
+    ),
+    ("of a version to come", b'{"schema": "tidegate.gateway_session/9", "data": {}}', b"gw", "version 9"),
+    ("without a field", b'{"schema": "tidegate.gateway_session/1", "data": {"boot_id": "b"}}', b"gw", "sequence"),
+    ("nobody's", json.dumps({}).encode(), None, "key: a gateway's id has 1 to 200 characters, not 0"),
+    ("of one whose name is no text", b"{}", b"\xff", "key: b'\\xff' is no text"),
+    ("of one whose name is endless", b"{}", b"x" * 201, "key: a gateway's id has 1 to 200 characters, not 201"),
+]
+
+
+@pytest.mark.parametrize(("value", "key", "reason"), [p[1:] for p in POISON], ids=[p[0] for p in POISON])
+async def test_a_message_that_is_no_session_goes_to_the_dead_letters_and_the_rest_arrives(
+    value: bytes | None, key: bytes | None, reason: str
+) -> None:
+    async with api_world() as world:
+        await asyncio.sleep(1)
+        now = world.runtime.clock.now()
+        await topic_of(world).take([Written(key, value, 1e3 * now), message(session(1), at=now)])
+        await asyncio.sleep(0.2)
+        assert gateways(world).keys() == {"gw/boot-1"}
+        (letter,) = await dead_letters(world)
+        assert (letter["topic"], letter["partition"], letter["offset"]) == ("t.gateway-sessions", 0, 7)
+        assert reason in letter["reason"], letter["reason"]
+
+
+async def test_much_garbage_in_the_topic_leaves_few_dead_letters() -> None:
+    async with api_world() as world:
+        await topic_of(world).take([Written(b"gw", b"{", 1e3 * BASE)] * 500)
+        assert len(await dead_letters(world)) == 20
 
 
 async def test_summaries_are_measurements_of_their_model() -> None:
@@ -132,7 +273,7 @@ async def test_much_garbage_leaves_few_and_short_dead_letters() -> None:
         await put(world, session(1, summaries=[{"model_id": "x" * 5000}] * 500))
         letters = await dead_letters(world)
         assert len(letters) == 20
-        assert all(len(letter["message"]) == 1000 for letter in letters)
+        assert all(len(letter["message"]) == SHOWN_CHARACTERS for letter in letters)
 
 
 async def test_a_report_is_taken_while_dead_letters_cannot_be_written() -> None:
@@ -166,13 +307,17 @@ REFUSED = [
 ]
 
 
+@either_way
 @pytest.mark.parametrize("changes", [r[1] for r in REFUSED], ids=[r[0] for r in REFUSED])
-async def test_a_report_that_the_log_could_not_keep_is_refused(changes: dict[str, Any]) -> None:
+async def test_a_report_that_the_log_could_not_keep_is_refused(changes: dict[str, Any], tell: Tell) -> None:
     """What reached the state and then had no JSON form once ended the control loop."""
     async with api_world() as world:
         await asyncio.sleep(1)
-        answer = await put(world, session(1) | changes)
-        assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid")
+        answer = await tell(world, session(1) | changes)
+        if answer is None:
+            assert len(await dead_letters(world)) == 1
+        else:
+            assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid")
         await asyncio.sleep(2)
         assert gateways(world) == {}
         assert world.runtime.problem is None

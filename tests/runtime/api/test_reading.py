@@ -52,6 +52,17 @@ async def test_models_and_replicas_tell_the_state() -> None:
         assert (only["replica_id"], only["phase"]) == ("embed-0-g1", "ready")
 
 
+async def test_replicas_come_with_the_pools_and_why_one_is_unknown() -> None:
+    async with api_world() as world:
+        await world.serve(1)
+        (pool,) = (await world.get("/v1/replicas")).json()["pools"]
+        assert (pool["pool_id"], pool["unknown_since"], pool["error"]) == ("local", None, "")
+        world.pool.fail_next_observe("no slurmctld answers")
+        await world.until(lambda: world.runtime.core.loop.state.pools["local"].unknown_since is not None)
+        (pool,) = (await world.get("/v1/replicas", model="chat")).json()["pools"]
+        assert (pool["unknown_since"], pool["error"]) == (pytest.approx(BASE, abs=60), "no slurmctld answers")
+
+
 async def test_decisions_come_newest_first_by_model_limit_and_time() -> None:
     async with api_world("chat", "embed") as world:
         for target in (2, 3, 4):

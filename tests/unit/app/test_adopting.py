@@ -9,7 +9,7 @@ import pytest
 from actuators.slurm.job import COMPLETING, JobRecord, JobState
 from actuators.slurm.marks import Mark
 from broker.app.adopting import Verdict, judge
-from broker.model.state import BrokerState
+from broker.model.state import BrokerState, ControlState
 from tests.support.world import serving
 
 MARK = Mark("test", "shared", "chat", 0, 1, 1)
@@ -32,6 +32,20 @@ def test_a_living_job_that_is_ours_and_not_on_record_is_taken_back(state: JobSta
 
 def test_a_job_on_record_is_left_to_the_broker() -> None:
     assert verdict(job(), serving().state) is Verdict.KNOWN
+
+
+@pytest.mark.parametrize("state", [BrokerState(), serving().state], ids=["not on record", "of the same name on record"])
+def test_a_job_that_another_log_began_is_taken_back_with_a_warning(state: BrokerState) -> None:
+    judged = judge(job(replace(MARK, log_id="abcd0001")), "test", {"shared"}, {"chat"}, state)
+    assert judged is not None
+    assert (judged.verdict, judged.words) == (Verdict.TAKE, "another log began it: is no other broker running?")
+
+
+def test_a_job_of_a_log_that_was_taken_over_is_as_the_own_logs() -> None:
+    state = BrokerState(ControlState(log_ids=("0000ffff", "abcd0001")))
+    judged = judge(job(replace(MARK, log_id="abcd0001")), "test", {"shared"}, {"chat"}, state)
+    assert judged is not None
+    assert (judged.verdict, judged.words) == (Verdict.TAKE, "")
 
 
 FOREIGN = {

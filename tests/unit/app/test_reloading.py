@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import structlog
 
-from broker.app.reloading import LOOK_INTERVAL_S, watch_files
+from broker.app.reloading import LOOK_INTERVAL_S, policies_by_now, watch_files
 from broker.app.runner import AsyncRunner
 from broker.app.runtime import Runtime, cancel
 from broker.app.settings import SiteSettings, load_policies, load_site, spec_changed
@@ -20,6 +20,8 @@ from broker.clock import LoopClock
 from broker.log.memory import MemoryLog
 from broker.model.observation import PoolSnapshot
 from broker.model.replica import ObservedReplica, ReplicaPhase
+from broker.model.state import BrokerState, ControlState, ModelState
+from tests.support.builders import model_spec
 from tests.support.world import fake_policies
 
 TEXT = """\
@@ -170,3 +172,29 @@ async def test_an_empty_file_is_obeyed_and_told_with_how_many_replicas_it_drains
         await there.looks()
         warned = [line["replicas"] for line in there.logged if line["event"] == "models_removed"]
         assert (warned, there.events()) == ([{"chat": 1}], ["policies_reloaded"])
+
+
+def test_a_broker_that_stood_by_begins_with_the_file_as_it_is_by_then(tmp_path: Path) -> None:
+    """By what it had read when it began to stand by, it drained a model that had been added since."""
+    site, path = declare(tmp_path), tmp_path / "policies.yaml"
+    write(path, 3)
+    read_before = load_policies(path, site)
+    write(path, 5)
+    assert [model.maximum for model in policies_by_now(path, site, read_before, BrokerState())] == [5]
+
+
+def test_with_errors_in_the_file_by_then_it_begins_with_what_the_last_leader_had_in_force(tmp_path: Path) -> None:
+    site, path = declare(tmp_path), tmp_path / "policies.yaml"
+    write(path, 3)
+    read_before = load_policies(path, site)
+    path.write_text("models: [")
+    assert policies_by_now(path, site, read_before, BrokerState()) == read_before
+    in_force = model_spec("code")
+    restored = BrokerState().with_changes(
+        {
+            ("control", ""): ControlState(site=site.spec),
+            ("model", "code"): ModelState("code", in_force, target=1),
+            ("model", "gone"): ModelState("gone", model_spec("gone"), target=0, retired=True),
+        }
+    )
+    assert policies_by_now(path, site, read_before, restored) == (in_force,)

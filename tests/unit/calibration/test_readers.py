@@ -183,6 +183,13 @@ def test_files_are_told_apart_by_what_is_in_them(tmp_path: Path) -> None:
     assert all(load.limits["block_size"] == 32 for load in found.loads)
 
 
+def test_a_table_as_a_spreadsheet_saves_it_is_read(tmp_path: Path) -> None:
+    """Behind a mark of the byte order, with which the first column had another name."""
+    path = tmp_path / "t.csv"
+    path.write_text(TABLE, encoding="utf-8-sig")
+    assert read_measurements([path], rows=["7"]).sources == ["t.csv (table of set-ups)"]
+
+
 def test_rows_of_a_table_must_be_of_one_set_up(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text(TABLE)

@@ -6,6 +6,7 @@ import asyncio
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import Result
@@ -46,10 +47,12 @@ models:
 SQLITE = "{kind: sqlite, path: tidegate.sqlite}"
 
 
-def adopt(folder: Path, *words: str, jobs: list[JobRecord], mode: str = "act", log: str = SQLITE) -> Result:
+def adopt(
+    folder: Path, *words: str, jobs: list[JobRecord], mode: str = "act", log: str = SQLITE, once: bool = False
+) -> Result:
     (folder / "site.yaml").write_text(SITE.format(mode=mode, port=free_port(), folder=folder, log=log))
     (folder / "policies.yaml").write_text(POLICIES)
-    environment = {**pretended_squeue(folder, jobs), "TIDEGATE_SITE_SECRET": "the-secret-of-this-site"}
+    environment = {**pretended_squeue(folder, jobs, once=once), "TIDEGATE_SITE_SECRET": "the-secret-of-this-site"}
     files = ("--site", str(folder / "site.yaml"), "--policies", str(folder / "policies.yaml"))
     return tidegate("adopt", *words, *files, environment=environment)
 
@@ -97,6 +100,12 @@ def test_a_slurm_that_cannot_be_asked_leaves_everything_as_it_is(tmp_path: Path)
     assert not list(tmp_path.glob("tidegate.sqlite*"))
 
 
+def test_a_slurm_that_answers_no_more_when_jobs_are_taken_back_leaves_the_log_as_it_is(tmp_path: Path) -> None:
+    result = adopt(tmp_path, "--yes", jobs=[JOB], once=True)
+    assert (result.exit_code, "pool shared cannot be listed" in result.output) == (Exit.FAILED, True)
+    assert asyncio.run(SqliteLog(tmp_path / "tidegate.sqlite").load()).number == 0
+
+
 USELESS = {
     "a broker that observes": ({"mode": "observe"}, "takes nothing back"),
     "a log in memory": ({"log": "{kind: memory}"}, "the log is in memory"),
@@ -104,6 +113,6 @@ USELESS = {
 
 
 @pytest.mark.parametrize(("site", "words"), USELESS.values(), ids=USELESS.keys())
-def test_where_nothing_could_be_taken_back_it_says_why(tmp_path: Path, site: dict[str, str], words: str) -> None:
+def test_where_nothing_could_be_taken_back_it_says_why(tmp_path: Path, site: dict[str, Any], words: str) -> None:
     result = adopt(tmp_path, "--yes", jobs=[JOB], **site)
     assert (result.exit_code, words in result.output) == (Exit.USAGE, True)

@@ -312,19 +312,19 @@ class TestState:
 
     def test_missing_files_are_told(self, tmp_path: Path) -> None:
         assert tidegate("state", "import", tmp_path / "nope", "--log", tmp_path / "x").exit_code == Exit.USAGE
-        assert tidegate("state", "replay", "--log", tmp_path / "nope").exit_code == Exit.USAGE
+        assert tidegate("replay-log", "--log", tmp_path / "nope").exit_code == Exit.USAGE
 
-    @pytest.mark.parametrize("words", [("export",), ("replay",), ("import", "-"), ("import", "-", "--force")])
-    def test_a_folder_is_no_log_and_stays_where_it_is(self, words: tuple[str, ...], log: Path, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("words", ["state export", "replay-log", "state import -", "state import - --force"])
+    def test_a_folder_is_no_log_and_stays_where_it_is(self, words: str, log: Path, tmp_path: Path) -> None:
         backup = tidegate("state", "export", "--log", log).stdout
         (tmp_path / "there" / "folder").mkdir(parents=True)
-        result = tidegate("state", *words, "--log", tmp_path / "there" / "folder", text=backup)
+        result = tidegate(*words.split(), "--log", tmp_path / "there" / "folder", text=backup)
         assert result.exit_code in (Exit.USAGE, Exit.FAILED)
         assert "is a folder: name the log's file in it" in result.output
         assert [path.name for path in (tmp_path / "there").iterdir()] == ["folder"]
 
     def test_a_log_that_another_version_decided_is_told(self, log: Path) -> None:
-        result = tidegate("state", "replay", "--log", log, "--json")
+        result = tidegate("replay-log", "--log", log, "--json")
         assert result.exit_code == Exit.FAILED
         assert json.loads(result.stdout)["different"] == 1
 

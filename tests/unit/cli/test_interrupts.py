@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import signal
+import sys
 
 import pytest
 
@@ -58,7 +59,7 @@ def test_one_that_is_lost_in_a_callback_is_told_afterwards_and_shows_no_tracebac
 
 
 def test_handlers_are_as_they_were_afterwards() -> None:
-    before = [signal.getsignal(number) for number in NUMBERS]
+    before = [*map(signal.getsignal, NUMBERS), sys.unraisablehook]
     with pytest.raises(ValueError, match="whatever"), Interrupts().heard():
         raise ValueError("whatever")
-    assert [signal.getsignal(number) for number in NUMBERS] == before
+    assert [*map(signal.getsignal, NUMBERS), sys.unraisablehook] == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from actuators.slurm.job import JobRecord, JobState
 from actuators.slurm.marks import Mark
+from actuators.slurm.outputs import LAST_BYTES, last_lines
 from cli.output import Exit
 from tests.support.command_line import tidegate
 from tests.support.pretended_squeue import pretended_squeue
@@ -46,6 +48,23 @@ def test_the_end_of_a_jobs_output_is_shown_without_slurm(tmp_path: Path, jobs: P
     assert logs(tmp_path) == (Exit.OK, "two [2]\nthree\n")
 
 
+def test_of_an_output_without_ends_of_lines_the_end_is_shown(tmp_path: Path) -> None:
+    """A bar of progress over a day filled the memory."""
+    output = tmp_path / "chat-0-g1-7.out"
+    with output.open("wb") as file:
+        file.truncate(LAST_BYTES * 4)
+        file.seek(0, os.SEEK_END)
+        file.write(b"\nready\n")
+    first, *rest = last_lines(output, 100)
+    assert (len(first), rest) == (LAST_BYTES - len("\nready\n"), ["ready"])
+
+
+def test_an_output_that_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "chat-0-g1-7.out")
+    with pytest.raises(OSError, match="no regular file"):
+        last_lines(tmp_path / "chat-0-g1-7.out", 100)
+
+
 def test_an_output_elsewhere_is_found_by_the_jobs_record(tmp_path: Path, jobs: Path) -> None:
     (tmp_path / "moved.out").write_text("one\n")
     assert logs(tmp_path, replace(JOB, output=str(tmp_path / "moved.out"))) == (Exit.OK, "one\n")
@@ -61,9 +80,18 @@ def test_a_job_that_waits_has_written_nothing(tmp_path: Path, jobs: Path) -> Non
     assert (status, "job 17 has written nothing" in told, "Priority" in told) == (Exit.FAILED, True, True)
 
 
-@pytest.mark.parametrize("foreign", [replace(JOB, comment="mine"), replace(JOB, name="mine")], ids=["comment", "name"])
+OTHER = replace(MARK, cluster="other")
+FOREIGN = {
+    "comment": replace(JOB, comment="mine"),
+    "name": replace(JOB, name="mine"),
+    "cluster": replace(JOB, comment=OTHER.comment, name=OTHER.job_name),
+}
+
+
+@pytest.mark.parametrize("foreign", FOREIGN.values(), ids=FOREIGN)
 def test_the_output_of_a_job_that_is_not_ours_is_not_read(tmp_path: Path, jobs: Path, foreign: JobRecord) -> None:
-    status, told = logs(tmp_path, foreign)
+    (tmp_path / "theirs.out").write_text("one\n")
+    status, told = logs(tmp_path, replace(foreign, output=str(tmp_path / "theirs.out")))
     assert (status, f"there is no log of 'chat-0-g1' in {jobs}" in told) == (Exit.FAILED, True)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from broker.log.sqlite import SqliteLog
 from broker.model.replica import ReplicaPhase
-from cli.output import Exit
+from cli.output import Exit, local_time
 from tests.support.builders import replica, step_record
 from tests.support.command_line import CLEAN, CannedBroker, tidegate
 
@@ -205,7 +205,8 @@ class TestAsking:
             "models": [
                 {
                     "model_id": "chat", "target": 3, "minimum": 1, "maximum": 4, "retired": False,
-                    "policy": "threshold", "phases": {"ready": 2, "loading": 1}, "last_code": "override_target",
+                    "policy": "threshold", "phases": {"ready": 2, "loading": 1, "gone": 7},
+                    "last_code": "override_target",
                     "override": {"target": 3, "author": "ada", "until": 2e9},
                 }
             ]
@@ -213,12 +214,64 @@ class TestAsking:
         output = tidegate("models", "--broker", broker.url).output
         for words in ("1..4", "1 loading, 2 ready", "3 by ada until"):
             assert words in output
+        assert "gone" not in output
 
     def test_why_a_replica_failed_stands_below_the_table(self, broker: CannedBroker) -> None:
         why = "cannot execute 'vllm': there is no such program"
         broker.body = {"now": 9.0, "replicas": [failed_replica(why)]}
         output = tidegate("replicas", "--broker", broker.url).output
         assert f"chat-0-g1 failed (rejected): {why}\n" in output
+
+    def test_those_that_failed_for_one_reason_are_told_in_one_line(self, broker: CannedBroker) -> None:
+        why, crashed = failed_replica("no such account"), failed_replica("exited") | {"failure": "exited"}
+        names = ("chat-0-g1", "chat-0-g2", "chat-0-g3")
+        broker.body = {
+            "now": 9.0,
+            "replicas": [row | {"replica_id": name} for row, name in zip((why, crashed, why), names, strict=True)],
+        }
+        output = tidegate("replicas", "--broker", broker.url).output
+        assert "chat-0-g1, chat-0-g3 failed (rejected): no such account\nchat-0-g2 failed (exited)\n" in output
+
+    def test_those_that_have_ended_are_counted_and_listed_when_asked_for(self, broker: CannedBroker) -> None:
+        gone = failed_replica("") | {"phase": "gone", "failure": "", "pool_id": "p1"}
+        serving = gone | {"phase": "ready", "replica_id": "chat-1-g9"}
+        broker.body = {"now": 9.0, "replicas": [gone, gone | {"replica_id": "chat-0-g2"}, serving]}
+        output = tidegate("replicas", "--broker", broker.url).output
+        assert ("chat-1-g9" in output, "chat-0-g2" in output) == (True, False)
+        assert "Ended: 2 gone; --all lists them.\n" in output
+        everything = tidegate("replicas", "--all", "--broker", broker.url).output
+        assert ("chat-0-g2" in everything, "Ended" in everything) == (True, False)
+
+    def test_why_replicas_wait_stands_below_the_table_once(self, broker: CannedBroker) -> None:
+        waiting = failed_replica("Priority: it waits") | {"phase": "pending", "failure": ""}
+        broker.body = {"now": 9.0, "replicas": [waiting, waiting | {"replica_id": "chat-1-g2"}]}
+        output = tidegate("replicas", "--broker", broker.url).output
+        assert "pending: chat-0-g1, chat-1-g2: Priority: it waits\n" in output
+
+    def test_a_replica_that_serves_is_told_with_its_job_and_when_that_ends(self, broker: CannedBroker) -> None:
+        serving = failed_replica("") | {
+            "phase": "ready", "failure": "", "runs_as": "job 41 on n2", "not_after": 2e9, "url": "http://n2:20000",
+        }  # fmt: skip
+        broker.body = {"now": 9.0, "replicas": [serving]}
+        output = tidegate("replicas", "--broker", broker.url).output
+        assert ("job 41 on n2" in output, local_time(2e9, "%F %H:%M") in output) == (True, True)
+
+    def test_a_pool_that_cannot_be_listed_stands_below_the_replicas(self, broker: CannedBroker) -> None:
+        known = {"pool_id": "local", "unknown_since": None, "error": ""}
+        unknown = {"pool_id": "shared", "unknown_since": 60.0, "error": "squeue: no slurmctld answers"}
+        broker.body = {"now": 100.0, "replicas": [], "pools": [known, unknown]}
+        output = tidegate("replicas", "--broker", broker.url).output
+        words = "pool shared has been unknown for 40s, and nothing is started there: squeue: no slurmctld answers\n"
+        assert (words in output, "pool local" in output) == (True, False)
+
+    def test_models_tell_what_keeps_them_from_their_targets(self, broker: CannedBroker) -> None:
+        held = {
+            "model_id": "chat", "target": 1, "minimum": 1, "maximum": 1, "retired": False, "policy": "threshold",
+            "phases": {}, "last_code": "", "override": None, "standing": ["Now: starts in pool hpc failed: no account"],
+        }  # fmt: skip
+        broker.body = {"models": [held]}
+        output = tidegate("models", "--broker", broker.url).output
+        assert "chat: Now: starts in pool hpc failed: no account\n" in output
 
     def test_models_tell_what_is_paused(self, broker: CannedBroker) -> None:
         pause = {"scope": "pool", "name": "local", "author": "ada", "because": "a new disk", "received_at": 2e9}
@@ -231,7 +284,7 @@ class TestAsking:
 def failed_replica(why: str) -> dict[str, Any]:
     return {
         "replica_id": "chat-0-g1", "phase": "failed", "phase_since": 1.0, "pool_id": "local", "tier": "baseline",
-        "url": None, "failure": "rejected", "detail": why,
+        "url": None, "failure": "rejected", "detail": why, "runs_as": "", "not_after": None,
     }  # fmt: skip
 
 

@@ -53,7 +53,7 @@ FULL = "/dev/full"
         pytest.param(["--help"], FULL, Exit.FAILED, "the output: No space left on device", id="help, full"),
         pytest.param(["policy", "schema"], "closed", Exit.FAILED, "the output: Bad file descriptor", id="closed"),
         pytest.param(
-            ["state", "replay", "--log", "none"],
+            ["replay-log", "--log", "none"],
             "closed",
             Exit.USAGE,
             "none cannot be reached",

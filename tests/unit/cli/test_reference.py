@@ -14,10 +14,11 @@ from cli.reference import main, reference
 from tests.support.command_line import ROOT, tidegate
 
 COMMANDS = [
-    "demo", "init", "run", "adopt", "gateway", "simulate", "sweep", "compare", "calibrate", "explain", "decisions",
-    "models", "endpoints", "replicas", "replicas logs", "replicas render", "scale", "hold", "pause", "resume",
-    "policy", "policy lint", "policy schema", "doctor", "doctor slurm", "state", "state export", "state import",
-    "state replay", "state waits", "trace", "trace fit", "trace fit-slurm", "trace info",
+    "demo", "init", "run", "adopt", "gateway", "worker", "scraper", "simulate", "sweep", "compare", "calibrate",
+    "explain", "decisions", "replay-log", "models", "endpoints", "replicas", "replicas logs", "replicas render",
+    "scale", "hold", "pause", "resume", "policy", "policy lint", "policy schema", "doctor", "doctor slurm",
+    "doctor kafka", "topics", "topics init", "topics check", "dead-letters", "dead-letters list", "dead-letters retry",
+    "state", "state export", "state import", "state waits", "trace", "trace fit", "trace fit-slurm", "trace info",
 ]  # fmt: skip
 
 
@@ -26,6 +27,11 @@ def test_every_command_tells_what_it_does(command: str) -> None:
     result = tidegate(*command.split(), "-h")
     assert result.exit_code == 0
     assert f"tidegate {command}".strip() in result.output
+
+
+def test_help_flows_with_the_terminal() -> None:
+    told = tidegate("replicas", "render", "--help", environment={"COLUMNS": "100"}).output
+    assert "\n `sbatch` would read of it is in its `#SBATCH` lines." in told
 
 
 def test_help_can_be_written_out() -> None:
@@ -38,7 +44,7 @@ def test_no_command_is_missing_here() -> None:
     assert found == {command.split()[0] for command in COMMANDS}
 
 
-@pytest.mark.parametrize("command", ["", "doctor", "policy", "state", "trace"])
+@pytest.mark.parametrize("command", ["", "doctor", "policy", "state", "topics", "trace"])
 def test_a_bare_group_shows_its_help(command: str) -> None:
     assert "Usage" in tidegate(*command.split()).output
 
@@ -50,7 +56,7 @@ def test_the_committed_page_is_current() -> None:
 def test_the_page_tells_every_command_every_option_and_every_status() -> None:
     page = reference()
     for command in COMMANDS:
-        if command not in ("doctor", "policy", "state", "trace"):
+        if command not in ("dead-letters", "doctor", "policy", "state", "topics", "trace"):
             assert f"## `tidegate {command}`" in page
     for option in ("--site", "--json", "--for", "--address-file", "--skip-bad", "--release"):
         assert option in page

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from broker.model.observation import LeadershipTaken, Outcome, PoolSnapshot, ProbeVerdict
+from broker.model.observation import LeadershipTaken, LogsTaken, Outcome, PoolSnapshot, ProbeVerdict
 from broker.model.replica import ObservedReplica, ReplicaPhase, StopMode, Tier
 from broker.model.snapshot import ModelSnapshot
-from broker.model.spec import Mode, PolicySpec, PoolSpec
+from broker.model.spec import BreakerSpec, Limits, Mode, PolicySpec, PoolSpec
 from tests.support.world import World, model_spec, serving
 
 FIRST = "chat-0-g1"
@@ -203,6 +203,16 @@ def test_an_adopted_replica_has_the_tier_that_its_pool_takes() -> None:
     assert world.replica("chat-3-g7").tier is Tier.BASELINE
 
 
+def test_adopted_replicas_are_the_models_baseline_first_and_elastic_beyond_it() -> None:
+    """All were elastic: the baseline was started again beside them, where a pool had room for it."""
+    dedicated = PoolSpec("dedicated", "local", 8, (Tier.BASELINE,))
+    world = World(models=(model_spec(minimum=1),), pools=(dedicated, PoolSpec("local", "local", 8)), rate=3.0)
+    others = [replace(stray(world), replica_id=f"chat-{n}-g{n + 1}", generation=n + 1) for n in (0, 1)]
+    world.see(world.declared(), listing_of(world, *others), world.listing("dedicated"), world.snapshot())
+    assert [world.replica(seen.replica_id).tier for seen in others] == [Tier.BASELINE, Tier.ELASTIC]
+    assert [(launch.pool_id, launch.replica_id) for launch in world.launches()] == [("local", "chat-2-g3")]
+
+
 @pytest.mark.parametrize("phase", [ReplicaPhase.GONE, ReplicaPhase.FAILED], ids=["gone", "failed"])
 def test_what_ended_without_a_record_is_not_adopted(phase: ReplicaPhase) -> None:
     world = World(rate=0.0, models=(model_spec(minimum=0),))
@@ -311,6 +321,54 @@ def test_a_model_that_returns_while_it_drains_is_served_again_without_a_start() 
     world.declare(model_spec(), model_spec("code"))
     assert world.launches() == []
     assert [phase for _, phase in world.registry()] == ["ready"]
+
+
+def test_a_log_keeps_its_own_id_first_beside_those_that_it_took_over() -> None:
+    world = World()
+    for log_ids in (("aa",), ("aa", "cc", "bb"), ("bb",)):
+        world.see(LogsTaken(log_ids, world.now))
+    assert world.state.control.log_ids == ("aa", "cc", "bb")
+
+
+def test_what_was_mended_in_the_declarations_is_tried_at_once() -> None:
+    world = World(limits=Limits(breaker=BreakerSpec(failures=1))).begin()
+    world.see(world.accept(world.launches()[0], Outcome.REJECTED))
+    world.declare(*world.models)
+    assert world.launches() == []
+    world.declare(model_spec(gpus=2))
+    assert len(world.launches()) == 1
+    world.see(world.accept(world.launches()[0], Outcome.REJECTED))
+    world.pools = (PoolSpec("local", "fake", gpus=8, options={"partition": "gpu"}),)
+    world.declare(*world.models)
+    assert len(world.launches()) == 1
+
+
+def test_why_a_replica_waits_is_on_record_as_often_as_it_changes() -> None:
+    world = World().begin()
+    world.see(world.accept(world.launches()[0]))
+    for why in ("Priority: behind others", "Priority: behind others", "Resources: for nodes"):
+        row = ObservedReplica("chat-0-g1", "chat", 1, ReplicaPhase.PENDING, detail=why)
+        world.after(1).see(replace(world.listing(), replicas=(row,)))
+        assert world.replica().detail == why
+
+
+def test_what_its_pool_calls_a_replica_stays_on_record_once_it_serves() -> None:
+    world = serving()
+    rows = tuple(replace(row, runs_as="job 41 on n2") for row in world.listing().replicas)
+    for listed in (replace(world.listing(), replicas=rows), world.listing()):
+        world.after(1).see(listed)
+        assert (world.replica().phase, world.replica().runs_as) == (ReplicaPhase.READY, "job 41 on n2")
+
+
+def test_an_override_outlives_its_models_absence_from_the_policies() -> None:
+    world = serving()
+    chat = world.models
+    world.override(3, 3600.0)
+    world.after(1).declare(model_spec("embed"))
+    assert world.target() == 0
+    world.after(1).declare(*chat)
+    world.wants(1.0)
+    assert world.target() == 3
 
 
 def test_a_raised_minimum_starts_replicas_at_once() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from broker.control.core import ROUTINE_AT_ONCE, SNAPSHOTS_AT_ONCE, BrokerCore
+from broker.control.core import BrokerCore
 from broker.control.loop import COALESCE_S, Ran
+from broker.control.snapshots import ROUTINE_AT_ONCE, SNAPSHOTS_AT_ONCE
 from broker.log.memory import MemoryLog
 from broker.model.observation import SpecChanged
 from broker.model.reading import Freshness
@@ -152,3 +153,17 @@ async def test_a_snapshot_does_not_wait_longer_than_the_coalescing_for_a_clock_t
     due = core.due_at()
     assert due is not None
     assert due <= before + 1.0 + COALESCE_S
+
+
+async def test_a_core_whose_windows_others_keep_lives_of_the_snapshots_that_are_offered() -> None:
+    log = MemoryLog()
+    core = BrokerCore(log, fake_policies, lambda effect: None, owns_windows=False)
+    await core.open("test", BASE)
+    core.offer(SpecChanged(SITE, (model_spec("chat"),), BASE))
+    await drive(core, BASE + 5.0)
+    assert not core.observe(request_summary("chat", at=BASE + 5.0))
+    assert await snapshots(log, after=0) == [[]], "it makes none"
+    told = ModelSnapshot("chat", 1, BASE + 5.5, BASE + 5.5)
+    core.offer(told)
+    await drive(core, BASE + 6.0)
+    assert await snapshots(log, after=1) == [[told]]

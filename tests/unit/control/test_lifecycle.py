@@ -188,10 +188,27 @@ def test_the_breaker_opens_after_three_failed_starts_in_a_row() -> None:
 def test_an_open_breaker_tells_the_failure_and_the_time_of_the_next_try() -> None:
     world = failing(3)
     told = next(stage.words for stage in world.decision().trail if stage.code == "breaker_open")
-    assert told == "starts failed too often: rejected in pool local; the next try is at 13:47:40 UTC"
+    assert told == "starts in pool local failed too often: rejected; the next try is at 13:47:40 UTC"
     now = [*standing(world.state, "chat", world.now + 22.5)]
-    assert now == ["Now: starts failed too often: rejected in pool local. The next try is in 38s, at 13:47:40 UTC."]
+    assert now == ["Now: starts in pool local failed too often: rejected. The next try is in 38s, at 13:47:40 UTC."]
     assert not [*standing(world.state, "chat", world.now + 60.0)]
+
+
+def test_an_open_breaker_tells_the_failure_for_longer_than_that_is_on_record() -> None:
+    world = failing(3, open_s=1200.0)
+    world.after(700).see(world.listing())
+    assert world.replicas() == []
+    (now,) = standing(world.state, "chat", world.now)
+    assert now.startswith("Now: starts in pool local failed too often: rejected. The next try is in 8m20s")
+
+
+def test_a_pool_that_cannot_be_listed_is_told_with_its_error_as_long_as_it_is_so() -> None:
+    world = World().begin()
+    world.see(world.failed_listing())
+    (now,) = standing(world.state, "chat", world.now + 40.5)
+    assert now == "Now: nothing is started in pool local, which has been unknown for 40s: timed out."
+    world.see(world.listing())
+    assert not [*standing(world.state, "chat", world.now)]
 
 
 def test_the_breaker_stays_open_twice_as_long_each_time_up_to_its_limit() -> None:
@@ -203,9 +220,25 @@ def test_the_breaker_stays_open_twice_as_long_each_time_up_to_its_limit() -> Non
         spans.append(breaker.open_until - world.now)
         world.now = breaker.open_until
         world.see(world.listing())
-        for _ in range(3):
-            world.see(world.accept(world.launches()[0], Outcome.REJECTED))
+        world.see(world.accept(world.launches()[0], Outcome.REJECTED))
     assert spans == [60.0, 100.0, 100.0]
+
+
+def test_after_an_open_breaker_one_start_is_tried_and_the_others_follow_once_it_serves() -> None:
+    """Three were tried at once, within seconds, and told what one would have told."""
+    world = World(rate=8.0).begin()
+    world.see(*(world.accept(launch, Outcome.REJECTED) for launch in world.launches()))
+    world.after(60).see(world.listing(), world.snapshot())
+    assert len(world.launches()) == 1
+    (told,) = (stage.words for stage in world.decision().trail if stage.code == "no_pool")
+    assert told == "local is tried with one start at a time, since starts failed there too often"
+    trial = world.launches()
+    world.see(world.listing(), world.snapshot())
+    assert world.launches() == []
+    world.see(world.accept(trial[0]))
+    world.see(world.listing())
+    world.see(world.probe(trial[0].replica_id))
+    assert len(world.launches()) == 7
 
 
 def test_a_start_that_succeeds_closes_the_breaker() -> None:

@@ -46,6 +46,14 @@ def test_of_a_listing_that_shows_what_is_on_record_only_that_it_came_is_told() -
     assert told == replace(listing(), missing=())
 
 
+def test_what_a_replica_runs_as_is_news_until_it_is_on_record() -> None:
+    shown = listing("chat-0-g1", "chat-1-g2")
+    rows = tuple(replace(row, runs_as="job 41 on n2") for row in shown.replicas)
+    told = ListingFilter().worth_telling(replace(shown, replicas=rows), SERVING)
+    assert told is not None
+    assert told.replicas == rows
+
+
 def test_what_is_not_shown_is_told_by_its_name() -> None:
     told = ListingFilter().worth_telling(listing("chat-0-g1", at=START + 60), SERVING)
     assert told == replace(listing(at=START + 60), missing=("chat-1-g2",))

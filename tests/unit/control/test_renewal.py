@@ -8,10 +8,13 @@ import pytest
 
 from broker.control.draft import endpoint_record
 from broker.model.observation import PauseScope
+from broker.model.plan import Recommendation
 from broker.model.replica import ReplicaPhase
+from broker.model.snapshot import FleetSnapshot
 from broker.model.spec import Limits, PoolSpec, RenewalSpec
-from broker.model.state import StartTime, StartTimes
-from tests.support.world import World, model_spec
+from broker.model.starts import StartPlace, StartTime, StartTimes
+from broker.model.state import Memory
+from tests.support.world import FakePolicy, World, model_spec
 
 DAY_S = 86400.0
 FIRST, SECOND = "chat-0-g1", "chat-1-g2"
@@ -63,6 +66,18 @@ def test_the_predecessor_leaves_when_its_successor_is_ready() -> None:
     world.see(world.snapshot())
     assert world.phases() == {FIRST: "draining", SECOND: "ready"}
     assert "expiry" in world.replica(FIRST).drain.reason  # type: ignore[union-attr]  # it is draining
+
+
+def test_a_warning_of_the_end_asks_for_a_successor_and_withdraws_nobody_before_that_is_ready() -> None:
+    world = at(serving(), RESERVED_S + 2000)
+    listing = world.listing()
+    (row,) = listing.replicas
+    world.see(replace(listing, replicas=(replace(row, warned=True),)), world.snapshot())
+    assert world.phases() == {FIRST: "ready", SECOND: "requested"}
+    world.after(60)
+    world.bring_up()
+    world.see(world.snapshot())
+    assert world.phases() == {FIRST: "draining", SECOND: "ready"}
 
 
 def test_a_predecessor_whose_successor_still_queues_takes_nothing_new_from_its_last_moment_on() -> None:
@@ -212,13 +227,68 @@ def test_the_waits_of_other_models_of_the_same_size_in_the_same_pool_count() -> 
     assert len(world.launches()) == 1
 
 
-def test_each_start_is_remembered_in_its_two_parts() -> None:
-    world = World(pools=(PoolSpec("local", "slurm", gpus=8),)).begin()
-    launch = world.launches()[0]
-    world.see(world.accept(launch))
-    world.after(40).see(world.listing())
+LOADS: dict[str, tuple[dict[StartPlace, float], float]] = {
+    "nobody tells places: the P95 of all": ({StartPlace(): 200.0}, 200.0),
+    "weights that lie in memory are not counted on": (
+        {StartPlace("gpu:h100", weights_cached=True): 20.0, StartPlace("gpu:h100"): 200.0}, 200.0,
+    ),
+    "nor is the faster kind of node": ({StartPlace("gpu:h100"): 100.0, StartPlace("gpu:a100"): 200.0}, 200.0),
+    "where all starts found them, they are": ({StartPlace("gpu:h100", weights_cached=True): 20.0}, 20.0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("loads", "load_s"), LOADS.values(), ids=LOADS)
+def test_a_successor_is_given_the_time_to_load_in_the_worst_place(
+    loads: dict[StartPlace, float], load_s: float
+) -> None:
+    """Where it starts nobody knows, and its predecessor still holds the node that has the weights."""
+    world = serving()
+    latest = tuple(StartTime(world.now, 100.0, seconds, place) for place, seconds in loads.items() for _ in range(5))
+    world.state = world.state.with_changes({("starts", "chat/local"): StartTimes("local", "chat", 1, latest)})
+    at(world, RESERVED_S + 100 + load_s + 0.1)
+    assert world.launches() == []
+    at(world, RESERVED_S + 100 + load_s)
+    assert len(world.launches()) == 1
+
+
+def started(world: World, place: StartPlace | None) -> World:
+    """The first replica is asked for, starts 40 s later and is ready after 20 s more."""
+    world.begin()
+    world.see(world.accept(world.launches()[0]))
+    world.after(40)
+    listing = world.listing()
+    world.see(replace(listing, replicas=tuple(replace(shown, start_place=place) for shown in listing.replicas)))
     world.after(20).see(world.probe(FIRST))
-    assert world.state.starts["chat/local"].latest == (StartTime(world.now, 40.0, 20.0),)
+    return world
+
+
+@pytest.mark.parametrize(
+    ("told", "remembered"),
+    [
+        pytest.param(StartPlace("gpu:h100", True), StartPlace("gpu:h100", True), id="its pool tells its place"),
+        pytest.param(None, StartPlace(), id="its pool does not"),
+    ],
+)
+def test_each_start_is_remembered_in_its_two_parts_with_its_place(
+    told: StartPlace | None, remembered: StartPlace
+) -> None:
+    world = started(World(pools=(PoolSpec("local", "slurm", gpus=8),)), told)
+    assert world.state.starts["chat/local"].latest == (StartTime(world.now, 40.0, 20.0, remembered),)
+
+
+def test_a_policy_is_told_of_its_model_s_starts_and_of_no_other_s() -> None:
+    asked: list[FleetSnapshot] = []
+
+    class FakeCuriousPolicy(FakePolicy):
+        def recommend(self, snapshot: FleetSnapshot, memory: Memory) -> tuple[Recommendation, Memory]:
+            asked.append(snapshot)
+            return FakePolicy.recommend(self, snapshot, memory)
+
+    world = started(World(policies=lambda spec: FakeCuriousPolicy()), StartPlace("gpu:h100"))
+    assert (asked[0].start_time_s, asked[0].starts) == (None, ())
+    world.state = world.state.with_changes({("starts", "code/local"): learned((world.now, 5.0), model_id="code")})
+    world.see(world.snapshot())
+    assert (asked[-1].start_time_s, asked[-1].starts) == (60.0, (world.state.starts["chat/local"],))
 
 
 def test_a_model_that_is_forgotten_leaves_nothing_learned() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,24 @@ def test_a_file_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None
     path.chmod(0o644)
     written(path, row())
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+async def test_lines_whose_write_no_thread_has_begun_are_written_at_the_end_all_the_same(tmp_path: Path) -> None:
+    """On a busy machine a gateway's last half second was lost, 38 lines of 120."""
+    path, busy = tmp_path / "requests.jsonl", threading.Event()
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    beside = asyncio.create_task(asyncio.to_thread(busy.wait, 30.0))
+    await asyncio.sleep(0)
+    request_log = RequestLog(RequestLogSettings(path), SECRET)
+    request_log.add(row(), tenant=None, session=None)
+    flushing = asyncio.create_task(request_log.flush())
+    await asyncio.sleep(0)
+    flushing.cancel()
+    await asyncio.wait([flushing])
+    busy.set()
+    await request_log.close()
+    await beside
+    assert lines(path) == [row()]
 
 
 def test_people_and_sessions_are_keyed_hashes(tmp_path: Path) -> None:

@@ -127,6 +127,26 @@ def test_a_replica_larger_than_a_node_is_a_warning(tmp_path: Path, gpus: int, po
     assert found == ([f"2: models.chat.gpus: {words}"] if warned else [])
 
 
+@pytest.mark.parametrize(
+    ("drain_limit", "warned"),
+    [
+        pytest.param("58m", False, id="a quarter of the wall time holds it and the margin"),
+        pytest.param("59m", True, id="a quarter of the wall time is too little"),
+    ],
+)
+def test_a_drain_limit_too_long_for_a_jobs_wall_time_is_a_warning(
+    tmp_path: Path, drain_limit: str, warned: bool
+) -> None:
+    model = f"{{engine: {{command: [serve, '{{port}}']}}, drain_limit: {drain_limit}, pools: [wide]}}"
+    policies = written(tmp_path, f"models:\n  chat: {model}\n", "policies.yaml")
+    found = warnings(policies, written(tmp_path, SLURM, "site.yaml"))
+    told = (
+        "2: models.chat.drain_limit: takes 1h1m with limits.renewal.margin, more than a quarter of a job's wall time "
+        "(wide: 4h): no more is kept free to drain, and what takes longer may be cut at the job's end"
+    )
+    assert found == ([told] if warned else [])
+
+
 def test_all_problems_of_a_model_are_told_at_once(tmp_path: Path) -> None:
     """Told one after the other, each costs its reader another round."""
     model = """

@@ -15,7 +15,7 @@ TOKEN = "0123456789abcdef" * 2
 
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("READ_TOKEN", "OPERATE_TOKEN", "GATEWAY_TOKEN", "SITE_SECRET"):
+    for name in ("READ_TOKEN", "OPERATE_TOKEN", "GATEWAY_TOKEN", "SITE_SECRET", "KAFKA_PASSWORD"):
         monkeypatch.delenv(f"TIDEGATE_{name}", raising=False)
 
 

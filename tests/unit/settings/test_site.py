@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from broker.app.pools import require_runnable
-from broker.app.settings import load_site
+from broker.app.settings import lint, load_site
 from broker.app.settings.site import BreakerSettings, LimitSettings, LocalPool, MemoryLog, SiteSettings, SqliteLog
 from broker.model.errors import ConfigError, ConfigErrors
 from broker.model.replica import Tier
@@ -84,6 +84,27 @@ def test_a_slurm_pool_says_how_its_jobs_are_asked_for(tmp_path: Path) -> None:
         require_runnable(site, tmp_path / "site.yaml")
 
 
+def test_a_template_that_cannot_be_rendered_is_told_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "own.sh.j2").write_text("#!/bin/sh\n{{ wieghts }}\n")
+    job = "{broker_url: 'http://login1:8600', directory: /scratch, template: own.sh.j2}"
+    pool = f"{{kind: slurm, gpus: 8, partition: gpu, time_limit: 4h, job: {job}}}"
+    path = written(tmp_path, f"cluster: hpc\npools:\n  hpc: {pool}\n")
+    with pytest.raises(ConfigErrors, match=r"file\.yaml: pools\.hpc\.job\.template: .*'wieghts' is undefined"):
+        require_runnable(load_site(path), path)
+    (problem,) = lint(path).problems
+    assert (problem.line, problem.field) == (3, "pools.hpc.job.template")
+    assert "'wieghts' is undefined; it may use" in problem.problem
+
+
+def test_a_parser_that_nobody_speaks_is_told_with_those_that_are(tmp_path: Path) -> None:
+    transport = "{kind: slurmrestd, url: 'http://login1:6820', parser: v9}"
+    pool = f"{{kind: slurm, gpus: 8, partition: gpu, time_limit: 4h, transport: {transport}}}"
+    path = written(tmp_path, f"cluster: hpc\npools:\n  hpc: {pool}\n")
+    (problem,) = lint(path).problems
+    assert (problem.line, problem.field) == (3, "pools.hpc.transport.parser")
+    assert "the parser 'v9' is none of those that Tidegate speaks: v0.0.45" in problem.problem
+
+
 def test_what_the_core_sees_does_not_depend_on_the_folder(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     assert load_site(written(tmp_path, SITE)).spec == load_site(written(tmp_path / "other", SITE)).spec
@@ -103,6 +124,12 @@ def test_every_limit_of_the_core_can_be_set(section: type[LimitSettings], spec: 
         pytest.param("polls: {}", "4: polls: unknown field; did you mean pools?", id="a mistyped field"),
         pytest.param("mode: watch", "4: mode: 'watch' is not known here; known: observe, act", id="an unknown mode"),
         pytest.param("scrape:", "4: scrape: is empty; give it a value or leave it out", id="an empty section"),
+        pytest.param(
+            "scrape: {by: scrapers}",
+            "4: scrape.by: scrapers write what they read to topics, and the log is kept in sqlite: set log to one in "
+            "kafka (docs/kafka.md), or leave it to the broker",
+            id="scrapers without topics",
+        ),
         pytest.param("scrape: 1s", "4: scrape: '1s' is not a group of fields", id="a value for a section"),
         pytest.param(
             "scrape: {interval: 0}", "4: scrape.interval: 0 is too little; it must be more than 0", id="no time"
@@ -123,7 +150,9 @@ def test_every_limit_of_the_core_can_be_set(section: type[LimitSettings], spec: 
         pytest.param("api: {host: 1}", "4: api.host: 1 is not text; put it in quotes", id="a number for text"),
         pytest.param("secret_file: ''", "4: secret_file: '' is not a path", id="an empty path"),
         pytest.param("log: {path: x}", "4: log.kind: this field is missing; known: sqlite, memory", id="no kind"),
-        pytest.param("log: {kind: kafka}", "4: log.kind: 'kafka' is not known here; known: sqlite, memory", id="kind"),
+        pytest.param(
+            "log: {kind: paper}", "4: log.kind: 'paper' is not known here; known: sqlite, memory, kafka", id="kind"
+        ),
         pytest.param(
             "log: {kind: memory, path: x}",
             "4: log.path: unknown field; known: kind, retention",
@@ -184,6 +213,16 @@ def test_a_wrong_field_is_named_with_its_line_and_what_would_be_right(tmp_path: 
 def test_a_wrong_pool_is_named(tmp_path: Path, pool: str, problem: str) -> None:
     problems = refusal(load_site, written(tmp_path, f"cluster: demo\npools:\n  local: {pool}\n"))
     assert problems[0].startswith(f"3: {problem}")
+
+
+@pytest.mark.parametrize(
+    "url", ["login1:8600", "http://login1:99999", "http://[::1", "ftp://login1/", "http://", "http://login 1/"]
+)
+def test_an_address_that_no_node_could_ask_is_named_before_a_job_waits_for_it(tmp_path: Path, url: str) -> None:
+    job = f"{{directory: /jobs, broker_url: '{url}'}}"
+    pool = f"{{kind: slurm, gpus: 8, partition: gpu, time_limit: 4h, job: {job}}}"
+    problems = refusal(load_site, written(tmp_path, f"cluster: demo\npools:\n  shared: {pool}\n"))
+    assert problems[0].startswith(f"3: pools.shared.job.broker_url: {url!r} is no address; write for example http://")
 
 
 def test_a_name_that_no_job_can_have_is_named(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from actuators.slurm.agent import (
 )
 from broker.model import agents, wire
 from broker.model.agents import AgentPhase, AgentReport, DrainCause, EndCause
+from broker.model.starts import StartPlace
 
 SOURCE = Path(agent.__file__).read_text(encoding="utf-8")
 ON_NODES = {"agent": SOURCE, "probe": Path(node_probe.__file__).read_text(encoding="utf-8")}
@@ -70,8 +71,9 @@ def test_what_runs_on_nodes_uses_nothing_that_came_after_python_3_9(source: str)
 
 def test_what_the_agent_reports_is_what_the_broker_reads() -> None:
     told = Status(
-        "ended", "done", "http://n1:1", 1.0, {"cause": "wall_time", "by": 2.0}, agent._end("crashed", "x", -9)
-    )
+        "ended", "done", "http://n1:1", 1.0, {"cause": "wall_time", "by": 2.0}, agent._end("crashed", "x", -9),
+        {"node_class": "gpu:h100", "weights_cached": True},
+    )  # fmt: skip
     body = dict(
         dataclasses.asdict(told), boot_id="0123abcd", sequence=1, observed_at=3.0, cluster="hpc", model_id="chat",
         ordinal=0, generation=1, node="n1", job_id=7, restarts=0, in_flight=None, end_at=None,
@@ -80,6 +82,7 @@ def test_what_the_agent_reports_is_what_the_broker_reads() -> None:
     assert body.keys() == {field.name for field in dataclasses.fields(AgentReport)}
     assert report.drain == agents.DrainRequest(DrainCause.WALL_TIME, 2.0)
     assert report.end == agents.AgentEnd(EndCause.CRASHED, "x", None, 9)
+    assert report.start_place == StartPlace("gpu:h100", weights_cached=True)
     assert report.phase is AgentPhase.ENDED
     assert agent.HEARTBEAT_S == agents.HEARTBEAT_S
 

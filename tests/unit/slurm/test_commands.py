@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from actuators.slurm import sbatch
+from actuators.slurm import sbatch, scontrol
 from actuators.slurm.commands import CommandClient, skew_s
 from actuators.slurm.job import JobSpec, JobState, WarningSignal
 from actuators.slurm.preamble import with_lines
@@ -152,11 +152,27 @@ async def test_states_and_exit_codes_of_all_releases_are_read(
     assert (record.state, record.exit_code, record.exit_signal) == (state, code, signalled)
 
 
+@pytest.mark.parametrize(
+    ("lines", "kept"),
+    [
+        pytest.param(("accounting_storage/none", "(null)"), None, id="none"),
+        pytest.param(("(null)", "(null)"), None, id="none, as newer releases tell it"),
+        pytest.param(("accounting_storage/slurmdbd", "(null)"), (), id="nothing beyond the usual"),
+        pytest.param(("accounting_storage/slurmdbd", "job_comment,job_env"), ("job_comment", "job_env"), id="comments"),
+    ],
+)
+def test_what_accounting_keeps_is_told(lines: tuple[str, str], kept: tuple[str, ...] | None) -> None:
+    storage, flags = lines
+    output = f"AccountingStorageType   = {storage}\nAccountingStorageUser   = N/A\nAccountingStoreFlags    = {flags}\n"
+    assert scontrol.accounted(output) == kept
+
+
 async def test_the_controllers_configuration_partitions_and_reservations_are_facts() -> None:
     answers = {
         "show config": "Configuration data as of 1795261290\nSLURM_VERSION           = 24.11.5\n",
         "show partition": "PartitionName=gpu AllowAccounts=lab,chem AllowQos=ALL DefaultTime=NONE MaxTime=UNLIMITED "
-        "Nodes=n[1-4] State=DOWN TotalNodes=4 JobDefaults=(null)\n",
+        "Nodes=n[1-4] State=DOWN TotalNodes=4 JobDefaults=(null) "
+        "TRES=cpu=64,gres/gpu=16,gres/gpu:a100=16,gres/gpumem=1G\n",
         "show reservation": "ReservationName=m1 StartTime=1795305219 EndTime=1795308819 Nodes=n[2,4] "
         "PartitionName=(null) Flags=MAINT,SPEC_NODES Comment=of the year State=INACTIVE\n",
     }
@@ -176,6 +192,7 @@ async def test_the_controllers_configuration_partitions_and_reservations_are_fac
         None,
         ("lab", "chem"),
     )
+    assert partition.gpus == 16
     assert (reservation.nodes, reservation.start_at, reservation.maintenance, reservation.partition) == (
         ("n2", "n4"),
         1795305219.0,

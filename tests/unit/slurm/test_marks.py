@@ -19,7 +19,10 @@ def job(mark: Mark) -> JobRecord:
     return JobRecord(1, mark.job_name, "tide", mark.comment, "gpu", JobState.RUNNING)
 
 
-@given(st.builds(Mark, TEXTS, TEXTS, TEXTS, st.integers(0, 999), st.integers(0, 10**8), st.integers(0, 512)))
+IDS = st.text("0123456789abcdef", max_size=16)
+
+
+@given(st.builds(Mark, TEXTS, TEXTS, TEXTS, st.integers(0, 999), st.integers(0, 10**8), st.integers(0, 512), IDS))
 def test_a_mark_is_read_back_as_it_was_written(mark: Mark) -> None:
     assert mark_of_job(job(mark)) == mark
     assert not set(mark.comment) & set("|'\"\n\t\\")

@@ -162,6 +162,14 @@ async def test_pitfall_7_a_comment_with_separators_and_lines_stays_in_its_field(
     ]
 
 
+async def test_a_reason_that_names_every_node_that_is_down_does_not_hide_the_jobs() -> None:
+    """``ReqNodeNotAvail, UnavailableNodes:`` of thirty nodes made the pool unknown for as long as they were down."""
+    reason = "ReqNodeNotAvail, UnavailableNodes:" + ",".join(f"rack{number}" for number in range(100))
+    client, _ = commands(squeue=listing({"Reason": reason[:128], "State": "PENDING"}))
+    (job,) = await client.jobs()
+    assert job.reason == reason[:128]
+
+
 async def test_pitfall_8_a_job_that_is_listed_no_more_is_absent_and_nothing_is_made_up_for_it() -> None:
     now = 1000.0
     slurm = FakeSlurm(lambda: now, min_job_age_s=300.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 
-from actuators.slurm.agent import members
+from actuators.slurm.agent import descendants
 from actuators.slurm.job import WarningSignal
 from actuators.slurm.preamble import warning_timer
 from tests.support.waiting import until
@@ -28,4 +28,4 @@ def test_the_timer_ends_with_its_script() -> None:
     """Two slept on for an hour behind jobs that had ended, on a Slurm that ends no more than a job's own processes."""
     with started([*warning_timer(WarningSignal("USR1", 60), 3600.0), "exit 0"]) as process:
         process.communicate(timeout=30)
-    until(lambda: not members(process.pid), "the timer ends")
+    until(lambda: not descendants(process.pid, session=process.pid), "the timer ends")

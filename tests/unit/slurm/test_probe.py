@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from actuators.slurm.checkup import Finding, Verdict
 from actuators.slurm.fake import FakeSlurm
 from actuators.slurm.marks import mark_of_job
 from actuators.slurm.options import ContainerOptions, JobOptions
 from actuators.slurm.probe import NodeReport, node_findings, probed
 from broker.model.errors import TransientError
+from broker.model.finding import Finding, Verdict
 from broker.model.spec import PoolSpec
 from tests.support.actuator_worlds import SetClock
 

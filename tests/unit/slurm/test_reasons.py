@@ -20,6 +20,12 @@ REASONS = [
     ("None", "next look", Who.NOBODY),
     ("", "next look", Who.NOBODY),
     ("PartitionTimeLimit", "over its partition's limit", Who.US),
+    (
+        "Job's account not permitted to use this partition (paid allows hpc not other)",
+        "partition does not take its account",
+        Who.US,
+    ),
+    ("Job's QOS not permitted to use this partition (paid allows a not b)", "quality of service", Who.US),
     ("JobHeldAdmin", "an administrator holds it", Who.ADMINS),
     ("AssocGrpGRES", "of its account as a whole on GPUs", Who.NOBODY),
     ("AssocGrpCpuLimit", "of its account as a whole on processor cores", Who.NOBODY),

@@ -154,10 +154,11 @@ def test_modules_environment_and_prolog_come_before_the_engine_in_this_order() -
     assert script.startswith("#!/bin/bash -l\n")
 
 
-def test_a_prolog_that_traces_does_not_trace_the_token(tmp_path: Path) -> None:
+@pytest.mark.parametrize("traces", ["set -x", "set -v"])
+def test_a_prolog_that_traces_does_not_trace_the_token(traces: str, tmp_path: Path) -> None:
     (tmp_path / "python3").write_text("#!/bin/sh\n")
     (tmp_path / "python3").chmod(0o755)
-    script = spec_of(None, pool({"prolog": ["set -x"]})).script
+    script = spec_of(None, pool({"prolog": [traces]})).script
     done = subprocess.run(
         ["bash", "-s"], input=script, text=True, capture_output=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}
     )
@@ -192,6 +193,8 @@ BAD_TEMPLATES = [
     ("a name that means nothing", "{{ colour }}", "'colour' is undefined; it may use agent, "),
     ("an open block", "{% if x %}", "job.template"),
     ("an unknown parent", '{% extends "nothing.j2" %}', "no template nothing.j2"),
+    ("itself as its parent", '{% extends "site.sh.j2" %}', "extends itself; call it otherwise"),
+    ("an expression that fails", "{{ 1 / 0 }}", "fails: ZeroDivisionError: division by zero"),
 ]
 
 

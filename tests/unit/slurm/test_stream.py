@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -16,10 +17,13 @@ VALUES = st.recursive(
 )
 
 
+OURS = {"user_name": '"tide"', "comment": '"tidegate:'}
+
+
 def read(
-    content: bytes, piece: int, words: tuple[str, ...] = ("",), block: int = 1
+    content: bytes, piece: int, wanted: Mapping[str, str] | None = None, block: int = 1
 ) -> tuple[list[Any], dict[str, object]]:
-    reader = ListReader("jobs", words, block)
+    reader = ListReader("jobs", block=block) if wanted is None else ListReader("jobs", wanted, block)
     found: list[Any] = []
     for at in range(0, len(content), piece):
         found += reader.feed(content[at : at + piece])
@@ -43,30 +47,40 @@ def test_an_answer_in_pieces_is_read_as_one(
 
 @given(
     st.lists(
-        st.dictionaries(st.text(max_size=3), VALUES | st.sampled_from(["tide", "}", "\n  }"]), max_size=4), max_size=8
+        st.dictionaries(
+            st.text(max_size=3) | st.sampled_from(["user_name", "comment"]),
+            VALUES | st.sampled_from(["tide", "tidegate: 1", "}", "\n  }", '"user_name": "', {"user_name": "tide"}]),
+            max_size=4,
+        ),
+        max_size=8,
     ),
     st.integers(1, 60),
     st.integers(0, 4),
+    st.sampled_from([": ", ":", " : "]),
     st.integers(1, 200),
 )
-def test_no_object_with_one_of_the_words_is_passed_over(
-    jobs: list[dict[str, object]], piece: int, indent: int, block: int
+def test_no_object_with_a_field_that_begins_as_is_wanted_is_passed_over(
+    jobs: list[dict[str, object]], piece: int, indent: int, colon: str, block: int
 ) -> None:
+    def ours(job: dict[str, object]) -> bool:
+        return job.get("user_name") == "tide" or job.get("comment") == "tidegate: 1"
+
     answer = {"meta": {"a": {}}, "jobs": jobs, "errors": []}
-    found, rest = read(json.dumps(answer, indent=indent).encode(), piece, ('"tide"', "tidegate:"), block)
-    assert [job for job in found if "tide" in job.values()] == [job for job in jobs if "tide" in job.values()]
+    content = json.dumps(answer, indent=indent, separators=(",", colon)).encode()
+    found, rest = read(content, piece, OURS, block)
+    assert [job for job in found if ours(job)] == [job for job in jobs if ours(job)]
     assert all(job in jobs for job in found)
     assert rest == {"meta": {"a": {}}, "errors": []}
 
 
 @pytest.mark.parametrize("block", [1, 700, 2**20])
-def test_of_objects_that_begin_alike_hardly_any_without_the_words_is_read(block: int) -> None:
+def test_of_objects_that_begin_alike_hardly_any_that_is_not_wanted_is_read(block: int) -> None:
     def job(number: int) -> dict[str, object]:
         owner = {3: "tide", 7: "tidegate: elsewhere"}.get(number % 10, "other")
-        return {"account": "", "user_name": owner, "nodes": [{"account": ""}], "job_id": number}
+        return {"account": "tide", "user_name": owner, "comment": owner, "nodes": [{"account": ""}], "job_id": number}
 
     answer = {"jobs": [job(number) for number in range(50)], "errors": []}
-    found, rest = read(json.dumps(answer, indent=2).encode(), 100, ('"tide"', "tidegate:"), block)
+    found, rest = read(json.dumps(answer, indent=2).encode(), 100, OURS, block)
     numbers = [each["job_id"] for each in found]
     assert [number for number in numbers if number % 10 in (3, 7)] == [3, 7, 13, 17, 23, 27, 33, 37, 43, 47]
     assert rest == {"errors": []}

@@ -58,6 +58,8 @@ def test_minutes_cover_the_time_asked_for_and_are_never_none(limit_s: float) -> 
         (-1, None),
         (0xFFFFFFFE, None),
         (0xFFFFFFFF, None),
+        (float("nan"), None),
+        (float("inf"), None),
     ],
 )
 def test_numbers_of_all_parsers_are_read(value: object, expected: float | None) -> None:

@@ -62,7 +62,8 @@ LEFT_OUT = {
     "that runs": ROW.replace("COMPLETED", "RUNNING"),
     "that never ran": ROW.replace("billing=4,cpu=8,gres/gpu=2,mem=16G,node=1", ""),
     "without GPUs": ROW.replace(",gres/gpu=2", ""),
-    "of the same word": ROW.replace("gres/gpu=2", "gres/gpumem=2"),
+    "of a longer word": ROW.replace("gres/gpu=2", "gres/gpumem=2"),
+    "of a word that ends so": ROW.replace("gres/gpu=2", "license/gres/gpu=2"),
     "of a replica of ours": ROW.replace("train", "launch-0123456789abcdef"),
     "of another partition": ROW.replace("|gpu|", "|debug|"),
 }
