@@ -89,6 +89,7 @@ class Worker:
             await self._follow()
             await stack.enter_async_context(self._stream.started())
             stack.push_async_callback(lambda: cancel(self._openings.values()))
+            await self._follow()  # Faust took seconds to start, in which replicas became ready
             logger.info("worker_ready", worker=self.name, models=len(self._followed.state.models))
             loops = (
                 self._following, self._telling, self._settling, self._writing_letters, self._telling_of_clocks,

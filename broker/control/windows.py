@@ -84,8 +84,11 @@ class Windows:
             return False
 
     def snapshot(self, model_id: str, at: float, received_at: float) -> ModelSnapshot:
-        """The model at ``at``; one that knows nothing if its window failed."""
+        """The model at ``at``, but not before the replicas that it should have by now: a worker that began told a true
+        zero of half a second ago, when no replica was ready yet, of two that were, and one of them was drained for it.
+        One that knows nothing if its window failed."""
         kept = self._kept[model_id]
+        at = min(max(at, kept.window.expected_since), received_at)
         if not kept.blind:
             try:
                 snapshot = kept.window.snapshot(at, received_at)

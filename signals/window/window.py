@@ -198,6 +198,11 @@ class SignalWindow:
             self._timeline.resize(_seconds(needs))
 
     @property
+    def expected_since(self) -> float:
+        """Since when those replicas should report that now should."""
+        return self._expected[-1][0] if self._expected else -math.inf
+
+    @property
     def phase_s(self) -> float:
         return self._timeline.phase_s
 

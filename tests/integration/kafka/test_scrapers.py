@@ -236,12 +236,19 @@ def test_a_broker_that_leaves_it_to_scrapers_reads_nothing_and_without_one_nothi
         def ready() -> int:
             return sum(found["phase"] == "ready" for found in client.get("/v1/endpoints").json()["endpoints"])
 
+        def calm() -> bool:
+            """Whether a worker says that there is nothing to do, as it does while it knows of no replica."""
+            told = asyncio.run(messages(connection, layout, "model-snapshots"))
+            latest: list[ModelSnapshot] = [wire.loads(ModelSnapshot, message.value) for message in told[-1:]]
+            return not latest or latest[0].reading(Signal.REQUESTS_PER_REPLICA).freshness is Freshness.FRESH
+
         def told(event: str) -> int:
             return (tmp_path / "broker.log").read_text().count(f'"event": "{event}"')
 
         command = partial(tidegate, environment=stack.secrets | {"TIDEGATE_BROKER": stack.broker_url})
         assert command("scale", "chat", "2", "--for", "10m", "--because", "a test").exit_code == 0
         until(lambda: ready() == 2, "two replicas serve")
+        until(lambda: not calm(), "the worker knows of them")
         assert command("hold", "chat", "--release").exit_code == 0
         until(lambda: told("no_scraper"), "the broker says that nobody scrapes")
         time.sleep(4.0)  # for longer than the policy waits

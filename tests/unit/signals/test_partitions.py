@@ -10,6 +10,7 @@ import pytest
 from broker.control.windows import raise_fault
 from broker.model import wire
 from broker.model.errors import WireError
+from broker.model.reading import Freshness
 from broker.model.replica import ReplicaPhase
 from broker.model.signals import Histogram, MetricSample, RequestSummary, Signal
 from broker.model.snapshot import ModelSnapshot
@@ -130,6 +131,17 @@ def test_a_model_or_replica_that_comes_or_goes_is_followed() -> None:
     assert snapshots(windows, AT + 2.0)["chat"].reading(Signal.REQUESTS_RUNNING).value == 0.0
     windows.follow(replace(STATE, models={}), {"chat": AT + 3.0})
     assert windows.due_at() is None
+
+
+def test_a_first_snapshot_is_not_of_a_time_before_the_replicas_became_ready() -> None:
+    windows = OwnedWindows(fake_policies, raise_fault, MODELS.__getitem__)
+    windows.follow(replace(STATE, replicas={}), CHANGED_AT)
+    windows.assign({0})
+    windows.complete(windows.begin(0, CHANGED_AT))
+    windows.follow(STATE, {"chat": AT + 0.99})
+    snapshot = snapshots(windows, AT + 1.0)["chat"]
+    assert snapshot.observed_at == AT + 0.99
+    assert snapshot.reading(Signal.REQUESTS_RUNNING).freshness is Freshness.STALE
 
 
 def test_a_partition_that_is_lost_says_nothing_more() -> None:
