@@ -7,9 +7,11 @@ else a successor would see another past; so lateness goes by the log's own clock
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from broker.control.answers import in_words
 from broker.control.decide import Policies
 from broker.control.snapshots import SnapshotMaker
 from broker.control.windows import TellFault
@@ -157,10 +159,8 @@ class OwnedWindows:
 
     def replay(self, opening: Opening, arrived: Arrived) -> None:
         """Something that the log still has. What is bad in it was told when it came."""
-        try:
+        with contextlib.suppress(Exception):
             self._observe(opening.maker, arrived)
-        except WireError:
-            return
 
     def complete(self, opening: Opening) -> list[tuple[Arrived, str]]:
         """The partition speaks from now on, if it is still ours. What came meanwhile and was bad, with the reason."""
@@ -186,6 +186,8 @@ class OwnedWindows:
             return "", self._observe(maker, arrived)
         except WireError as error:
             return str(error), False
+        except Exception as error:  # nobody foresaw it: the others that came with this one count all the same
+            return in_words(error), False
 
     def _observe(self, maker: SnapshotMaker, arrived: Arrived) -> bool:
         sample = measurement(arrived)

@@ -87,6 +87,24 @@ def test_what_must_not_reach_a_window_is_bad_for_a_reason(name: str) -> None:
     assert not due
 
 
+def test_what_nobody_foresaw_is_bad_for_a_reason_too_and_keeps_nothing_else_from_its_window() -> None:
+    def partition_of(model_id: str) -> int:
+        if model_id == "code":
+            raise ArithmeticError("nobody foresaw this")
+        return 0
+
+    windows = OwnedWindows(fake_policies, raise_fault, partition_of)
+    windows.follow(replace(STATE, models={"chat": STATE.models["chat"]}), {"chat": AT - 50.0})
+    windows.assign({0})
+    opening = windows.begin(0, CHANGED_AT)
+    unforeseen = arrived(replace(scrape(AT), model_id="code"), AT, partition=0)
+    windows.replay(opening, unforeseen)
+    windows.replay(opening, arrived(scrape(AT, running=3.0), AT))
+    windows.complete(opening)
+    assert windows.take(unforeseen) == ("ArithmeticError: nobody foresaw this", False)
+    assert snapshots(windows, AT + 1.0)["chat"].reading(Signal.REQUESTS_RUNNING).value == 3.0
+
+
 def test_a_model_in_a_foreign_partition_is_bad_since_its_owner_never_sees_it() -> None:
     problem, _ = owner(0, 1).take(arrived(scrape(AT), AT, partition=1))
     assert "belongs in partition 0" in problem
