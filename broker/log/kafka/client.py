@@ -281,6 +281,15 @@ async def abandon(client: Any) -> None:
             await (client.client if hasattr(client, "client") else client._client).close()
 
 
+def cause_of(producer: Any, error: BaseException) -> BaseException:
+    """Within a transaction that has failed meanwhile aiokafka refuses to send, and does not say why: a broker that was
+    deposed amid a step ended as if by a mistake of its own."""
+    ended: asyncio.Future[None] = producer._txn_manager.wait_for_transaction_end()
+    if isinstance(error, kafka_errors.IllegalOperation) and ended.done() and not ended.cancelled():
+        return ended.exception() or error
+    return error
+
+
 def look_at(future: asyncio.Future[Any]) -> None:
     """An error that is told in other words is not left to be complained about."""
     if not future.cancelled():

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from broker.log.kafka.client import Connection, abandon, look_at, start, stop, translated
+from broker.log.kafka.client import Connection, abandon, cause_of, look_at, start, stop, translated
 from broker.log.kafka.messages import Found, record_from, timestamp_ms
 from broker.log.kafka.reader import Reader
 from broker.log.kafka.topics import Layout
@@ -229,16 +229,19 @@ async def _put_back(
 
 
 async def _in_one_transaction(layout: Layout, producer: Any, batch: Sequence[tuple[Letter, Found]], at: float) -> None:
-    async with producer.transaction():
-        # Whoever was deposed is told so by the commit; Python would complain of what else knows of it.
-        producer._txn_manager.wait_for_transaction_end().add_done_callback(look_at)
-        for letter, found in batch:
-            headers = [(name, word.encode()) for name, word in found.headers.items()]
-            name = layout.name(letter.topic)
-            back = await producer.send(name, found.value, key=found.key, headers=headers)
-            mark = await producer.send(layout.name(DEAD_LETTERS), _mark(letter, layout, at), partition=0)
-            for sent in (back, mark):
-                sent.add_done_callback(look_at)
+    try:
+        async with producer.transaction():
+            # Whoever was deposed is told so by the commit; Python would complain of what else knows of it.
+            producer._txn_manager.wait_for_transaction_end().add_done_callback(look_at)
+            for letter, found in batch:
+                headers = [(name, word.encode()) for name, word in found.headers.items()]
+                name = layout.name(letter.topic)
+                back = await producer.send(name, found.value, key=found.key, headers=headers)
+                mark = await producer.send(layout.name(DEAD_LETTERS), _mark(letter, layout, at), partition=0)
+                for sent in (back, mark):
+                    sent.add_done_callback(look_at)
+    except BaseException as error:
+        raise cause_of(producer, error) from None
 
 
 def _mark(letter: Letter, layout: Layout, at: float) -> bytes:

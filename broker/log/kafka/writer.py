@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from broker.log.kafka.client import Connection, abandon, look_at, start, stop, translated
+from broker.log.kafka.client import Connection, abandon, cause_of, look_at, start, stop, translated
 from broker.log.kafka.leadership import ControlGroup
 from broker.log.kafka.ledger import Ledger
 from broker.log.kafka.messages import (
@@ -309,10 +309,10 @@ class KafkaWriter:
                 written = [(topic, await future) for topic, future in sent]
                 self._require_further(written)
                 await producer.commit_transaction()
-            except BaseException:
+            except BaseException as error:
                 for _, future in sent:
                     future.add_done_callback(look_at)
-                raise
+                raise cause_of(producer, error) from None
         ends = {(topic, record.partition): record.offset + 1 for topic, record in written}
         self.ends |= ends
         self._interrupted = time.monotonic() - began > INTERRUPTED_S
