@@ -267,8 +267,8 @@ async def stop(client: Any) -> None:
 async def abandon(client: Any) -> None:
     """End a producer or consumer that may never answer again. Its own ``stop`` waits for what it has under way, and
     some of that asks again for ever: its tasks are ended instead, which are known by what they are methods of."""
-    inside = [client, *(getattr(client, name) for name in _PARTS if hasattr(client, name))]
-    tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task() and _owner(task) in inside]
+    inside = {id(part) for part in (client, *(getattr(client, name, None) for name in _PARTS)) if part is not None}
+    tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task() and id(_owner(task)) in inside]
     for task in tasks:
         task.cancel()
     await asyncio.wait([*tasks, asyncio.create_task(asyncio.sleep(0))], timeout=STOP_TIMEOUT_S)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from aiokafka.errors import KafkaConnectionError
 
 from broker.log.kafka.client import Connection, start, stop
 from broker.model.errors import LogUnreachable
@@ -51,3 +52,20 @@ async def test_who_is_cancelled_while_stopping_a_client_is_cancelled() -> None:
     stopping.cancel()
     with pytest.raises(asyncio.CancelledError):
         await stopping
+
+
+class NeverStarted:
+    """A client of aiokafka before it has found a server: it has none of its parts yet."""
+
+    client = _client = _coordinator = _fetcher = None
+
+    async def start(self) -> None:
+        raise KafkaConnectionError("nobody is there")
+
+
+async def test_a_client_that_does_not_start_takes_no_task_of_others_with_it() -> None:
+    """`tidegate run` ended by a traceback where Kafka did not answer: its own first task had been cancelled."""
+    others = asyncio.create_task(asyncio.sleep(0.05, "goes on"))
+    with pytest.raises(LogUnreachable):
+        await start(Connection(("127.0.0.1:1",)), NeverStarted())
+    assert await others == "goes on"
