@@ -23,6 +23,7 @@ from broker.app.loops import PartEnded, run_until
 from broker.app.runtime import cancel, window_failed
 from broker.clock import SystemClock
 from broker.control.decide import Policies
+from broker.log.kafka.admin import opened
 from broker.log.kafka.client import Connection
 from broker.log.kafka.messages import Found, timestamp_ms
 from broker.log.kafka.reader import Reader
@@ -59,6 +60,7 @@ class Worker:
         self.name = f"{socket.gethostname()}-{os.getpid()}"
         self._partition_of = lru_cache(_PLACES_KEPT)(self._placed)
         self.windows = OwnedWindows(policies, window_failed, self._partition_of)
+        self._connection = connection
         self._layout = layout
         self._beat = beat
         self._clock = SystemClock()
@@ -119,14 +121,21 @@ class Worker:
         for partition in list(self._openings.keys() - partitions):
             self._openings.pop(partition).cancel()
         ends: dict[tuple[str, int], int] = {}
+        read_to = await self._group_read_to() if gained else {}
         for partition in gained:
-            opening = self.windows.begin(partition, self._followed.changed_at)
+            told_to = {topic: read_to.get((self._layout.name(topic), partition), 0) for topic in HINTS}
+            opening = self.windows.begin(partition, self._followed.changed_at, told_to)
             ends |= {(topic, partition): await self._reader.end(topic, partition) for topic in HINTS}
             self._openings[partition] = asyncio.create_task(self._open(opening, ends))
         self._read_to = {place: end for place, end in self._read_to.items() if place[1] in partitions} | ends
         self._paused = False
         logger.info("partitions_assigned", worker=self.name, partitions=sorted(partitions), gained=sorted(gained))
         return self._read_to
+
+    async def _group_read_to(self) -> dict[tuple[str, int], int]:
+        """Up to where the workers had read by the last time that they said so, by topic and partition."""
+        async with opened(self._connection) as admin:
+            return await admin.read_to(self._layout.workers_group)
 
     # -- opening a partition
 
@@ -159,7 +168,9 @@ class Worker:
             if first is None:
                 continue
             async for found in self._reader.forwards(topic, partition, first, ends[topic, partition]):
-                self.windows.replay(opening, _arrived(topic, partition, found))
+                arrived = _arrived(topic, partition, found)
+                if problem := self.windows.replay(opening, arrived):
+                    self._set_aside(arrived, problem)
                 count += 1
                 if count % _AT_A_TIME == 0:
                     await asyncio.sleep(0)

@@ -7,7 +7,6 @@ else a successor would see another past; so lateness goes by the log's own clock
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -79,10 +78,12 @@ def measurement(arrived: Arrived) -> MetricSample | RequestSummary:
 
 
 class Opening:
-    """One partition on its way to an owner. ``states`` are what was settled of its models, by model."""
+    """One partition on its way to an owner. ``states`` are what was settled of its models, by model; ``told_to`` has up
+    to where of each topic the owners before it told what was bad."""
 
-    def __init__(self, partition: int, maker: SnapshotMaker, patience_s: float) -> None:
+    def __init__(self, partition: int, maker: SnapshotMaker, patience_s: float, told_to: Mapping[str, int]) -> None:
         self.partition = partition
+        self.told_to = told_to
         self.maker = maker
         self.states: dict[str, WindowState] = {}
         self.meanwhile: list[Arrived] = []
@@ -148,19 +149,22 @@ class OwnedWindows:
             self._opening.pop(lost, None)
         return ours - self._open.keys() - self._opening.keys()
 
-    def begin(self, partition: int, changed_at: Mapping[str, float]) -> Opening:
+    def begin(
+        self, partition: int, changed_at: Mapping[str, float], told_to: Mapping[str, int] | None = None
+    ) -> Opening:
         """Open a partition: fill in ``settled``, then ``replay`` what the log has ``since``, then ``complete``."""
         maker = SnapshotMaker(self._policies, self._tell_fault)
-        opening = self._opening[partition] = Opening(partition, maker, self.patience_s)
+        opening = self._opening[partition] = Opening(partition, maker, self.patience_s, told_to or {})
         for model_id in self._state.models:
             if self._partition_of(model_id) == partition:
                 maker.follow(self._state, (model_id,), changed_at.get(model_id, 0.0))
         return opening
 
-    def replay(self, opening: Opening, arrived: Arrived) -> None:
-        """Something that the log still has. What is bad in it was told when it came."""
-        with contextlib.suppress(Exception):
-            self._observe(opening.maker, arrived)
+    def replay(self, opening: Opening, arrived: Arrived) -> str:
+        """Something that the log still has: why it is bad, if nobody has told so yet, as nobody may have owned the
+        partition when it came."""
+        problem, _ = self._observed(opening.maker, arrived)
+        return problem if arrived.offset >= opening.told_to.get(arrived.topic, 0) else ""
 
     def complete(self, opening: Opening) -> list[tuple[Arrived, str]]:
         """The partition speaks from now on, if it is still ours. What came meanwhile and was bad, with the reason."""
@@ -180,8 +184,9 @@ class OwnedWindows:
             opening.meanwhile.append(arrived)
             return "", False
         maker = self._open.get(arrived.partition)
-        if maker is None:
-            return "", False
+        return ("", False) if maker is None else self._observed(maker, arrived)
+
+    def _observed(self, maker: SnapshotMaker, arrived: Arrived) -> tuple[str, bool]:
         try:
             return "", self._observe(maker, arrived)
         except WireError as error:

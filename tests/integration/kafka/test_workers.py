@@ -78,6 +78,12 @@ async def test_what_nobody_can_read_goes_to_the_dead_letters_and_stops_nothing(s
             letters = await until_answered(
                 lambda: dead_letters(site), lambda found: len(found) >= len(poison), "all are told"
             )
+        await producer.send_and_wait(site.layout.name("requests"), b"[", key=b"m1")  # while nobody reads
+        with worker(site.folder):
+            later = await until_answered(
+                lambda: dead_letters(site), lambda found: len(found) > len(poison), "it is told afterwards", 60.0
+            )
+    assert [letter.message for letter in later[len(letters) :]] == ["["]
     assert {letter.topic for letter in letters} == {site.layout.name("requests")}
     for words in poison:
         assert [letter for letter in letters if words in letter.reason], f"{words}: {letters}"

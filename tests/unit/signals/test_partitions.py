@@ -189,6 +189,16 @@ def test_a_partition_speaks_once_it_was_opened_and_knows_what_came_meanwhile() -
     assert snapshots(windows, AT + 1.0)["chat"].reading(Signal.REQUESTS_RUNNING).value == 3.0
 
 
+def test_what_is_bad_and_came_while_nobody_owned_the_partition_is_told_by_the_next_owner() -> None:
+    windows = OwnedWindows(fake_policies, raise_fault, MODELS.__getitem__)
+    windows.follow(STATE, CHANGED_AT)
+    windows.assign({0})
+    opening = windows.begin(0, CHANGED_AT, {"signals": 7})
+    told = [windows.replay(opening, arrived(scrape(AT), AT, offset, value=b"{")) for offset in (6, 7)]
+    assert (told[0], "not JSON" in told[1]) == ("", True)
+    assert windows.replay(opening, arrived(scrape(AT), AT, 8)) == ""
+
+
 def test_a_partition_that_is_lost_while_it_is_opened_never_speaks() -> None:
     windows = OwnedWindows(fake_policies, raise_fault, MODELS.__getitem__)
     windows.follow(STATE, CHANGED_AT)
