@@ -833,10 +833,10 @@ def _count(path: str) -> int:
 
 
 class Engine:
-    """One run of the engine, in a session of its own."""
+    """One run of the engine, in a session of its own. ``before``: what was in ``/dev/shm`` before the first run."""
 
-    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
-        self._before = shared_memory()
+    def __init__(self, command: list[str], environment: dict[str, str], before: set[tuple[str, int]]) -> None:
+        self._before = before
         self._kills = memory_kills()
         self._made: set[tuple[str, int]] = set()
         self._others = descendants(os.getpid())  # a prolog may have left something of its own
@@ -997,6 +997,7 @@ class Agent:
     """One replica's life on its node."""
 
     def __init__(self, settings: Settings, token: str, command: list[str], environment: dict[str, str]) -> None:
+        self._before = shared_memory()
         self._settings = settings
         self._command = command
         self._environment = environment
@@ -1111,7 +1112,7 @@ class Agent:
         address, command = self._place(listens_at, attempt)
         key = self._inner_key if self._front is not None else self._endpoint_key
         kept = {name: value for name, value in self._environment.items() if not name.startswith("TIDEGATE_")}
-        engine = Engine(command, dict(kept, **dict.fromkeys(self._settings.key_variables, key)))
+        engine = Engine(command, dict(kept, **dict.fromkeys(self._settings.key_variables, key)), self._before)
         self._tell(phase="loading", detail="the engine was started", url=self._status.url if self._front else None)
         watching = self._background(self._watch(engine, Upstream(address, key)))
         try:

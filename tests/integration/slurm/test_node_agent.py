@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
-from actuators.slurm.agent import Engine, descendants
+from actuators.slurm.agent import Engine, descendants, shared_memory, shared_memory_of
 from broker.model.agents import AgentOrder, AgentPhase, DrainCause, EndCause
 from broker.model.starts import StartPlace
 from tests.support.agent_world import (
@@ -420,9 +420,25 @@ async def test_strangers_who_only_connect_do_not_take_all_that_the_agent_may_ope
 
 
 async def test_an_engine_that_still_runs_is_ended_before_what_it_left_is_taken_away() -> None:
-    engine = Engine(["sleep", "5"], dict(os.environ))
+    engine = Engine(["sleep", "5"], dict(os.environ), set())
     await engine.clear()
     assert engine.code == -signal.SIGKILL
+
+
+async def test_what_a_run_left_that_lost_its_port_is_taken_away_with_the_next(
+    in_shared_memory: tuple[str, str],
+) -> None:
+    """It was there before the second run began, and was taken for another's."""
+    foreign, left = in_shared_memory
+    before = shared_memory()
+    lost = Engine(["bash", "-c", f"exec 7>{left}"], dict(os.environ), before)
+    await eventually(lambda: lost.code is not None, "it has ended before anyone looked at it")
+    await lost.clear()
+    engine = Engine(["bash", "-c", f"exec 7>{left} 8<{foreign}; sleep 60"], dict(os.environ), before)
+    await eventually(lambda: left in {path for path, _ in shared_memory_of(engine.members())}, "it holds both")
+    engine.sample()  # as it becomes ready
+    await engine.clear()
+    assert (there(left), there(foreign)) == (False, True)
 
 
 async def test_what_cannot_be_executed_is_told_in_a_line(tmp_path: Path) -> None:
