@@ -43,7 +43,8 @@ def replay_log(
             "by another version?"
         )
     if not as_json:
-        tell(f"{outcome.steps} steps replayed: the same decisions, effects and state, byte for byte")
+        same = f"{outcome.steps} steps replayed: the same decisions, effects and state, byte for byte"
+        tell(same if outcome.steps else "no step is on record yet: nothing was replayed")
 
 
 @dataclass(frozen=True, slots=True)

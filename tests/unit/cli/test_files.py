@@ -328,6 +328,16 @@ class TestState:
         assert result.exit_code == Exit.FAILED
         assert json.loads(result.stdout)["different"] == 1
 
+    def test_a_log_without_a_step_proves_nothing(self, tmp_path: Path) -> None:
+        async def write() -> None:
+            log = SqliteLog(tmp_path / "log.sqlite")
+            await log.acquire_leadership("test")
+            await log.close()
+
+        asyncio.run(write())
+        result = tidegate("replay-log", "--log", tmp_path / "log.sqlite")
+        assert (result.exit_code, "nothing was replayed" in result.output) == (Exit.OK, True), result.output
+
 
 class TestServing:
     def test_run_says_how_to_make_a_site(self, tmp_path: Path) -> None:
